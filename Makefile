@@ -1,0 +1,90 @@
+# `make` alone lists the targets. Nothing here needs cmake or ninja on the system: both come into the environments.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+DEMO := .venv
+TEST := .venv-test
+JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
+B2M_WERROR ?= OFF
+SANITIZERS ?= asan ubsan
+PYTEST_ARGS ?=
+
+# The package is installed again when one of these changed (folders too: a file may have been removed).
+SOURCES := CMakeLists.txt pyproject.toml constraints.txt LICENSE README.md \
+           $(shell find csrc b2m_fast -name __pycache__ -prune -o -name '*.so' -o -print 2>/dev/null)
+
+say = @printf '\n==> %s\n'
+
+.PHONY: help demo test test-cpp test-python bench lint format clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+demo: $(DEMO)/.installed  ## install into .venv and run a small experiment
+	$(say) "Running the demo: b2m regularize --demo"
+	@$(DEMO)/bin/b2m regularize --demo
+
+test: test-cpp test-python  ## C++ tests (plain and under sanitizers), then the Python tests
+
+test-cpp: $(TEST)/.installed
+	@export PATH="$(CURDIR)/$(TEST)/bin:$$PATH"; \
+	for preset in release $(SANITIZERS); do \
+	  printf '\n==> Building and running the C++ tests: %s\n' "$$preset"; \
+	  cmake --preset "$$preset" -DB2M_WERROR=$(B2M_WERROR) --log-level=WARNING; \
+	  cmake --build --preset "$$preset" --parallel $(JOBS) -- --quiet; \
+	  ctest --preset "$$preset"; \
+	done
+
+test-python: $(TEST)/.installed test-cpp
+	$(say) "Running the Python tests"
+	@$(TEST)/bin/pytest python_tests $(PYTEST_ARGS)
+
+bench: $(TEST)/.installed  ## time the ops
+	$(say) "Running the benchmarks"
+	@$(TEST)/bin/pytest benches $(PYTEST_ARGS)
+
+lint: $(TEST)/.installed  ## ruff, mypy, clang-format: report, change nothing
+	$(say) "Checking the Python style: ruff"
+	@$(TEST)/bin/ruff check .
+	@$(TEST)/bin/ruff format --check .
+	$(say) "Checking the Python types: mypy"
+	@$(TEST)/bin/mypy
+	$(say) "Checking the C++ style: clang-format"
+	@find csrc \( -name '*.h' -o -name '*.cpp' \) -print0 | xargs -0r $(TEST)/bin/clang-format --dry-run -Werror
+
+format: $(TEST)/.installed  ## let ruff and clang-format rewrite what they can
+	$(say) "Formatting the sources"
+	@$(TEST)/bin/ruff check --fix .
+	@$(TEST)/bin/ruff format .
+	@find csrc \( -name '*.h' -o -name '*.cpp' \) -print0 | xargs -0r $(TEST)/bin/clang-format -i
+
+clean:  ## remove the environments and everything built
+	$(say) "Removing .venv, .venv-test, build and caches"
+	@rm -rf $(DEMO) $(TEST) build .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	@find b2m_fast python_tests benches -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Environments
+# ----------------------------------------------------------------------------------------------------------------------
+$(DEMO)/.installed: EXTRAS := transfer
+$(TEST)/.installed: EXTRAS := transfer,test,bench,lint
+
+$(DEMO)/.installed $(TEST)/.installed: %/.installed: %/.created $(SOURCES)
+	$(say) "Installing b2m_fast with [$(EXTRAS)] into $* (the first time this fetches PyTorch: some minutes)"
+	@$*/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt ".[$(EXTRAS)]"
+	@touch $@
+
+# The first Python of at least 3.10 that can make an environment; PYTHON=... chooses another.
+$(DEMO)/.created $(TEST)/.created: %/.created:
+	@for candidate in $(PYTHON) python3 python3.14 python3.13 python3.12 python3.11 python3.10 python; do \
+	  if "$$candidate" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1; then \
+	    printf '\n==> Creating the environment %s with %s\n' "$*" "$$("$$candidate" --version)"; \
+	    "$$candidate" -m venv --clear "$*"; touch "$@"; exit 0; \
+	  fi; \
+	done; \
+	printf 'No Python of at least 3.10 with its venv module was found.\n' >&2; \
+	printf 'Install one (on Debian and Ubuntu: apt install python3-venv), or name it: make PYTHON=/path/to/python3 ...\n' >&2; \
+	exit 1
