@@ -1,0 +1,1 @@
+"""Losses and scores over all pairs of a set of patterns."""
