@@ -51,7 +51,7 @@ lint: $(TEST)/.installed  ## ruff, mypy, clang-format: report, change nothing
 	@$(TEST)/bin/ruff check .
 	@$(TEST)/bin/ruff format --check .
 	$(say) "Checking the Python types: mypy"
-	@$(TEST)/bin/mypy
+	@$(TEST)/bin/mypy b2m_fast python_tests $(wildcard benches)
 	$(say) "Checking the C++ style: clang-format"
 	@find csrc \( -name '*.h' -o -name '*.cpp' \) -print0 | xargs -0r $(TEST)/bin/clang-format --dry-run -Werror
 
