@@ -58,9 +58,9 @@ def compared(
         x, y = _without_diagonal(x), _without_diagonal(y)
         return _matrix_cosine(_u_centered(x), _u_centered(y), x, y)
     if compare == "whitened_cosine":
-        x = x if x_is_distance else _distances(x)
-        y = y if y_is_distance else _distances(y)
-        return _matrix_cosine(_double_centered(x), _double_centered(y), x, y)
+        x_distances = x if x_is_distance else _distances(x)
+        y_distances = y if y_is_distance else _distances(y)
+        return _matrix_cosine(_double_centered(x_distances), _double_centered(y_distances), x, y)
 
     c, t = upper_triangle(x), upper_triangle(y)
     if compare in RANK_CORRELATIONS:
