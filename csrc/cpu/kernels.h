@@ -102,7 +102,7 @@ struct Kernels {
 
   void (*sum_softplus)(Tile<T> l, double* row_sum);
   void (*sigmoid_weight)(Tile<T> l, const T* row_weight);  // l becomes row_weight * sigmoid(l)
-  /// row[i] += sum_j values, column[j] += sum_i values; column may be null.
+  /// row[i] += sum_j values, column[j] += sum_i values; either may be null.
   void (*add_sums)(Tile<T> values, double* row, double* column);
 
   /// The pairs counted are those with row0 + i < column0 + j. w may have null data. Row sums of c', t' (arrays by row and by
@@ -110,6 +110,7 @@ struct Kernels {
   void (*add_moments)(Tile<T> c, Tile<T> t, Tile<T> w, T c_shift, T t_shift, Moments& total, double* c_row, double* t_row,
                       double* c_column, double* t_column);
   void (*linear_weight)(Tile<T> c, Tile<T> t, Tile<T> w, const LinearWeight<T>&);  // c becomes dL/dc, 0 where i >= j
+  void (*add_squared)(Tile<T> c, Tile<T> t, Tile<T> w, T unused, double& weight, double& total);  // sum w (c - t)^2
   void (*add_atanh)(Tile<T> c, Tile<T> t, Tile<T> w, T one_plus_epsilon, double& weight, double& total);
   void (*atanh_weight)(Tile<T> c, Tile<T> t, Tile<T> w, T one_plus_epsilon, T factor);
 

@@ -356,7 +356,7 @@ void add_sums(Tile<T> values, double* row, double* column) {
     for_columns<V>(values.columns, [&](std::int64_t j, auto valid) {
       sum = sum + select(valid, V::load(from + j), V(T(0)));
     });
-    row[i] += static_cast<double>(reduce_add(sum));
+    if (row) row[i] += static_cast<double>(reduce_add(sum));
     for (std::int64_t j = 0; column && j < values.columns; ++j) column[j] += static_cast<double>(from[j]);
   }
 }
@@ -449,15 +449,29 @@ void linear_weight(Tile<T> c, Tile<T> t, Tile<T> w, const LinearWeight<T>& weigh
   }
 }
 
-template <class V, class T = typename V::scalar>
-void add_atanh(Tile<T> c, Tile<T> t, Tile<T> w, T one_plus_epsilon, double& weight, double& total) {
+struct PlainDifference {
+  template <class V>
+  static B2M_INLINE V of(V c, V t, V) {
+    return c - t;
+  }
+};
+struct AtanhDifference {
+  template <class V>
+  static B2M_INLINE V of(V c, V t, V one_plus_epsilon) {
+    return pair::atanh_difference<V>(c, t, one_plus_epsilon);
+  }
+};
+
+/// sum of w and of w difference(c, t)^2.
+template <class V, class Difference, class T = typename V::scalar>
+void add_difference(Tile<T> c, Tile<T> t, Tile<T> w, T one_plus_epsilon, double& weight, double& total) {
   const V zero(T(0));
   for (std::int64_t i = 0; i < c.rows; ++i) {
     V sum = zero, sum_weight = zero;
     for_upper<V>(c, i, [&](std::int64_t j, auto valid) {
       const V pair_weight = select(valid, load_weight<V>(w, i, j), zero);
-      const V difference = pair::atanh_difference<V>(V::load(c.data + i * c.stride + j), V::load(t.data + i * t.stride + j),
-                                                     V(one_plus_epsilon));
+      const V difference = Difference::template of<V>(V::load(c.data + i * c.stride + j), V::load(t.data + i * t.stride + j),
+                                                      V(one_plus_epsilon));
       sum = sum + select(valid, pair_weight * difference * difference, zero);
       sum_weight = sum_weight + pair_weight;
     });
@@ -513,7 +527,8 @@ constexpr Kernels<T> make_kernels() {
                     add_sums<V>,
                     add_moments<V>,
                     linear_weight<V>,
-                    add_atanh<V>,
+                    add_difference<V, PlainDifference>,
+                    add_difference<V, AtanhDifference>,
                     atanh_weight<V>,
                     run_maxima<V>};
 }

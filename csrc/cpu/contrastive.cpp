@@ -1,0 +1,411 @@
+#include "b2m/contrastive.h"
+
+#include <cmath>
+#include <limits>
+
+#include "cpu/engine.h"
+#include "cpu/operands.h"
+#include "pair/contrastive.h"
+
+namespace b2m {
+namespace {
+
+/// The labels of a problem, or the diagonal where there are none.
+class Positives {
+ public:
+  explicit Positives(const ContrastiveProblem& problem) : row_(problem.row_label), column_(problem.column_label) {}
+
+  bool diagonal() const { return row_ == nullptr; }
+
+  /// Diagonal: body(tile row, tile column) for the positive pairs of the tile.
+  template <class T, class Body>
+  void for_diagonal(const Tile<T>& tile, const Body& body) const {
+    const std::int64_t offset = tile.row0 - tile.column0;
+    const std::int64_t first = std::max<std::int64_t>(0, -offset), last = std::min(tile.rows, tile.columns - offset);
+    for (std::int64_t i = first; i < last; ++i) body(i, i + offset);
+  }
+
+  /// Labels: whether the tile could hold a positive pair at all, by the range of its labels.
+  template <class T>
+  bool may_occur(const Tile<T>& tile) const {
+    const auto rows = std::minmax_element(row_ + tile.row0, row_ + tile.row0 + tile.rows);
+    const auto columns = std::minmax_element(column_ + tile.column0, column_ + tile.column0 + tile.columns);
+    return *rows.first <= *columns.second && *columns.first <= *rows.second;
+  }
+
+  template <class T>
+  const std::int32_t* rows(const Tile<T>& tile) const {
+    return row_ + tile.row0;
+  }
+  template <class T>
+  const std::int32_t* columns(const Tile<T>& tile) const {
+    return column_ + tile.column0;
+  }
+
+ private:
+  const std::int32_t* row_;
+  const std::int32_t* column_;
+};
+
+// ------------------------------------------------------------------------------------------------------------ InfoNCE
+
+/// Running statistics of one direction.
+template <class T>
+struct DirectionState {
+  Buffer<T> negative_max, positive_max, positive_count, top_negative, top_positive;
+  Buffer<double> negative_sum, positive_sum, positive_total;
+
+  DirectionState(std::int64_t count, bool tops)
+      : negative_max(count),
+        positive_max(count),
+        positive_count(count),
+        top_negative(tops ? count : 0),
+        top_positive(tops ? count : 0),
+        negative_sum(count),
+        positive_sum(count),
+        positive_total(count) {
+    clear();
+  }
+  void clear() {
+    const T lowest = -std::numeric_limits<T>::infinity();
+    for (Buffer<T>* buffer : {&negative_max, &positive_max, &top_negative, &top_positive}) buffer->fill(lowest);
+    positive_count.fill(0);
+    for (Buffer<double>* buffer : {&negative_sum, &positive_sum, &positive_total}) buffer->fill(0);
+  }
+  LogSumExp<T> negatives(std::int64_t from) { return {negative_max.data() + from, negative_sum.data() + from}; }
+  LogSumExp<T> positives(std::int64_t from) { return {positive_max.data() + from, positive_sum.data() + from}; }
+  T* tops(Buffer<T>& buffer, std::int64_t from) { return buffer.size() > 0 ? buffer.data() + from : nullptr; }
+
+  void add_positive(std::int64_t i, T logit) {
+    merge(positive_max[i], positive_sum[i], logit, 1.0);
+    positive_count[i] += T(1);
+    positive_total[i] += static_cast<double>(logit);
+    if (top_positive.size() > 0) top_positive[i] = std::max(top_positive[i], logit);
+  }
+  /// Adds entry `j` of what a thread gathered.
+  void join(std::int64_t i, const DirectionState& other, std::int64_t j) {
+    merge(negative_max[i], negative_sum[i], other.negative_max[j], other.negative_sum[j]);
+    merge(positive_max[i], positive_sum[i], other.positive_max[j], other.positive_sum[j]);
+    positive_count[i] += other.positive_count[j];
+    positive_total[i] += other.positive_total[j];
+    if (top_negative.size() > 0) {
+      top_negative[i] = std::max(top_negative[i], other.top_negative[j]);
+      top_positive[i] = std::max(top_positive[i], other.top_positive[j]);
+    }
+  }
+  void write(std::int64_t i, const SoftmaxStatistics& to) const {
+    const double count = static_cast<double>(positive_count[i]);
+    to.negative_lse[i] = static_cast<double>(negative_max[i]) + std::log(negative_sum[i]);
+    to.positive_lse[i] = static_cast<double>(positive_max[i]) + std::log(positive_sum[i]);
+    to.positive_mean[i] = positive_total[i] / count;
+    to.positive_count[i] = count;
+    if (negative_sum[i] == 0) to.negative_lse[i] = -std::numeric_limits<double>::infinity();
+    if (count == 0) to.positive_lse[i] = -std::numeric_limits<double>::infinity();
+    if (to.top1) to.top1[i] = top_positive[i] > top_negative[i] && std::isfinite(negative_sum[i]) ? 1 : 0;  // a tie is a miss
+  }
+
+ private:
+  static void merge(T& max, double& sum, T other_max, double other_sum) {
+    if (other_sum == 0) return;
+    if (!(other_max > max)) {
+      sum += other_sum * std::exp(static_cast<double>(other_max) - static_cast<double>(max));
+    } else {
+      sum = sum * std::exp(static_cast<double>(max) - static_cast<double>(other_max)) + other_sum;
+      max = other_max;
+    }
+  }
+};
+
+/// mean_j l_ij = scale * x_i . mean(y), in double.
+template <class T>
+void write_logit_mean(const Operand<T>& of, const Operand<T>& over, double scale, double* to, int threads) {
+  Buffer<double> mean(over.depth, 0.0);
+  for (std::int64_t j = 0; j < over.count; ++j) {
+    for (std::int64_t k = 0; k < over.depth; ++k) mean[k] += static_cast<double>(over.rows[j * over.stride + k]);
+  }
+  for (std::int64_t k = 0; k < over.depth; ++k) mean[k] /= static_cast<double>(over.count);
+  parallel_ranges(threads, of.count, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      double sum = 0;
+      for (std::int64_t k = 0; k < of.depth; ++k) sum += static_cast<double>(of.rows[i * of.stride + k]) * mean[k];
+      to[i] = scale * sum;
+    }
+  });
+}
+
+template <class T>
+void forward(const ContrastiveProblem& problem, const SoftmaxStatistics& rows, const SoftmaxStatistics& columns) {
+  const int threads = problem.threads;
+  const Operands<T> operands(problem.query, &problem.key, problem.metric, Use::scores, threads);
+  const Scorer<T> score{kernels<T>(), operands.row(), operands.column(), {problem.metric, 0}};
+  const Blocking blocking(problem.query.rows, threads);
+  const Positives positives(problem);
+  const bool both = columns.negative_lse != nullptr, tops = rows.top1 != nullptr;
+  const T scale = static_cast<T>(problem.logit_scale);
+
+  auto spaces = make_workspaces<T>(blocking, threads, positives.diagonal() ? 1 : 2);
+  DirectionState<T> row_state(problem.query.rows, tops);
+  std::vector<DirectionState<T>> column_states;
+  for (int thread = 0; both && thread < threads; ++thread) column_states.emplace_back(blocking.columns, tops);
+
+  for_tiles<T>(
+      problem.query.rows, problem.key.rows, false, blocking, threads,
+      [&](int thread, Tile<T> pairs) {
+        const auto slot = static_cast<std::size_t>(thread);
+        Workspace<T>& space = spaces[slot];
+        DirectionState<T>* column_state = both ? &column_states[slot] : nullptr;
+        const LogSumExp<T> none{nullptr, nullptr};
+        const Tile<T> tile = with_data(pairs, space.scores);
+        score(tile);
+        score.level.scale_shift(tile, scale, T(0));
+        const auto raise = [&](const Tile<T>& logits, Buffer<T> DirectionState<T>::*top) {
+          T* of_column = both ? column_state->tops(column_state->*top, 0) : nullptr;
+          score.level.raise_top(logits, row_state.tops(row_state.*top, tile.row0), of_column);
+        };
+        if (positives.diagonal()) {
+          positives.for_diagonal(tile, [&](std::int64_t i, std::int64_t j) {
+            T& logit = tile.data[i * tile.stride + j];
+            row_state.add_positive(tile.row0 + i, logit);
+            if (both) column_state->add_positive(j, logit);
+            logit = -std::numeric_limits<T>::infinity();
+          });
+        } else if (positives.may_occur(tile)) {
+          const Tile<T> positive = with_data(pairs, space.second);
+          score.level.split_positives(tile, positive, positives.rows(tile), positives.columns(tile),
+                                      row_state.positive_count.data() + tile.row0, row_state.positive_total.data() + tile.row0,
+                                      both ? column_state->positive_count.data() : nullptr,
+                                      both ? column_state->positive_total.data() : nullptr);
+          // Exact shifts: the log-sum-exp of a single positive is then that positive, to the bit.
+          score.level.add_exp(positive, row_state.positives(tile.row0), both ? column_state->positives(0) : none,
+                              space.vectors.data(), true);
+          if (tops) raise(positive, &DirectionState<T>::top_positive);
+        }
+        score.level.add_exp(tile, row_state.negatives(tile.row0), both ? column_state->negatives(0) : none,
+                            space.vectors.data(), false);
+        if (tops) raise(tile, &DirectionState<T>::top_negative);
+      },
+      [&](std::int64_t column0, std::int64_t count) {
+        if (!both) return;
+        for (std::int64_t j = 0; j < count; ++j) {
+          for (std::size_t thread = 1; thread < column_states.size(); ++thread) {
+            column_states[0].join(j, column_states[thread], j);
+          }
+          SoftmaxStatistics at = columns;
+          for (double** array : {&at.negative_lse, &at.positive_lse, &at.positive_mean, &at.positive_count, &at.top1}) {
+            if (*array) *array += column0;
+          }
+          column_states[0].write(j, at);
+        }
+        for (DirectionState<T>& state : column_states) state.clear();
+      });
+  for (std::int64_t i = 0; i < problem.query.rows; ++i) row_state.write(i, rows);
+  write_logit_mean(operands.row(), operands.column(), problem.logit_scale, rows.logit_mean, threads);
+  if (both) write_logit_mean(operands.column(), operands.row(), problem.logit_scale, columns.logit_mean, threads);
+}
+
+/// One direction's statistics in the kernels' precision, ready for the gradient.
+template <class T>
+struct GradientSide {
+  Buffer<T> weight, lse, positive_lse, negative_share, inverse_count, smoothing;
+
+  GradientSide(const SoftmaxStatistics& from, const double* row_weight, std::int64_t count, std::int64_t others, double s)
+      : weight(count), lse(count), positive_lse(count), negative_share(count), inverse_count(count), smoothing(s > 0 ? count : 0) {
+    for (std::int64_t i = 0; i < count; ++i) {
+      const double negative = from.negative_lse[i], positive = from.positive_lse[i];
+      const double high = std::max(negative, positive), low = std::min(negative, positive);
+      weight[i] = static_cast<T>(row_weight[i]);
+      lse[i] = static_cast<T>(high + std::log1p(std::exp(low - high)));
+      positive_lse[i] = static_cast<T>(positive);
+      negative_share[i] = static_cast<T>(1 / (1 + std::exp(positive - negative)));
+      // The target of label smoothing is (1 - s) / count on positives and s / others everywhere: the first is folded in here, the
+      // second is added to the whole tile.
+      inverse_count[i] = static_cast<T>((1 - s) / from.positive_count[i]);
+      if (s > 0) smoothing[i] = static_cast<T>(-row_weight[i] * s / static_cast<double>(others));
+    }
+  }
+  SoftmaxSide<T> at(std::int64_t from) const {
+    return {weight.data() + from, lse.data() + from, positive_lse.data() + from, negative_share.data() + from,
+            inverse_count.data() + from};
+  }
+  T diagonal(std::int64_t i) const {
+    return weight[i] == T(0) ? T(0) : weight[i] * ((T(1) - inverse_count[i]) - negative_share[i]);
+  }
+};
+
+/// sum over all pairs of G_ij score_ij, from what G has already been multiplied into: sum_i x_i . (G Y)_i.
+template <class T>
+double weighted_score_sum(const Operand<T>& operand, const Buffer<T>& gradient, int threads) {
+  Buffer<double> parts(operand.count);
+  parallel_ranges(threads, operand.count, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      double sum = 0;
+      for (std::int64_t k = i * operand.stride; k < i * operand.stride + operand.depth; ++k) {
+        sum += static_cast<double>(operand.rows[k]) * static_cast<double>(gradient[k]);
+      }
+      parts[i] = sum;
+    }
+  });
+  double total = 0;
+  for (std::int64_t i = 0; i < operand.count; ++i) total += parts[i];
+  return total;
+}
+
+/// Gradients of query and key, and of the scale, from the summed weights.
+template <class T>
+double finish(const ContrastiveProblem& problem, const Operands<T>& operands, GradientSums<T>& sums, const Matrix* dquery,
+              const Matrix* dkey) {
+  const double scale_gradient = sums.row_gradient.size() > 0
+                                    ? weighted_score_sum(operands.row(), sums.row_gradient, problem.threads)
+                                    : weighted_score_sum(operands.column(), sums.column_gradient, problem.threads);
+  if (dquery) finish_gradient(operands.row(), sums.row_gradient, problem.logit_scale, *dquery, problem.threads);
+  if (dkey) finish_gradient(operands.column(), sums.column_gradient, problem.logit_scale, *dkey, problem.threads);
+  return scale_gradient;
+}
+
+template <class T>
+double backward(const ContrastiveProblem& problem, const SoftmaxStatistics& rows, const SoftmaxStatistics& columns,
+                const double* row_weight, const double* column_weight, double label_smoothing, const Matrix* dquery,
+                const Matrix* dkey) {
+  const int threads = problem.threads;
+  const std::int64_t n = problem.query.rows, m = problem.key.rows;
+  const Operands<T> operands(problem.query, &problem.key, problem.metric, Use::scores_and_gradient, threads);
+  const Scorer<T> score{kernels<T>(), operands.row(), operands.column(), {problem.metric, 0}};
+  const Blocking blocking(n, threads);
+  const Positives positives(problem);
+  const bool both = column_weight != nullptr;
+  const GradientSide<T> row_side(rows, row_weight, n, m, label_smoothing);
+  const GradientSide<T> column_side(both ? columns : rows, both ? column_weight : row_weight, both ? m : 0, n, label_smoothing);
+
+  auto spaces = make_workspaces<T>(blocking, threads, positives.diagonal() ? 1 : 2);
+  GradientSums<T> sums(score, blocking, threads, dquery || !dkey, dkey != nullptr, false);
+  for_tiles<T>(
+      n, m, false, blocking, threads,
+      [&](int thread, Tile<T> pairs) {
+        Workspace<T>& space = spaces[static_cast<std::size_t>(thread)];
+        const Tile<T> tile = with_data(pairs, space.scores);
+        const SoftmaxSide<T> row = row_side.at(tile.row0);
+        const SoftmaxSide<T> column = both ? column_side.at(tile.column0) : SoftmaxSide<T>{};
+        score(tile);
+        score.level.scale_shift(tile, static_cast<T>(problem.logit_scale), T(0));
+        const bool labelled = !positives.diagonal() && positives.may_occur(tile);
+        const Tile<T> logits = with_data(pairs, space.second);
+        if (labelled) std::copy(tile.data, tile.data + tile.rows * tile.stride, logits.data);
+        score.level.softmax_weight(tile, row, column, space.vectors.data());
+        if (labelled) {
+          score.level.positive_weight(tile, logits, positives.rows(tile), positives.columns(tile), row, column);
+        } else if (positives.diagonal()) {
+          positives.for_diagonal(tile, [&](std::int64_t i, std::int64_t j) {
+            tile.data[i * tile.stride + j] =
+                row_side.diagonal(tile.row0 + i) + (both ? column_side.diagonal(tile.column0 + j) : T(0));
+          });
+        }
+        if (label_smoothing > 0) {
+          score.level.add_outer(tile, row_side.smoothing.data() + tile.row0,
+                                both ? column_side.smoothing.data() + tile.column0 : nullptr);
+        }
+        sums.add(thread, tile);
+      },
+      [&](std::int64_t column0, std::int64_t count) { sums.finish_block(column0, count); });
+  return finish(problem, operands, sums, dquery, dkey);
+}
+
+// ------------------------------------------------------------------------------------------------------------ sigmoid
+
+template <class T>
+void negate_positives(const Scorer<T>& score, const Positives& positives, const Tile<T>& tile) {
+  if (positives.diagonal()) {
+    positives.for_diagonal(tile, [&](std::int64_t i, std::int64_t j) {
+      tile.data[i * tile.stride + j] = -tile.data[i * tile.stride + j];
+    });
+  } else if (positives.may_occur(tile)) {
+    score.level.negate_positives(tile, positives.rows(tile), positives.columns(tile));
+  }
+}
+
+/// logits = scale * score + bias, negated on positive pairs: a positive is a negative pair of the opposite logit.
+template <class T>
+void signed_logits(const Scorer<T>& score, const ContrastiveProblem& problem, const Positives& positives, double bias,
+                   const Tile<T>& tile) {
+  score(tile);
+  score.level.scale_shift(tile, static_cast<T>(problem.logit_scale), static_cast<T>(bias));
+  negate_positives(score, positives, tile);
+}
+
+template <class T>
+void sigmoid_losses(const ContrastiveProblem& problem, double bias, double* row_loss) {
+  const Operands<T> operands(problem.query, &problem.key, problem.metric, Use::scores, problem.threads);
+  const Scorer<T> score{kernels<T>(), operands.row(), operands.column(), {problem.metric, 0}};
+  const Blocking blocking(problem.query.rows, problem.threads);
+  const Positives positives(problem);
+  auto spaces = make_workspaces<T>(blocking, problem.threads, 1);
+  std::fill(row_loss, row_loss + problem.query.rows, 0.0);
+  for_tiles<T>(
+      problem.query.rows, problem.key.rows, false, blocking, problem.threads,
+      [&](int thread, Tile<T> pairs) {
+        const Tile<T> tile = with_data(pairs, spaces[static_cast<std::size_t>(thread)].scores);
+        signed_logits(score, problem, positives, bias, tile);
+        score.level.sum_softplus(tile, row_loss + tile.row0);
+      },
+      [](std::int64_t, std::int64_t) {});
+}
+
+template <class T>
+ScalarGradients sigmoid_gradients(const ContrastiveProblem& problem, double bias, const double* row_weight, const Matrix* dquery,
+                                  const Matrix* dkey) {
+  const std::int64_t n = problem.query.rows;
+  const Operands<T> operands(problem.query, &problem.key, problem.metric, Use::scores_and_gradient, problem.threads);
+  const Scorer<T> score{kernels<T>(), operands.row(), operands.column(), {problem.metric, 0}};
+  const Blocking blocking(n, problem.threads);
+  const Positives positives(problem);
+  auto spaces = make_workspaces<T>(blocking, problem.threads, 1);
+  Buffer<T> weight(n);
+  for (std::int64_t i = 0; i < n; ++i) weight[i] = static_cast<T>(row_weight[i]);
+  Buffer<double> row_sum(n, 0.0);
+  GradientSums<T> sums(score, blocking, problem.threads, dquery || !dkey, dkey != nullptr, false);
+  for_tiles<T>(
+      n, problem.key.rows, false, blocking, problem.threads,
+      [&](int thread, Tile<T> pairs) {
+        const Tile<T> tile = with_data(pairs, spaces[static_cast<std::size_t>(thread)].scores);
+        signed_logits(score, problem, positives, bias, tile);
+        score.level.sigmoid_weight(tile, weight.data() + tile.row0);
+        negate_positives(score, positives, tile);
+        score.level.add_sums(tile, row_sum.data() + tile.row0, nullptr);
+        sums.add(thread, tile);
+      },
+      [&](std::int64_t column0, std::int64_t count) { sums.finish_block(column0, count); });
+  double bias_gradient = 0;
+  for (std::int64_t i = 0; i < n; ++i) bias_gradient += row_sum[i];
+  return {finish(problem, operands, sums, dquery, dkey), bias_gradient};
+}
+
+}  // namespace
+
+void info_nce_forward(const ContrastiveProblem& problem, const SoftmaxStatistics& rows, const SoftmaxStatistics& columns) {
+  with_compute_type(problem.query.dtype, [&](auto zero) { forward<decltype(zero)>(problem, rows, columns); });
+}
+
+double info_nce_backward(const ContrastiveProblem& problem, const SoftmaxStatistics& rows, const SoftmaxStatistics& columns,
+                         const double* row_weight, const double* column_weight, double label_smoothing, const Matrix* dquery,
+                         const Matrix* dkey) {
+  double scale_gradient = 0;
+  with_compute_type(problem.query.dtype, [&](auto zero) {
+    scale_gradient =
+        backward<decltype(zero)>(problem, rows, columns, row_weight, column_weight, label_smoothing, dquery, dkey);
+  });
+  return scale_gradient;
+}
+
+void sigmoid_forward(const ContrastiveProblem& problem, double logit_bias, double* row_loss) {
+  with_compute_type(problem.query.dtype, [&](auto zero) { sigmoid_losses<decltype(zero)>(problem, logit_bias, row_loss); });
+}
+
+ScalarGradients sigmoid_backward(const ContrastiveProblem& problem, double logit_bias, const double* row_weight,
+                                 const Matrix* dquery, const Matrix* dkey) {
+  ScalarGradients gradients{};
+  with_compute_type(problem.query.dtype, [&](auto zero) {
+    gradients = sigmoid_gradients<decltype(zero)>(problem, logit_bias, row_weight, dquery, dkey);
+  });
+  return gradients;
+}
+
+}  // namespace b2m

@@ -1,0 +1,160 @@
+#include "cpu/operand.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "cpu/dispatch.h"
+#include "cpu/elements.h"
+#include "cpu/parallel.h"
+
+namespace b2m {
+namespace {
+
+/// Norm in double without overflow or underflow of the squares; NaN if any value is NaN.
+template <class T>
+double norm(const T* row, std::int64_t depth) {
+  double largest = 0, sum = 0;
+  for (std::int64_t k = 0; k < depth; ++k) {
+    const double value = std::fabs(static_cast<double>(row[k]));
+    largest = value > largest ? value : largest;
+    sum += value * value;
+  }
+  if (sum > 1e-200 && sum < 1e200) return std::sqrt(sum);
+  if (largest == 0 || std::isnan(sum) || std::isinf(largest)) return std::isnan(sum) ? sum : largest;
+  sum = 0;
+  for (std::int64_t k = 0; k < depth; ++k) {
+    const double value = static_cast<double>(row[k]) / largest;
+    sum += value * value;
+  }
+  return largest * std::sqrt(sum);
+}
+
+/// Subtracts the row's mean. A row that is constant up to rounding becomes exactly zero.
+template <class T>
+void subtract_mean(T* row, std::int64_t depth) {
+  double sum = 0;
+  for (std::int64_t k = 0; k < depth; ++k) sum += static_cast<double>(row[k]);
+  const double mean = sum / static_cast<double>(depth);
+  for (std::int64_t k = 0; k < depth; ++k) row[k] = static_cast<T>(static_cast<double>(row[k]) - mean);
+  const double rounding = 8 * std::numeric_limits<T>::epsilon() * std::sqrt(static_cast<double>(depth)) * std::fabs(mean);
+  if (norm(row, depth) <= rounding) std::fill(row, row + depth, T(0));
+}
+
+/// Divides by the norm; a zero row stays zero. Returns 1 / norm, 0 for a zero row.
+template <class T>
+double normalise(T* row, std::int64_t depth) {
+  const double length = norm(row, depth);
+  if (length == 0) return 0;
+  for (std::int64_t k = 0; k < depth; ++k) row[k] = static_cast<T>(static_cast<double>(row[k]) / length);
+  return 1 / length;
+}
+
+template <class T>
+void pack_panels(Operand<T>& operand, std::int64_t width, int threads) {
+  const std::int64_t panels = (operand.count + width - 1) / width;
+  operand.panels = Buffer<T>(panels * width * operand.depth);
+  parallel_ranges(threads, panels, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t panel = begin; panel < end; ++panel) {
+      T* to = operand.panels.data() + panel * width * operand.depth;
+      const std::int64_t rows = std::min(width, operand.count - panel * width);
+      for (std::int64_t row = 0; row < rows; ++row) {
+        const T* from = operand.rows.data() + (panel * width + row) * operand.stride;
+        for (std::int64_t k = 0; k < operand.depth; ++k) to[k * width + row] = from[k];
+      }
+      for (std::int64_t row = rows; row < width; ++row) {
+        for (std::int64_t k = 0; k < operand.depth; ++k) to[k * width + row] = T(0);
+      }
+    }
+  });
+}
+
+/// Rows whose distance is a multiple of 256 bytes fall into the same few sets of the first-level cache; one vector more spreads them.
+template <class T>
+std::int64_t padded_stride(std::int64_t depth, std::int64_t width) {
+  std::int64_t stride = std::max<std::int64_t>((depth + width - 1) / width, 1) * width;
+  if (stride * static_cast<std::int64_t>(sizeof(T)) % 256 == 0) stride += width;
+  return stride;
+}
+
+}  // namespace
+
+template <class T>
+Operand<T> prepare(const Matrix& matrix, Metric metric, const double* origin, Packing packing, int threads) {
+  const Kernels<T>& level = kernels<T>();
+  Operand<T> operand;
+  operand.count = matrix.rows;
+  operand.depth = matrix.columns;
+  operand.stride = padded_stride<T>(matrix.columns, level.width);
+  operand.metric = metric;
+  operand.rows = Buffer<T>(operand.count * operand.stride);
+  const bool normalised = metric == Metric::cosine || metric == Metric::correlation;
+  if (normalised) operand.inverse_norm = Buffer<double>(operand.count);
+  if (origin) operand.shifted_rows = Buffer<T>(operand.count * operand.stride);
+  parallel_ranges(threads, operand.count, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      T* row = operand.rows.data() + i * operand.stride;
+      read_row(matrix, i, 0, operand.depth, row);
+      if (metric == Metric::correlation) subtract_mean(row, operand.depth);
+      if (normalised) operand.inverse_norm[i] = normalise(row, operand.depth);
+      std::fill(row + operand.depth, row + operand.stride, T(0));
+      if (!origin) continue;
+      T* shifted = operand.shifted_rows.data() + i * operand.stride;
+      for (std::int64_t k = 0; k < operand.depth; ++k) shifted[k] = static_cast<T>(static_cast<double>(row[k]) - origin[k]);
+      std::fill(shifted + operand.depth, shifted + operand.stride, T(0));
+    }
+  });
+  if (packing == Packing::rows_and_panels) pack_panels(operand, level.column_panel, threads);
+  return operand;
+}
+
+Buffer<double> mean_row(const Matrix& matrix, int threads) {
+  Buffer<double> mean(matrix.columns, 0.0);
+  parallel_ranges(threads, matrix.columns, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = 0; i < matrix.rows; ++i) {
+      with_elements(matrix.dtype, matrix.data, [&](const auto* data) {
+        for (std::int64_t k = begin; k < end; ++k) {
+          mean[k] += static_cast<double>(widen(data[i * matrix.row_stride + k * matrix.column_stride]));
+        }
+      });
+    }
+    for (std::int64_t k = begin; k < end; ++k) mean[k] /= static_cast<double>(matrix.rows);
+  });
+  return mean;
+}
+
+template <class T>
+void finish_gradient(const Operand<T>& operand, Buffer<T>& gradient, double factor, const Matrix& to, int threads) {
+  const bool normalised = operand.metric == Metric::cosine || operand.metric == Metric::correlation;
+  parallel_ranges(threads, operand.count, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      T* g = gradient.data() + i * operand.stride;
+      if (normalised) {
+        const T* z = operand.rows.data() + i * operand.stride;
+        double along = 0;
+        for (std::int64_t k = 0; k < operand.depth; ++k) along += static_cast<double>(z[k]) * static_cast<double>(g[k]);
+        double sum = 0;
+        for (std::int64_t k = 0; k < operand.depth; ++k) {
+          const double across = static_cast<double>(g[k]) - static_cast<double>(z[k]) * along;
+          const double value = across * operand.inverse_norm[i] * factor;
+          sum += value;
+          g[k] = static_cast<T>(value);
+        }
+        if (operand.metric == Metric::correlation) {
+          const T mean = static_cast<T>(sum / static_cast<double>(operand.depth));
+          for (std::int64_t k = 0; k < operand.depth; ++k) g[k] -= mean;
+        }
+      } else if (factor != 1) {
+        for (std::int64_t k = 0; k < operand.depth; ++k) g[k] = static_cast<T>(static_cast<double>(g[k]) * factor);
+      }
+      write_row(to, i, 0, operand.depth, g);
+    }
+  });
+}
+
+template Operand<float> prepare<float>(const Matrix&, Metric, const double*, Packing, int);
+template Operand<double> prepare<double>(const Matrix&, Metric, const double*, Packing, int);
+template void finish_gradient<float>(const Operand<float>&, Buffer<float>&, double, const Matrix&, int);
+template void finish_gradient<double>(const Operand<double>&, Buffer<double>&, double, const Matrix&, int);
+
+}  // namespace b2m

@@ -1,0 +1,42 @@
+// One side of a pair problem, prepared: rows read from any dtype and strides, centred and normalised as the metric asks, and packed
+// for the kernels; and the way back, from the gradient of the prepared rows to the gradient of the caller's rows.
+#pragma once
+
+#include "b2m/types.h"
+#include "cpu/buffer.h"
+#include "cpu/kernels.h"
+
+namespace b2m {
+
+template <class T>
+struct Operand {
+  std::int64_t count = 0;   // rows
+  std::int64_t depth = 0;   // values of a row
+  std::int64_t stride = 0;  // of `rows`: depth padded to whole vectors, with zeros
+  Metric metric = Metric::dot;
+  Buffer<T> rows;              // (count, stride), what a score is the dot product (or the squared distance) of
+  Buffer<T> panels;            // (ceil(count / panel), depth, panel): `rows` transposed panel by panel, the right side of a product
+  Buffer<T> shifted_rows;       // distances with an origin: rows - origin, else empty
+  Buffer<double> inverse_norm;  // cosine, correlation: 0 for a zero row
+
+  /// What gradients sum over. A distance's gradient is a difference of large sums for data far from 0: about an origin amid the data
+  /// it keeps its digits. The scores themselves use the rows as they are, whose differences are exact.
+  const T* gradient_rows() const { return shifted_rows.size() > 0 ? shifted_rows.data() : rows.data(); }
+};
+
+/// Which of the two layouts a caller needs beside `rows`.
+enum class Packing { rows, rows_and_panels };
+
+/// origin: `depth` values for `shifted_rows`, or null.
+template <class T>
+Operand<T> prepare(const Matrix& matrix, Metric metric, const double* origin, Packing packing, int threads);
+
+/// Mean row, in double.
+Buffer<double> mean_row(const Matrix& matrix, int threads);
+
+/// Turns `gradient` (count, stride), the gradient of the prepared rows, times `factor` into the gradient of the caller's rows and
+/// writes it to `to`; `gradient` is used up. cosine: (g - z (z . g)) / |x|; correlation: that minus its mean; else g itself.
+template <class T>
+void finish_gradient(const Operand<T>& operand, Buffer<T>& gradient, double factor, const Matrix& to, int threads);
+
+}  // namespace b2m
