@@ -110,6 +110,8 @@ def test_whitened_cosine_is_the_cosine_after_whitening() -> None:
     options: dict[str, Any] = {"metric": "sqeuclidean", "y_metric": "dot"}
     close(rsa_score(x, y, compare="whitened_cosine", **options), expected)
     close(rsa_score(x, y, compare="cka", **options), -expected)
+    options = {"metric": "dot", "target_metric": "sqeuclidean"}
+    close(rsa_penalty(x, y, compare="whitened_cosine", **options), 1 - expected)
 
 
 def test_cka_by_its_definition() -> None:

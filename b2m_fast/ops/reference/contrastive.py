@@ -270,7 +270,7 @@ def sigmoid_contrastive(
     scale = torch.as_tensor(logit_scale, dtype=dtype, device=query.device)
     bias = torch.as_tensor(logit_bias, dtype=dtype, device=query.device)
     logits = scale * similarity + bias
-    # softplus(-a) = -log sigmoid(a); torch's softplus cuts its tail off, logsigmoid does not.
+    # softplus(-a) = -log sigmoid(a); torch's softplus drops log1p(exp(-20)), logsigmoid does not.
     row_loss = -functional.logsigmoid(torch.where(positive, logits, -logits)).sum(dim=1)
     row_weights = row_loss.new_ones(len(query)) if weights is None else weights.to(dtype)
     return _reduced(row_loss, row_weights, torch.ones_like(row_loss, dtype=torch.bool), reduction)

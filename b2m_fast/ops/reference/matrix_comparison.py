@@ -173,7 +173,7 @@ def _rank_correlation(c: Tensor, t: Tensor, compare: str) -> Tensor:
         return concordance / (p * (p - 1))
     # The sum of squared signs counts the ordered pairs of pairs that are not tied.
     untied = _sign_product(r, r) * _sign_product(s, s)
-    return torch.where(untied == 0, 0.0, concordance / torch.where(untied == 0, 1.0, untied).sqrt())
+    return torch.where(untied == 0, 0.0, concordance / untied.sqrt())
 
 
 def _ranks(values: Tensor) -> Tensor:
