@@ -1,0 +1,196 @@
+"""Finding and checking the files a user brings.
+
+Nothing is ever downloaded: a missing file gives an error that says what it is, where to get it,
+and under what licence.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from numpy.typing import NDArray
+
+__all__ = ["DataError", "Source", "data_root", "fingerprint", "load_npy", "load_npz"]
+
+ENVIRONMENT = "B2M_DATA"
+
+
+class DataError(RuntimeError):
+    """A file is missing or is not what it should be; the message says what to do about it."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a data set comes from.
+
+    Attributes
+    ----------
+    name : str
+        What it is, in a few words.
+    folder : str
+        Its folder under the data directory.
+    origin : str
+        Where to get it, and how it must lie in the folder.
+    licence : str
+        What its authors allow, and whom to cite.
+    """
+
+    name: str
+    folder: str
+    origin: str
+    licence: str
+
+    def path(self, root: Path, file: str) -> Path:
+        """Path of one of its files.
+
+        Parameters
+        ----------
+        root : Path
+            The data directory.
+        file : str
+            Name of the file inside the folder.
+
+        Returns
+        -------
+        Path
+            ``root / folder / file``, known to exist.
+
+        Raises
+        ------
+        DataError
+            If there is no such file; the message says where to get it and under what licence.
+        """
+        path = root / self.folder / file
+        if not path.is_file():
+            message = (
+                f"{path} is missing: it is part of {self.name}.\n"
+                f"  Where to get it: {self.origin}\n"
+                f"  Licence: {self.licence}"
+            )
+            raise DataError(message)
+        return path
+
+
+def data_root(given: str | Path | None = None) -> Path:
+    """Directory with the user's data.
+
+    Parameters
+    ----------
+    given : str or Path, optional
+        The directory (``--data``); default: the environment variable ``B2M_DATA``.
+
+    Returns
+    -------
+    Path
+        The directory, known to exist.
+
+    Raises
+    ------
+    DataError
+        If neither is given, or it is not a directory.
+    """
+    name = given or os.environ.get(ENVIRONMENT)
+    if not name:
+        message = f"this needs recordings: name their directory with --data DIR or {ENVIRONMENT}"
+        raise DataError(message)
+    root = Path(name).expanduser()
+    if not root.is_dir():
+        message = f"the data directory {root} does not exist (from --data or {ENVIRONMENT})"
+        raise DataError(message)
+    return root
+
+
+def load_npy(path: Path, *, ndim: int) -> NDArray[Any]:
+    """Read a ``.npy`` array and check its dimensions (never unpickles).
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    ndim : int
+        The number of dimensions it must have.
+
+    Returns
+    -------
+    ndarray
+        The array.
+
+    Raises
+    ------
+    DataError
+        If the file is not a readable array, or has other dimensions.
+    """
+    try:
+        array: NDArray[Any] = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        message = f"{path} cannot be read as a NumPy array ({error}); fetch it again"
+        raise DataError(message) from error
+    if not isinstance(array, np.ndarray) or array.ndim != ndim:
+        got = getattr(array, "shape", type(array).__name__)
+        message = f"{path} must hold one array of {ndim} dimensions, got {got}"
+        raise DataError(message)
+    return array
+
+
+def load_npz(path: Path, keys: Iterable[str]) -> dict[str, NDArray[Any]]:
+    """Read named arrays from a ``.npz`` archive (never unpickles).
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    keys : iterable of str
+        The arrays it must hold.
+
+    Returns
+    -------
+    dict of str to ndarray
+        Those arrays.
+
+    Raises
+    ------
+    DataError
+        If the file is not a readable archive, or lacks one of them.
+    """
+    wanted = tuple(keys)
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            missing = [key for key in wanted if key not in archive.files]
+            if missing:
+                message = f"{path} lacks the arrays {missing}; it holds {sorted(archive.files)}"
+                raise DataError(message)
+            return {key: archive[key] for key in wanted}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        message = f"{path} cannot be read as a NumPy archive ({error}); fetch it again"
+        raise DataError(message) from error
+
+
+def fingerprint(paths: Iterable[Path]) -> str:
+    """SHA-256 over the contents of files, in the given order (empty for none).
+
+    Parameters
+    ----------
+    paths : iterable of Path
+        The files.
+
+    Returns
+    -------
+    str
+        16 hexadecimal digits, or ``""`` for no file.
+    """
+    total = hashlib.sha256()
+    count = 0
+    for path in paths:
+        with path.open("rb") as stream:
+            total.update(hashlib.sha256(stream.read()).digest())
+        count += 1
+    return total.hexdigest()[:16] if count else ""

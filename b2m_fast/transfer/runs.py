@@ -1,0 +1,254 @@
+"""Many runs: stored one by one, skipped when done, shared out over processes, stoppable.
+
+Every finished run is one JSON file, written whole or not at all. A run is known by the hash of
+everything that decides its result, so calling the same command again does only what is missing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import multiprocessing
+import os
+import signal
+import tempfile
+import traceback
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing import connection
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+__all__ = ["Job", "Outcome", "RunStore", "digest", "perform", "write_atomically"]
+
+log = logging.getLogger("b2m_fast")
+
+
+def digest(config: object) -> str:
+    """Hash of a configuration: SHA-256 of its JSON with sorted keys, 16 digits.
+
+    Parameters
+    ----------
+    config : object
+        Anything JSON can hold.
+
+    Returns
+    -------
+    str
+        16 hexadecimal digits.
+    """
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file so that it is there whole or not at all (temporary file, fsync, replace).
+
+    Parameters
+    ----------
+    path : Path
+        The file; an older one is replaced.
+    content : str or bytes
+        What to write.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = content.encode() if isinstance(content, str) else content
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(name, path)  # noqa: PTH105
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(name)  # noqa: PTH108
+        raise
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run.
+
+    Attributes
+    ----------
+    name : str
+        File name of its result, without ending.
+    config : dict
+        Everything that decides the result.
+    payload : object
+        What the function needs besides (picklable).
+    """
+
+    name: str
+    config: dict[str, Any]
+    payload: Any = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended.
+
+    Attributes
+    ----------
+    job : Job
+        The job.
+    result : dict, optional
+        Its result.
+    error : str, optional
+        Its traceback, if it failed.
+    """
+
+    job: Job
+    result: dict[str, Any] | None = None
+    error: str | None = None
+
+
+class RunStore:
+    """Results of runs in a folder.
+
+    Parameters
+    ----------
+    folder : Path
+        Where ``<name>.json`` files lie; made when first written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def load(self, job: Job) -> dict[str, Any] | None:
+        """Result of a job, if it is there and was made with the same configuration.
+
+        A file that cannot be read is put aside as ``<name>.json.unreadable``, with a warning.
+
+        Parameters
+        ----------
+        job : Job
+            The job.
+
+        Returns
+        -------
+        dict or None
+            The result.
+        """
+        path = self.folder / f"{job.name}.json"
+        try:
+            stored = json.loads(path.read_text())
+            result, known = stored["result"], stored["config_hash"]
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError):
+            log.warning("%s is not a readable result: put aside, the run is repeated", path)
+            path.replace(path.with_name(path.name + ".unreadable"))
+            return None
+        if known != digest(job.config) or not isinstance(result, dict):
+            log.warning("%s was made with other settings: the run is repeated", path)
+            return None
+        return result
+
+    def save(self, job: Job, result: dict[str, Any]) -> None:
+        """Store a result.
+
+        Parameters
+        ----------
+        job : Job
+            The job.
+        result : dict
+            Its result.
+        """
+        stored = {"config_hash": digest(job.config), "config": job.config, "result": result}
+        write_atomically(self.folder / f"{job.name}.json", json.dumps(stored, indent=1) + "\n")
+
+
+def _child(pipe: Any, function: Callable[..., dict[str, Any]], job: Job, folder: Path) -> None:
+    """Body of a worker process: one job; the parent alone answers Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        result = function(job, lambda: pipe.send(("tick", None)))
+        RunStore(folder).save(job, result)
+        pipe.send(("done", result))
+    except Exception:  # noqa: BLE001
+        pipe.send(("error", traceback.format_exc()))
+    finally:
+        pipe.close()
+
+
+def perform(
+    function: Callable[[Job, Callable[[], None]], dict[str, Any]],
+    jobs: Sequence[Job],
+    store: RunStore,
+    *,
+    workers: int = 1,
+    tick: Callable[[], None] = lambda: None,
+) -> Iterator[Outcome]:
+    """Run jobs, store their results, and yield each as it ends.
+
+    With one worker they run in this process; with more, each in a fresh process, at most `workers`
+    at a time. On KeyboardInterrupt, or when the caller stops iterating, running processes are
+    ended; what is stored stays.
+
+    Parameters
+    ----------
+    function : callable
+        ``function(job, tick) -> result``; importable by name if there are several workers.
+    jobs : sequence of Job
+        What to run.
+    store : RunStore
+        Where results go.
+    workers : int, default 1
+        Processes.
+    tick : callable
+        Called in this process whenever a job calls its own tick.
+
+    Yields
+    ------
+    Outcome
+        Result or error of a job.
+    """
+    if workers == 1:
+        for job in jobs:
+            try:
+                result = function(job, tick)
+            except Exception:  # noqa: BLE001
+                yield Outcome(job, error=traceback.format_exc())
+                continue
+            store.save(job, result)
+            yield Outcome(job, result)
+        return
+    context = multiprocessing.get_context("spawn")
+    waiting, running = list(jobs), {}
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                job = waiting.pop(0)
+                here, there = context.Pipe(duplex=False)
+                process = context.Process(
+                    target=_child, args=(there, function, job, store.folder), daemon=True
+                )
+                process.start()
+                there.close()
+                running[here] = (process, job)
+            for pipe in connection.wait(list(running)):
+                process, job = running[pipe]  # type: ignore[index]
+                try:
+                    kind, content = pipe.recv()  # type: ignore[union-attr]
+                except EOFError:
+                    process.join()
+                    kind, content = "error", f"the process ended with code {process.exitcode}"
+                if kind == "tick":
+                    tick()
+                    continue
+                process.join()
+                del running[pipe]  # type: ignore[arg-type]
+                if kind == "done":
+                    yield Outcome(job, content)
+                else:
+                    yield Outcome(job, error=content)
+    finally:
+        for process, _ in running.values():
+            process.terminate()
+        for process, _ in running.values():
+            process.join()
