@@ -88,8 +88,12 @@ def _add_regularize(commands: Any) -> None:
     what.add_argument("--out", type=Path, metavar="DIR", help="default: b2m-results/BRAIN-TASK")
     how = parser.add_argument_group("how")
     how.add_argument("--alpha", type=real, help="weight of the penalty")
-    how.add_argument("--pairs", choices=("all", "random"), help="all pairs of a batch (default), or random ones")
-    how.add_argument("--center", choices=("ema", "batch", "none"), help="mean pattern; default: ema")
+    how.add_argument(
+        "--pairs", choices=("all", "random"), help="all pairs of a batch (default), or random ones"
+    )
+    how.add_argument(
+        "--center", choices=("ema", "batch", "none"), help="mean pattern; default: ema"
+    )
     how.add_argument("--batchnorm", choices=("task", "shared"), help="do neural images enter running statistics? default: task (no)")  # fmt: skip
     how.add_argument("--epochs", type=whole)
     how.add_argument("--batch", type=whole, help="task images per step")
@@ -224,7 +228,9 @@ def _perform(
                 continue
             done += 1
             runs[outcome.job.config["arm"]][outcome.job.config["seed"]] = outcome.result
-            bar.set_postfix_str(f"{done}/{len(ready)} runs; {name} {outcome.result['accuracy']:.3f}")
+            bar.set_postfix_str(
+                f"{done}/{len(ready)} runs; {name} {outcome.result['accuracy']:.3f}"
+            )
     except KeyboardInterrupt:
         code = INTERRUPTED
     finally:

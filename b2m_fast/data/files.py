@@ -17,6 +17,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
 __all__ = ["DataError", "Source", "data_root", "fingerprint", "load_npy", "load_npz"]
@@ -100,12 +101,12 @@ def data_root(given: str | Path | None = None) -> Path:
     """
     name = given or os.environ.get(ENVIRONMENT)
     if not name:
-        message = f"this needs recordings: name their directory with --data DIR or {ENVIRONMENT}"
-        raise DataError(message)
+        raise DataError(
+            f"this needs recordings: name their directory with --data DIR or {ENVIRONMENT}"
+        )
     root = Path(name).expanduser()
     if not root.is_dir():
-        message = f"the data directory {root} does not exist (from --data or {ENVIRONMENT})"
-        raise DataError(message)
+        raise DataError(f"the data directory {root} does not exist (from --data or {ENVIRONMENT})")
     return root
 
 
@@ -132,12 +133,12 @@ def load_npy(path: Path, *, ndim: int) -> NDArray[Any]:
     try:
         array: NDArray[Any] = np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
-        message = f"{path} cannot be read as a NumPy array ({error}); fetch it again"
-        raise DataError(message) from error
-    if not isinstance(array, np.ndarray) or array.ndim != ndim:
+        raise DataError(
+            f"{path} cannot be read as a NumPy array ({error}); fetch it again"
+        ) from error
+    if array.ndim != ndim:
         got = getattr(array, "shape", type(array).__name__)
-        message = f"{path} must hold one array of {ndim} dimensions, got {got}"
-        raise DataError(message)
+        raise DataError(f"{path} must hold one array of {ndim} dimensions, got {got}")
     return array
 
 
@@ -166,12 +167,14 @@ def load_npz(path: Path, keys: Iterable[str]) -> dict[str, NDArray[Any]]:
         with np.load(path, allow_pickle=False) as archive:
             missing = [key for key in wanted if key not in archive.files]
             if missing:
-                message = f"{path} lacks the arrays {missing}; it holds {sorted(archive.files)}"
-                raise DataError(message)
+                raise DataError(
+                    f"{path} lacks the arrays {missing}; it holds {sorted(archive.files)}"
+                )
             return {key: archive[key] for key in wanted}
     except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        message = f"{path} cannot be read as a NumPy archive ({error}); fetch it again"
-        raise DataError(message) from error
+        raise DataError(
+            f"{path} cannot be read as a NumPy archive ({error}); fetch it again"
+        ) from error
 
 
 def fingerprint(paths: Iterable[Path]) -> str:

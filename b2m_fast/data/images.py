@@ -89,7 +89,7 @@ def to_gray(images: NDArray[np.uint8], size: int) -> NDArray[np.float32]:
     >>> to_gray(np.full((2, 8, 8, 3), 255, np.uint8), 4).shape
     (2, 4, 4)
     """
-    weight = [0.299, 0.587, 0.114] if images.shape[3] == 3 else [1.0]  # noqa: PLR2004
+    weight = [0.299, 0.587, 0.114] if images.shape[3] == 3 else [1.0]
     x = torch.from_numpy(images).float() @ torch.tensor(weight)[:, None] / 255
     x = x.permute(0, 3, 1, 2)
     if size < images.shape[1]:
@@ -129,8 +129,9 @@ def digits(size: int = 16) -> ImageTask:
     try:
         from sklearn.datasets import load_digits  # noqa: PLC0415
     except ImportError as error:
-        message = "the digits task needs scikit-learn: pip install 'b2m-fast[transfer]'"
-        raise ImportError(message) from error
+        raise ImportError(
+            "the digits task needs scikit-learn: pip install 'b2m-fast[transfer]'"
+        ) from error
     bunch = load_digits()
     raw = np.asarray(np.rint(bunch.images * (255 / 16)), dtype=np.uint8)
     x = to_gray(raw[..., None], size)

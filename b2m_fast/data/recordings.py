@@ -67,14 +67,13 @@ class Recording:
     def __post_init__(self) -> None:
         neurons, n = self.responses.shape
         if len(self.images) != n:
-            message = f"{self.name}: {len(self.images)} images but responses to {n}"
-            raise DataError(message)
+            raise DataError(f"{self.name}: {len(self.images)} images but responses to {n}")
         if not np.isfinite(self.responses).all():
-            message = f"{self.name}: responses contain NaN or infinity"
-            raise DataError(message)
+            raise DataError(f"{self.name}: responses contain NaN or infinity")
         if self.trials is not None and self.trials.shape[:2] != (neurons, n):
-            message = f"{self.name}: trials {self.trials.shape} do not fit responses {(neurons, n)}"
-            raise DataError(message)
+            raise DataError(
+                f"{self.name}: trials {self.trials.shape} do not fit responses {(neurons, n)}"
+            )
 
     @property
     def single_trial(self) -> NDArray[np.float32]:
@@ -90,8 +89,9 @@ def _read_images(path: Path) -> NDArray[np.uint8]:
     try:
         from PIL import Image  # noqa: PLC0415
     except ImportError as error:
-        message = "reading JPEG images needs Pillow: pip install 'b2m-fast[transfer]'"
-        raise ImportError(message) from error
+        raise ImportError(
+            "reading JPEG images needs Pillow: pip install 'b2m-fast[transfer]'"
+        ) from error
     try:
         with zipfile.ZipFile(path) as archive:
             names = sorted(n for n in archive.namelist() if n.lower().endswith((".jpg", ".jpeg")))
@@ -100,11 +100,11 @@ def _read_images(path: Path) -> NDArray[np.uint8]:
                 for name in names
             ]
     except (zipfile.BadZipFile, OSError) as error:
-        message = f"{path} cannot be read as a zip of JPEG images ({error}); fetch it again"
-        raise DataError(message) from error
+        raise DataError(
+            f"{path} cannot be read as a zip of JPEG images ({error}); fetch it again"
+        ) from error
     if len({frame.shape for frame in frames}) != 1:
-        message = f"{path} must hold JPEG images of one size, got {len(frames)} images"
-        raise DataError(message)
+        raise DataError(f"{path} must hold JPEG images of one size, got {len(frames)} images")
     return np.stack(frames)
 
 
@@ -130,8 +130,7 @@ def cowley_v4_files(root: Path, sessions: Sequence[str] = COWLEY_V4_SESSIONS) ->
     """
     unknown = sorted(set(sessions) - set(COWLEY_V4_SESSIONS))
     if unknown:
-        message = f"unknown V4 sessions {unknown}; there are {list(COWLEY_V4_SESSIONS)}"
-        raise DataError(message)
+        raise DataError(f"unknown V4 sessions {unknown}; there are {list(COWLEY_V4_SESSIONS)}")
     names = [n for s in sessions for n in (f"images_{s}.zip", f"responses_avg_{s}.npy")]
     if "210325" in sessions:
         names.append("responses_raw_210325.npy")

@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
 __all__ = ["accuracy", "minimal_perturbation", "noise_accuracy", "pgd_accuracy"]
@@ -29,8 +29,7 @@ def _foolbox() -> Any:
     try:
         import foolbox  # noqa: PLC0415
     except ImportError as error:
-        message = "attacks need Foolbox: pip install 'b2m-fast[transfer]'"
-        raise ImportError(message) from error
+        raise ImportError("attacks need Foolbox: pip install 'b2m-fast[transfer]'") from error
     return foolbox
 
 
@@ -38,7 +37,8 @@ def _hits(model: nn.Module, x: Tensor, y: Tensor, batch: int = 250) -> Tensor:
     """Whether each image is classified as it should be, (n,) bool."""
     model.eval()
     with torch.no_grad():
-        return torch.cat([model(a).argmax(1) == b for a, b in zip(x.split(batch), y.split(batch))])
+        guesses = [model(part).argmax(1) for part in x.split(batch)]
+    return torch.cat(guesses) == y
 
 
 def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
@@ -173,7 +173,7 @@ def minimal_perturbation(
     return result
 
 
-class _frozen:  # noqa: N801
+class _frozen:
     """Evaluation mode without gradients of the parameters, for the length of a block."""
 
     def __init__(self, model: nn.Module) -> None:
@@ -184,5 +184,5 @@ class _frozen:  # noqa: N801
         self.model.requires_grad_(requires_grad=False)
 
     def __exit__(self, *_: object) -> None:
-        for parameter, wanted in zip(self.model.parameters(), self.before):
+        for parameter, wanted in zip(self.model.parameters(), self.before, strict=True):
             parameter.requires_grad_(wanted)

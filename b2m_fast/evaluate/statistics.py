@@ -65,8 +65,7 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> Interval:
     """
     x = np.asarray(values, dtype=float)
     if x.size == 0:
-        message = "an interval needs at least one value"
-        raise ValueError(message)
+        raise ValueError("an interval needs at least one value")
     mean = float(x.mean())
     if x.size == 1:
         return Interval(mean, float("nan"), float("nan"), 1)
@@ -139,9 +138,10 @@ def paired_difference(
         If they do not have the same length.
     """
     if len(values) != len(baseline):
-        message = f"paired values must be as many as baseline, got {len(values)}, {len(baseline)}"
-        raise ValueError(message)
-    return t_interval([v - b for v, b in zip(values, baseline)], level)
+        raise ValueError(
+            f"paired values must be as many as baseline, got {len(values)}, {len(baseline)}"
+        )
+    return t_interval([v - b for v, b in zip(values, baseline, strict=True)], level)
 
 
 def bootstrap_interval(
@@ -172,8 +172,7 @@ def bootstrap_interval(
     """
     x = np.asarray(values, dtype=float)
     if x.size == 0:
-        message = "an interval needs at least one value"
-        raise ValueError(message)
+        raise ValueError("an interval needs at least one value")
     index = np.random.default_rng(seed).integers(0, x.size, (draws, x.size))
     low, high = np.quantile(x[index].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(x.mean()), float(low), float(high), int(x.size))

@@ -125,7 +125,7 @@ def crossfit(
         If the numbers of images differ, or there are fewer images than twice the folds.
     """
     n = responses.shape[1]
-    if len(features) != n or n < 2 * folds or folds < 2:  # noqa: PLR2004
+    if len(features) != n or n < 2 * folds or folds < 2:
         message = (
             f"crossfit needs features (images, p) and responses (neurons, images) of the same "
             f"images, at least 2 folds and 2 images a fold; "

@@ -49,7 +49,7 @@ def gabor_filters(size: int, wavelength: float, orientations: int, sigma: float)
     return torch.stack(bank)[:, None]
 
 
-def gabor_pyramid(images: NDArray[np.uint8], size: int = 64) -> NDArray[np.float32]:
+def gabor_pyramid(images: NDArray[np.uint8], size: int | None = None) -> NDArray[np.float32]:
     """Local energy in 8 orientations at 4 scales, contrast-normalised, with coarse light and colour.
 
     Energy sqrt(even^2 + odd^2) of 9 x 9 Gabor filters (wavelength 4) on the image at size, size/2,
@@ -61,14 +61,15 @@ def gabor_pyramid(images: NDArray[np.uint8], size: int = 64) -> NDArray[np.float
     ----------
     images : ndarray
         (n, H, W, C), uint8, C = 1 or 3.
-    size : int, default 64
-        Pixels of the finest scale, at least 32.
+    size : int, optional
+        Pixels of the finest scale, at least 32; default: 64, or 32 for images smaller than that.
 
     Returns
     -------
     ndarray
         (n, p), float32: p = 2,192 for RGB images at size 64.
     """
+    size = size or (64 if images.shape[1] >= 64 else 32)
     filters = gabor_filters(9, 4.0, 8, 2.0)
     parts = [_gabor_pyramid(torch.from_numpy(images[k : k + 64]), size, filters)
              for k in range(0, len(images), 64)]  # fmt: skip
@@ -83,17 +84,17 @@ def _gabor_pyramid(images: Tensor, size: int, filters: Tensor) -> Tensor:
     light = x.mean(dim=1, keepdim=True)
     n, out, level = len(x), [], light
     for scale in range(4):
-        grid = 4 if scale == 3 else 8  # noqa: PLR2004
+        grid = 4 if scale == 3 else 8
         side = size >> scale
-        padded = functional.pad(level, (4, 4, 4, 4), mode="reflect" if side > 4 else "replicate")  # noqa: PLR2004
+        padded = functional.pad(level, (4, 4, 4, 4), mode="reflect" if side > 4 else "replicate")
         response = functional.conv2d(padded, filters).view(n, -1, 2, side, side)
         energy = response.square().sum(dim=2).add(1e-6).sqrt()
         local = functional.avg_pool2d(energy.mean(dim=1, keepdim=True), 5, 1, 2)
-        for m in (energy / (local + 0.05), local):
-            out.append(functional.adaptive_avg_pool2d(m, grid).flatten(1))
+        maps = (energy / (local + 0.05), local)
+        out += [functional.adaptive_avg_pool2d(m, grid).flatten(1) for m in maps]
         level = functional.avg_pool2d(level, 2)
     out.append(functional.adaptive_avg_pool2d(light, 8).flatten(1))
-    if x.shape[1] == 3:  # noqa: PLR2004
+    if x.shape[1] == 3:
         colour = torch.cat([x[:, :1] - x[:, 1:2], 0.5 * (x[:, :1] + x[:, 1:2]) - x[:, 2:]], dim=1)
         out += [functional.adaptive_avg_pool2d(c, 8).flatten(1) for c in (colour, colour.abs())]
     return torch.cat(out, dim=1)
@@ -140,8 +141,8 @@ def cnn_features(images: NDArray[np.uint8], block: int = 3) -> NDArray[np.float3
         for k in range(0, len(images), 64):
             x = torch.from_numpy(images[k : k + 64]).permute(0, 3, 1, 2).float()
             x = (x.expand(-1, 3, -1, -1) - 127) / 128
-            x = net._swish(net._bn0(net._conv_stem(x)))  # noqa: SLF001
-            for layer in net._blocks[: block + 1]:  # noqa: SLF001
+            x = net._swish(net._bn0(net._conv_stem(x)))
+            for layer in net._blocks[: block + 1]:
                 x = layer(x)
             parts.append(x.flatten(1))
     features: NDArray[np.float32] = torch.cat(parts).numpy()

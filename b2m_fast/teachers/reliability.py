@@ -40,10 +40,11 @@ def reliability(trials: NDArray[np.floating]) -> NDArray[np.float64]:
     array([1.41421356])
     """
     count = np.isfinite(trials).sum(axis=2)
-    repeated = (count >= 2).all(axis=0)  # noqa: PLR2004
-    if repeated.sum() < 2:  # noqa: PLR2004
-        message = f"reliability needs two images with two repeats, got {int(repeated.sum())}"
-        raise ValueError(message)
+    repeated = (count >= 2).all(axis=0)
+    if repeated.sum() < 2:
+        raise ValueError(
+            f"reliability needs two images with two repeats, got {int(repeated.sum())}"
+        )
     x = np.asarray(trials[:, repeated], dtype=np.float64)
     sigma = np.nanmean(x, axis=2).std(axis=1)
     eta = np.sqrt(np.nanvar(x, axis=2, ddof=1).mean(axis=1))

@@ -38,7 +38,9 @@ class Target:
     similarity: NDArray[np.float32]
 
 
-def cosine_similarity(patterns: NDArray[np.floating], *, center: bool = True) -> NDArray[np.float32]:
+def cosine_similarity(
+    patterns: NDArray[np.floating], *, center: bool = True
+) -> NDArray[np.float32]:
     """Cosine of all pairs of rows, after subtracting the mean row.
 
     Parameters
@@ -90,8 +92,7 @@ def average(similarities: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
     """
     shapes = {s.shape for s in similarities}
     if len(shapes) != 1:
-        message = f"similarities to average must have one shape, got {sorted(shapes)}"
-        raise ValueError(message)
+        raise ValueError(f"similarities to average must have one shape, got {sorted(shapes)}")
     mean: NDArray[np.float32] = np.mean(similarities, axis=0, dtype=np.float64).astype(np.float32)
     return mean
 

@@ -43,13 +43,13 @@ def natural_like_images(count: int, size: int = 32, seed: int = 0) -> NDArray[np
     out = np.empty((count, size, size))
     for k in range(count):
         if k % 2 == 0:
-            noise = np.fft.fft2(rng.normal(size=(size, size))) / frequency ** rng.uniform(1, 1.8)
+            noise = np.fft.fft2(rng.normal(size=(size, size))) / frequency ** rng.uniform(1.5, 2.5)
             image = np.fft.ifft2(noise).real
         else:
             image = np.zeros((size, size))
-            for _ in range(20):
+            for _ in range(10):
                 cx, cy, angle = rng.uniform(0, 1, 3)
-                a, b = np.exp(rng.uniform(math.log(0.04), math.log(0.4), 2))
+                a, b = np.exp(rng.uniform(math.log(0.12), math.log(0.5), 2))
                 u = (x - cx) * math.cos(math.pi * angle) + (y - cy) * math.sin(math.pi * angle)
                 v = (y - cy) * math.cos(math.pi * angle) - (x - cx) * math.sin(math.pi * angle)
                 image[(u / a) ** 2 + (v / b) ** 2 < 1] = rng.normal()
@@ -64,7 +64,7 @@ class SyntheticCortex:
     Parameters
     ----------
     neurons : int
-        Number of neurons, half of them complex cells.
+        Number of neurons, four in five of them complex cells.
     size : int, default 32
         Pixels of the images it looks at.
     seed : int
@@ -74,7 +74,7 @@ class SyntheticCortex:
     def __init__(self, neurons: int, size: int = 32, seed: int = 0) -> None:
         rng = np.random.default_rng([seed, 11])
         y, x = np.mgrid[:size, :size]
-        wavelength = np.exp(rng.uniform(math.log(4), math.log(size / 2), neurons))
+        wavelength = np.exp(rng.uniform(math.log(0.25 * size), math.log(0.6 * size), neurons))
         centre = rng.uniform(0.2 * size, 0.8 * size, (neurons, 2))
         angle, phase = rng.uniform(0, math.pi, neurons), rng.uniform(0, 2 * math.pi, neurons)
         filters = np.empty((2, neurons, size, size))
@@ -88,8 +88,8 @@ class SyntheticCortex:
                 g -= envelope * g.sum() / envelope.sum()
                 filters[part, k] = g / np.linalg.norm(g)
         self.filters = filters.reshape(2, neurons, -1)
-        self.complex = np.arange(neurons) % 2 == 0
-        self.peak = np.exp(rng.normal(math.log(6), 0.5, neurons))
+        self.complex = np.arange(neurons) % 5 > 0
+        self.peak = np.exp(rng.normal(math.log(1.2), 0.5, neurons))
 
     def rates(self, images: NDArray[np.uint8]) -> Array:
         """Expected spike counts, without noise.
@@ -139,7 +139,7 @@ class SyntheticCortex:
 
 
 def synthetic_recordings(
-    images: int = 400,
+    images: int = 1000,
     neurons: int = 120,
     populations: int = 2,
     *,

@@ -75,7 +75,7 @@ def needs_brain(arm: str) -> bool:
 
 
 def _weights(recording: Recording) -> NDArray[np.float64]:
-    """w = sigma / eta where there are repeats, else 1."""
+    """W = sigma / eta where there are repeats, else 1."""
     if recording.trials is None:
         return np.ones(len(recording.responses))
     return reliability(recording.trials)
@@ -112,7 +112,7 @@ def _denoised(
         "denoised_vs_raw_similarity_r": agreement(neural, raw),
     }
     if recording.trials is not None:
-        repeated = np.isfinite(recording.trials).all(axis=0).sum(axis=1) >= 5  # noqa: PLR2004
+        repeated = np.isfinite(recording.trials).all(axis=0).sum(axis=1) >= 5
         rest = np.nanmean(recording.trials[:, repeated, 1:], axis=2)
         pick = np.flatnonzero(repeated)
         reference = cosine_similarity((w[:, None] * _standardised(rest)).T)
@@ -168,11 +168,9 @@ def prepare(
     """
     wanted = set(arms) | {"neural"}
     if unknown := sorted(wanted - set(ARMS)):
-        message = f"unknown arms {unknown}; there are {list(ARMS)}"
-        raise ValueError(message)
+        raise ValueError(f"unknown arms {unknown}; there are {list(ARMS)}")
     if not recordings:
-        message = "there is no recording to teach from"
-        raise ValueError(message)
+        raise ValueError("there is no recording to teach from")
     targets: dict[str, list[Target]] = {arm: [] for arm in sorted(wanted)}
     report: dict[str, Any] = {"recordings": {}, "image_sets": {}}
     for number, name in enumerate(dict.fromkeys(r.image_set for r in recordings)):
@@ -180,7 +178,7 @@ def prepare(
         source = group[0].images
         banks = [DENOISERS[part](source) for part in denoiser.split("+")]
         parts = [_denoised(r, banks, folds, seed) for r in group]
-        report["recordings"] |= {r.name: p[2] for r, p in zip(group, parts)}
+        report["recordings"] |= {r.name: p[2] for r, p in zip(group, parts, strict=True)}
         seen = to_gray(source, size)
         similarity = {"neural": average([p[0] for p in parts])}
         similarity["raw"] = average([p[1] for p in parts])

@@ -147,7 +147,9 @@ def pair_penalty(
     Tensor
         Scalar.
     """
-    cosines = [functional.cosine_similarity(x, y, dim=1, eps=1e-12) for x, y in zip(a, b)]
+    cosines = [
+        functional.cosine_similarity(x, y, dim=1, eps=1e-12) for x, y in zip(a, b, strict=True)
+    ]
     s = (layer_weights[:, None] * torch.stack(cosines)).sum(0)
     return (fisher_z(s) - fisher_z(target)).square().mean()
 
@@ -197,7 +199,7 @@ class SimilarityHead(nn.Module):
             Maps (n, channels, h, w) of the images of a step.
         """
         with torch.no_grad():
-            for mean, x in zip(self.means, taps):
+            for mean, x in zip(self.means, taps, strict=True):
                 mean.lerp_(x.detach().mean(dim=(0, 2, 3)), 1 - self.beta)
 
     def centers(self, taps: Sequence[Tensor]) -> bool | list[Tensor]:
@@ -216,7 +218,9 @@ class SimilarityHead(nn.Module):
         """
         if self.center != "ema":
             return self.center == "batch"
-        return [mean.repeat(x.shape[2] * x.shape[3]) for mean, x in zip(self.means, taps)]
+        return [
+            mean.repeat(x.shape[2] * x.shape[3]) for mean, x in zip(self.means, taps, strict=True)
+        ]
 
     def forward(self, taps: Sequence[Tensor], target: Tensor) -> Tensor:
         """Penalty over all pairs of a batch, through the fused op.
@@ -262,14 +266,14 @@ class SimilarityHead(nn.Module):
             Scalar, equation (1) without alpha.
         """
         if self.center == "ema":
-            self.update([torch.cat([x, y]) for x, y in zip(a, b)])
+            self.update([torch.cat([x, y]) for x, y in zip(a, b, strict=True)])
         left, right = [_flat(x) for x in a], [_flat(y) for y in b]
         centers = self.centers(a)
         if centers is True:
-            centers = [torch.cat([x, y]).mean(0) for x, y in zip(left, right)]
+            centers = [torch.cat([x, y]).mean(0) for x, y in zip(left, right, strict=True)]
         if centers:
-            left = [x - m for x, m in zip(left, centers)]
-            right = [y - m for y, m in zip(right, centers)]
+            left = [x - m for x, m in zip(left, centers, strict=True)]
+            right = [y - m for y, m in zip(right, centers, strict=True)]
         return pair_penalty(left, right, target, self.gamma)
 
 
@@ -397,7 +401,7 @@ def _neural_penalty(
         first, second, target = next(draw)
         penalty = head.forward_pairs(model.taps(first), model.taps(second), target)
     if config.batchnorm == "task":
-        for norm, momentum in zip(norms, momenta):
+        for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
     return penalty
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -13,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-import b2m_fast
 from b2m_fast.data.files import data_root, fingerprint
 from b2m_fast.data.images import CIFAR10_SUBSET, ImageTask, cifar10_subset, digits
 from b2m_fast.data.recordings import cowley_v4, cowley_v4_files
@@ -235,9 +235,7 @@ def make_material(experiment: Experiment, arms: Sequence[str], root: str | None)
     size = experiment.size
     task = digits(size) if experiment.task == "digits" else cifar10_subset(data_root(root))
     recordings = (
-        synthetic_recordings()
-        if experiment.brain == "synthetic"
-        else cowley_v4(data_root(root))
+        synthetic_recordings() if experiment.brain == "synthetic" else cowley_v4(data_root(root))
     )
     teaching = prepare(recordings, arms, size, denoiser=experiment.denoiser)
     rng = np.random.default_rng(0)
@@ -245,7 +243,8 @@ def make_material(experiment: Experiment, arms: Sequence[str], root: str | None)
     picks = [np.sort(rng.permutation(len(t.images))[:count]) for t in teaching.targets["neural"]]
     probes = {
         arm: [
-            Target(t.name, t.images[p], t.similarity[np.ix_(p, p)]) for t, p in zip(targets, picks)
+            Target(t.name, t.images[p], t.similarity[np.ix_(p, p)])
+            for t, p in zip(targets, picks, strict=True)
         ]
         for arm, targets in teaching.targets.items()
         if targets
@@ -253,9 +252,7 @@ def make_material(experiment: Experiment, arms: Sequence[str], root: str | None)
     return Material(task, teaching.targets, probes, teaching.report)
 
 
-def jobs(
-    experiment: Experiment, arms: Sequence[str], seeds: Sequence[int], data: str
-) -> list[Job]:
+def jobs(experiment: Experiment, arms: Sequence[str], seeds: Sequence[int], data: str) -> list[Job]:
     """One job per seed and arm, seeds outermost, so that whole comparisons finish first.
 
     Parameters
@@ -372,7 +369,8 @@ def _compare(
                 float(rsa_penalty(taps, truth, compare="atanh", layer_weights=gamma, **common))
             )
             r.append(
-                1 - float(rsa_penalty(taps, truth, compare="pearson", layer_weights=gamma, **common))
+                1
+                - float(rsa_penalty(taps, truth, compare="pearson", layer_weights=gamma, **common))
             )
             layers.append(
                 [1 - float(rsa_penalty([t], truth, compare="pearson", **common)) for t in taps]
@@ -394,14 +392,11 @@ def versions() -> dict[str, str]:
     """
     found = {
         "python": platform.python_version(),
-        "b2m_fast": b2m_fast.__version__,
         "rsa_penalty": rsa_penalty.__module__,
     }
-    for name in ("torch", "numpy", "foolbox", "scikit-learn"):
-        try:
+    for name in ("b2m-fast", "torch", "numpy", "foolbox", "scikit-learn"):
+        with suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:
-            continue
     return found
 
 

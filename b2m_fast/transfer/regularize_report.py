@@ -121,7 +121,7 @@ def _signed(interval: Interval | None, digits: int) -> str:
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(len(row[k]) for row in (head, *rows)) for k in range(len(head))]
-    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths)) + " |"
+    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |"
              for row in (head, *rows)]  # fmt: skip
     lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
     return lines
@@ -147,7 +147,10 @@ def markdown(runs: Runs, evaluation: dict[str, Any]) -> str:
     rows = []
     for arm in arms:
         means = [_mean(runs, arm, m) for m in columns]
-        cells = ["-" if i is None else f"{i.mean:.{m.digits}f}" for i, m in zip(means, columns)]
+        cells = [
+            "-" if i is None else f"{i.mean:.{m.digits}f}"
+            for i, m in zip(means, columns, strict=True)
+        ]
         rows.append([arm, str(len(runs[arm])), *cells])
     lines += _table(["arm", "seeds", *(m.name for m in columns)], rows)
     lines += ["", "Differences of seeds run in both arms, with 95 % Student intervals; "
@@ -205,7 +208,9 @@ def sentences(runs: Runs, evaluation: dict[str, Any], *, synthetic: bool) -> lis
     """
     out = []
     if synthetic:
-        out.append("The brain is SYNTHETIC: this shows that the method runs, not what a brain does.")
+        out.append(
+            "The brain is SYNTHETIC: this shows that the method runs, not what a brain does."
+        )
     columns = metrics(evaluation)
     for arm, base in contrasts(list(runs)):
         if arm != "neural" and base == "none":
@@ -289,8 +294,9 @@ def figure(runs: Runs, evaluation: dict[str, Any], title: str) -> bytes:
         from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
         from matplotlib.figure import Figure  # noqa: PLC0415
     except ImportError as error:
-        message = "the figure needs matplotlib: pip install 'b2m-fast[transfer]'"
-        raise ImportError(message) from error
+        raise ImportError(
+            "the figure needs matplotlib: pip install 'b2m-fast[transfer]'"
+        ) from error
     canvas = FigureCanvasAgg(Figure(figsize=(15, 4.2), layout="constrained"))
     panels = canvas.figure.subplots(1, 4, width_ratios=[1.5, 1, 1, 1.2])
     colours = {arm: f"C{k}" for k, arm in enumerate(ARMS)}

@@ -1,0 +1,173 @@
+"""Sums over all pairs of dot products, without visiting the pairs.
+
+For scores that are dot products of prepared rows, c_ij = z_i . z_j and t_ij = u_i . u_j,
+
+    sum_ij c_ij t_ij = |Z'U|^2,   sum_ij c_ij^2 = |Z'Z|^2,   sum_j c_ij = z_i . sum_j z_j
+
+(Frobenius norms), so the moments of n (n - 1) / 2 pairs cost n (d^2 + d k + k^2) instead of
+n^2 (d + k) multiplications, and the gradient likewise. Known for linear CKA (Kornblith et al. 2019,
+section 3); the other comparisons follow once the diagonal is taken out. All in float64, since the
+means of the scores are subtracted only afterwards; rows are prepared in chunks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ._engine import BILINEAR, Comparison, PairMoments, Similarities
+
+# Rows prepared at a time: 4096 x 1000 in float64 is 33 MB.
+_CHUNK = 4096
+
+# Variance over mean square below which float64 sums (16 digits) would keep fewer digits of the
+# variance than the float32 tile engine does.
+_CANCELLATION = 1e-8
+
+
+def possible(comparison: Comparison) -> bool:
+    """Whether both sides are patterns under a bilinear metric and every pair counts the same."""
+    sides = (comparison.c, comparison.t)
+    return comparison.w is None and all(
+        s.kind == "patterns" and s.scoring.metric in BILINEAR for s in sides
+    )
+
+
+def cheaper(comparison: Comparison) -> bool:
+    """Compare the multiplications of both forms; float64 counts double where the pairs use float32."""
+    n, d, k = comparison.count, comparison.c.data.shape[1], comparison.t.data.shape[1]
+    precision = 1 if comparison.c.data.dtype == torch.float64 else 2
+    feature = precision * n * (2 * d * d + 2 * d * k + k * k)
+    pair = n * n * (2 * d + k)  # half the pairs, forward, scores again, and two products
+    return feature < pair
+
+
+def cancels(moments: PairMoments) -> bool:
+    """Whether centring the moments would cost more digits than the pair form loses."""
+    sides = ((moments.wc, moments.wcc), (moments.wt, moments.wtt))
+    return any(
+        square - total * total / moments.w < _CANCELLATION * square for total, square in sides
+    )
+
+
+def prepared_rows(side: Similarities, begin: int, end: int) -> Tensor:
+    """Rows whose dot products are the scores, in float64; zero rows stay zero."""
+    x = side.data[begin:end].to(torch.float64)
+    computing_eps = torch.finfo(
+        torch.float64 if side.data.dtype == torch.float64 else torch.float32
+    ).eps
+    if side.scoring.metric == "dot":
+        return x
+    zero = torch.zeros(len(x), 1, dtype=torch.float64)
+    if side.scoring.metric == "correlation":
+        mean = x.mean(dim=1, keepdim=True)
+        x = x - mean
+        zero = 8 * computing_eps * x.shape[1] ** 0.5 * mean.abs()
+    norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    is_zero = norm <= zero
+    return torch.where(is_zero, 0.0, x / torch.where(is_zero, 1.0, norm))
+
+
+def _chunks(count: int) -> Iterator[tuple[int, int]]:
+    for begin in range(0, count, _CHUNK):
+        yield begin, min(begin + _CHUNK, count)
+
+
+def pair_moments(comparison: Comparison, *, row_sums: bool) -> PairMoments:
+    """Compute the same sums as `_engine.pair_moments`, unshifted."""
+    n, d, k = comparison.count, comparison.c.data.shape[1], comparison.t.data.shape[1]
+    cc = torch.zeros(d, d, dtype=torch.float64)
+    tt = torch.zeros(k, k, dtype=torch.float64)
+    ct = torch.zeros(d, k, dtype=torch.float64)
+    c_sum = torch.zeros(d, dtype=torch.float64)
+    t_sum = torch.zeros(k, dtype=torch.float64)
+    c_own = torch.empty(n, dtype=torch.float64)
+    t_own = torch.empty(n, dtype=torch.float64)
+    for begin, end in _chunks(n):
+        z, u = prepared_rows(comparison.c, begin, end), prepared_rows(comparison.t, begin, end)
+        cc.addmm_(z.T, z)
+        tt.addmm_(u.T, u)
+        ct.addmm_(z.T, u)
+        c_sum += z.sum(dim=0)
+        t_sum += u.sum(dim=0)
+        c_own[begin:end] = z.square().sum(dim=1)
+        t_own[begin:end] = u.square().sum(dim=1)
+
+    def pairs(full: Tensor, own: Tensor) -> float:
+        return float(full - own) / 2
+
+    c_row = t_row = None
+    if row_sums:
+        c_row, t_row = torch.empty_like(c_own), torch.empty_like(t_own)
+        for begin, end in _chunks(n):
+            own = slice(begin, end)
+            c_row[own] = prepared_rows(comparison.c, begin, end) @ c_sum - c_own[own]
+            t_row[own] = prepared_rows(comparison.t, begin, end) @ t_sum - t_own[own]
+    return PairMoments(
+        w=n * (n - 1) / 2,
+        wc=pairs(c_sum @ c_sum, c_own.sum()),
+        wt=pairs(t_sum @ t_sum, t_own.sum()),
+        wcc=pairs(cc.square().sum(), c_own @ c_own),
+        wtt=pairs(tt.square().sum(), t_own @ t_own),
+        wct=pairs(ct.square().sum(), c_own @ t_own),
+        c_shift=0.0,
+        t_shift=0.0,
+        c_row=c_row,
+        t_row=t_row,
+    )
+
+
+def linear_backward(
+    comparison: Comparison,
+    coefficients: tuple[float, float, float, float, float],
+    per_item: Tensor | None,
+    diagonal: Tensor | None,
+) -> Tensor:
+    """Compute the same gradient as `_engine.linear_backward`.
+
+    sum_{j != i} (a + of_c c_ij + of_t t_ij + p_i + p_j) z_j, each term a product with a d x d or
+    k x d matrix or with a sum over all rows, minus its share of j = i.
+    """
+    c_shift, t_shift, constant, of_c, of_t = coefficients
+    constant -= of_c * c_shift + of_t * t_shift
+    n, d, k = comparison.count, comparison.c.data.shape[1], comparison.t.data.shape[1]
+    item = torch.zeros(n, dtype=torch.float64) if per_item is None else per_item
+    cc = torch.zeros(d, d, dtype=torch.float64)
+    tc = torch.zeros(k, d, dtype=torch.float64)
+    total = torch.zeros(d, dtype=torch.float64)
+    item_total = torch.zeros(d, dtype=torch.float64)
+    for begin, end in _chunks(n):
+        z, u = prepared_rows(comparison.c, begin, end), prepared_rows(comparison.t, begin, end)
+        cc.addmm_(z.T, z)
+        tc.addmm_(u.T, z)
+        total += z.sum(dim=0)
+        item_total += item[begin:end] @ z
+    gradient = torch.empty(comparison.c.data.shape, dtype=comparison.c.data.dtype)
+    for begin, end in _chunks(n):
+        z, u = prepared_rows(comparison.c, begin, end), prepared_rows(comparison.t, begin, end)
+        p = item[begin:end, None]
+        own = constant + 2 * p
+        own = own + of_c * z.square().sum(dim=1, keepdim=True)
+        own = own + of_t * u.square().sum(dim=1, keepdim=True)
+        g = of_c * (z @ cc) + of_t * (u @ tc) + (constant + p) * total + item_total - own * z
+        if diagonal is not None:
+            g += 2 * diagonal[begin:end, None] * z
+        gradient[begin:end] = _through_preparation(comparison.c, begin, end, z, g)
+    return gradient
+
+
+def _through_preparation(side: Similarities, begin: int, end: int, z: Tensor, g: Tensor) -> Tensor:
+    """Gradient of the caller's rows from that of the prepared ones."""
+    if side.scoring.metric == "dot":
+        return g.to(side.data.dtype)
+    x = side.data[begin:end].to(torch.float64)
+    if side.scoring.metric == "correlation":
+        x = x - x.mean(dim=1, keepdim=True)
+    norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
+    is_zero = (z == 0).all(dim=1, keepdim=True)
+    g = (g - z * (z * g).sum(dim=1, keepdim=True)) / torch.where(is_zero, 1.0, norm)
+    if side.scoring.metric == "correlation":
+        g = g - g.mean(dim=1, keepdim=True)
+    return torch.where(is_zero, 0.0, g).to(side.data.dtype)

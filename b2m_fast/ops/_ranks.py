@@ -1,0 +1,202 @@
+"""Rank correlations of the scores of all pairs, with bounded memory.
+
+Ranks need the scores of all pairs at once, which at n items are n (n - 1) / 2 of them. Up to
+`PAIRS_IN_MEMORY` they are simply held. Beyond that the values of a side are cut into slabs by
+quantiles: a slab is collected in one pass over the pairs (the tile engine computes the scores
+anew), ranked, and used in the next, so memory stays bounded and passes are traded for it. Exact
+either way; a run of equal scores always stays in one slab.
+
+With p pairs of scores, ranks R and S (ties: the average of the ranks they fill):
+    spearman   Pearson correlation of R and S
+    rho-a      12 sum (R - mean)(S - mean) / (p^3 - p)
+    tau-a      (concordant - discordant) / (p (p - 1) / 2)
+    tau-b      (concordant - discordant) / sqrt((pairs untied in c) (pairs untied in t))
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from . import _engine
+from ._engine import Comparison, Similarities
+
+RANK_COMPARISONS = ("spearman", "rho-a", "tau-a", "tau-b", "kendall")
+
+#: Pairs held at a time; a slab takes about 40 bytes a pair while it is ranked.
+PAIRS_IN_MEMORY = 2**24
+
+# Scores computed at a time: a block of rows against all later items.
+_BLOCK = 2**21
+
+_SAMPLE = 2**20
+
+
+def score(comparison: Comparison, compare: str) -> float:
+    """Value of a rank comparison; NaN if any score is NaN, 0 for a constant side or a single pair."""
+    scores = _Scores(comparison)
+    if scores.pairs < 2:
+        return math.nan if scores.any_nan() else 0.0
+    if scores.any_nan():
+        return math.nan
+    if compare in ("spearman", "rho-a"):
+        return _rho(scores, compare)
+    return _tau(scores, compare)
+
+
+class _Scores:
+    """The scores of both sides, block by block, in the order of a condensed vector."""
+
+    def __init__(self, comparison: Comparison) -> None:
+        self.comparison = comparison
+        self.pairs = comparison.count * (comparison.count - 1) // 2
+        self.held: list[tuple[Tensor, Tensor]] | None = None
+        if self.pairs <= PAIRS_IN_MEMORY:
+            self.held = list(self._blocks())
+
+    def blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return iter(self.held) if self.held is not None else self._blocks()
+
+    def any_nan(self) -> bool:
+        return any(bool(c.isnan().any() or t.isnan().any()) for c, t in self.blocks())
+
+    def _blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        n = self.comparison.count
+        rows = max(1, _BLOCK // max(n, 1))
+        for begin in range(0, n - 1, rows):
+            end = min(begin + rows, n - 1)
+            yield (
+                _block(self.comparison.c, begin, end, n),
+                _block(self.comparison.t, begin, end, n),
+            )
+
+    def slab_edges(self, side: int) -> list[float]:
+        """Values that cut a side into slabs that fit: -inf, quantiles of a sample, inf."""
+        slabs = math.ceil(self.pairs / (0.75 * PAIRS_IN_MEMORY))
+        if self.held is not None or slabs < 2:
+            return [-math.inf, math.inf]
+        step = max(1, self.pairs // _SAMPLE)
+        sample = torch.cat([block[side][::step] for block in self.blocks()]).sort().values
+        cuts = [float(sample[len(sample) * i // slabs]) for i in range(1, slabs)]
+        return [-math.inf, *sorted(set(cuts)), math.inf]
+
+    def collect(self, side: int, low: float, high: float) -> tuple[Tensor, Tensor]:
+        """(c, t) of the pairs whose score on `side` lies in [low, high), or is `high` = inf."""
+        kept = []
+        for block in self.blocks():
+            inside = _inside(block[side], low, high)
+            kept.append((block[0][inside], block[1][inside]))
+        return torch.cat([c for c, _ in kept]), torch.cat([t for _, t in kept])
+
+
+def _inside(values: Tensor, low: float, high: float) -> Tensor:
+    return (values >= low) & ((values < high) | (high == math.inf))
+
+
+def _block(side: Similarities, begin: int, end: int, n: int) -> Tensor:
+    """Scores (i, j), begin <= i < end, i < j, as one vector."""
+    if side.kind == "condensed":
+
+        def start(i: int) -> int:
+            return i * n - i * (i + 1) // 2
+
+        return _computing(side.data[start(begin) : start(end)])
+    if side.kind == "matrix":
+        block = _computing(side.data[begin:end, begin:])
+    else:
+        dtype = torch.float64 if side.data.dtype == torch.float64 else torch.float32
+        block = torch.empty((end - begin, n - begin), dtype=dtype)
+        _engine.pairwise(side.data[begin:end], side.data[begin:], side.scoring, False, block)
+    rows, columns = block.shape
+    return block[torch.arange(rows)[:, None] < torch.arange(columns)]
+
+
+def _computing(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.to(torch.float32)
+
+
+class _Ranks:
+    """Average ranks of the values of one slab among all p values."""
+
+    def __init__(self, slab: Tensor, below: int) -> None:
+        self.values = slab.sort().values
+        self.below = below
+
+    def __call__(self, x: Tensor) -> Tensor:
+        low = torch.searchsorted(self.values, x, right=False)
+        high = torch.searchsorted(self.values, x, right=True)
+        return self.below + (low + high + 1).to(torch.float64) / 2
+
+    def ties(self) -> Tensor:
+        """Lengths of the runs of equal values, in float64."""
+        return torch.unique_consecutive(self.values, return_counts=True)[1].to(torch.float64)
+
+
+def _rho(scores: _Scores, compare: str) -> float:
+    p = scores.pairs
+    mean = (p + 1) / 2
+    c_edges, t_edges = scores.slab_edges(0), scores.slab_edges(1)
+    covariance = 0.0
+    variances = [(p**3 - p) / 12.0, (p**3 - p) / 12.0]  # minus (m^3 - m) / 12 for every m-fold tie
+    c_below = 0
+    for c_low, c_high in zip(c_edges[:-1], c_edges[1:], strict=True):
+        c_ranks = _Ranks(scores.collect(0, c_low, c_high)[0], c_below)
+        c_below += len(c_ranks.values)
+        ties = c_ranks.ties()
+        variances[0] -= float((ties**3 - ties).sum()) / 12
+        t_below = 0
+        for t_low, t_high in zip(t_edges[:-1], t_edges[1:], strict=True):
+            t_ranks = _Ranks(scores.collect(1, t_low, t_high)[1], t_below)
+            t_below += len(t_ranks.values)
+            if c_low == -math.inf:
+                ties = t_ranks.ties()
+                variances[1] -= float((ties**3 - ties).sum()) / 12
+            for c, t in scores.blocks():
+                both = _inside(c, c_low, c_high) & _inside(t, t_low, t_high)
+                covariance += float((c_ranks(c[both]) - mean) @ (t_ranks(t[both]) - mean))
+    if compare == "rho-a":
+        return covariance / ((p**3 - p) / 12)
+    if min(variances) <= 0:
+        return 0.0
+    return covariance / (math.sqrt(variances[0]) * math.sqrt(variances[1]))
+
+
+def _pairs_of(count: Tensor) -> int:
+    """Number of pairs within runs of the given lengths; exact, as an int64 sum."""
+    return int((count * (count - 1) // 2).sum())
+
+
+def _tau(scores: _Scores, compare: str) -> float:
+    p = scores.pairs
+    total = p * (p - 1) // 2
+    discordant = c_ties = t_ties = joint_ties = 0
+    c_edges = scores.slab_edges(0)
+    for low, high in zip(c_edges[:-1], c_edges[1:], strict=True):
+        c, t = scores.collect(0, low, high)
+        order = t.argsort(stable=True)
+        order = order[c[order].argsort(stable=True)]  # by c, then by t
+        c, t = c[order], t[order]
+        c_ties += _pairs_of(torch.unique_consecutive(c, return_counts=True)[1])
+        new = torch.ones(len(c), dtype=torch.bool)
+        new[1:] = (c[1:] != c[:-1]) | (t[1:] != t[:-1])
+        joint_ties += _pairs_of(torch.bincount(new.cumsum(0)) if len(c) else torch.zeros(1))
+        discordant += _engine.count_inversions(t.to(torch.float64).contiguous())
+        if high != math.inf:  # against every pair of a higher slab
+            t_sorted = t.sort().values
+            for c_block, t_block in scores.blocks():
+                above = t_block[c_block >= high]
+                not_larger = torch.searchsorted(t_sorted, above, right=True)
+                discordant += len(above) * len(t_sorted) - int(not_larger.sum())
+    t_edges = scores.slab_edges(1)
+    for low, high in zip(t_edges[:-1], t_edges[1:], strict=True):
+        slab = scores.collect(1, low, high)[1].sort().values
+        t_ties += _pairs_of(torch.unique_consecutive(slab, return_counts=True)[1])
+    difference = total - c_ties - t_ties + joint_ties - 2 * discordant
+    if compare == "tau-a":
+        return difference / total
+    if total in (c_ties, t_ties):
+        return 0.0
+    return difference / (math.sqrt(total - c_ties) * math.sqrt(total - t_ties))

@@ -1,0 +1,244 @@
+"""Scores of all pairs, of listed pairs, and the best of each row."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from . import _engine, _library, _validate
+from ._engine import METRICS, Scoring
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Out = TypeVar("Out", Tensor, npt.NDArray[np.floating[Any]])
+
+__all__ = ["pair_similarity", "pairwise_similarity", "topk_similarity"]
+
+_ops = torch.ops.b2m_fast
+assert _library  # registers the ops
+
+
+def _checked(x: Tensor, metric: str, gamma: float | None, name: str = "x") -> tuple[Tensor, float]:
+    _validate.one_of(metric, "metric", tuple(METRICS))
+    x = _validate.floats(x, name)
+    _validate.nonempty_depth(x, name)
+    return x, _validate.scoring_gamma(metric, gamma, x.shape[1])
+
+
+def _checked_other(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    y = _validate.floats(y, "y")
+    _validate.same_depth(x, y, "x", "y")
+    return _validate.same_dtype(x, y, "x", "y")
+
+
+def pairwise_similarity(
+    x: Tensor,
+    y: Tensor | None = None,
+    *,
+    metric: str = "cosine",
+    gamma: float | None = None,
+    condensed: bool = False,
+    out: Out | None = None,
+) -> Tensor | Out:
+    r"""Score every row of x against every row of y.
+
+    .. math:: s_{ij} = x_i \cdot y_j, \quad \frac{x_i \cdot y_j}{|x_i| |y_j|}, \quad |x_i - y_j|, \dots
+
+    Parameters
+    ----------
+    x
+        (n, d), float64, float32, bfloat16 or float16, any strides.
+    y
+        (m, d), same dtype; None: x with itself.
+    metric
+        "dot", "cosine", "correlation" (cosine of the rows minus their means), "euclidean",
+        "sqeuclidean", or "rbf" = exp(-gamma |x_i - y_j|^2).
+    gamma
+        Width of "rbf" (1 / unit of x squared); 1/d if None. An error for any other metric.
+    condensed
+        Return only the pairs i < j, row by row, as `scipy.spatial.distance.pdist`; needs y=None.
+    out
+        Array or tensor to write to, of the result's shape and any float dtype: a NumPy memory map,
+        say. It is written tile by tile and never read. No gradient.
+
+    Returns
+    -------
+    Tensor
+        (n, m), or (n(n-1)/2,) if condensed, in the dtype of x; `out` itself if given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument, what it was and what was expected.
+
+    Notes
+    -----
+    Similarities are computed as products of prepared rows, distances by differences (no
+    cancellation, exact zeros), accumulated in float32, or float64 for float64. A zero row (a
+    constant one, for "correlation") has similarity 0 to everything and gradient 0; coinciding
+    points have euclidean gradient 0. Cost: 2 n m d operations, half for condensed; memory
+    O((n + m) d) beyond the result. The backward pass costs two such products, and one more for
+    distances. `torch.set_float32_matmul_precision` has no effect yet: float32 is always float32.
+
+    Examples
+    --------
+    >>> x = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 2.0]])
+    >>> pairwise_similarity(x, metric="dot", condensed=True)
+    tensor([1., 0., 2.])
+    """
+    x, width = _checked(x, metric, gamma)
+    if y is not None:
+        if condensed:
+            raise ValueError("condensed=True means x with itself, but y was given; expected y=None")
+        x, y = _checked_other(x, y)
+    if out is None:
+        result: Tensor = _ops.pairwise_similarity(x, y, metric, width, condensed)
+        return result
+    _write(x, y, Scoring(metric, width), condensed, out)
+    return out
+
+
+def _write(
+    x: Tensor,
+    y: Tensor | None,
+    scoring: Scoring,
+    condensed: bool,
+    out: Tensor | npt.NDArray[np.floating[Any]],
+) -> None:
+    """Write the scores to memory somebody else owns."""
+    if not isinstance(out, Tensor) and not getattr(getattr(out, "flags", None), "writeable", True):
+        raise ValueError("out is a read-only array; expected one that can be written")
+    n = x.shape[0]
+    shape = (n * (n - 1) // 2,) if condensed else (n, n if y is None else y.shape[0])
+    target = _validate.floats(_validate.from_array(out, "out"), "out", ndim=len(shape))
+    if tuple(target.shape) != shape:
+        raise ValueError(f"out has shape {_validate.shape_of(target)}; expected {shape}")
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, y, target)):
+        raise ValueError(
+            "out= has no gradient, but an argument requires one; detach it or use torch.no_grad()"
+        )
+    for name, other in (("x", x), ("y", y)):
+        if other is not None and _overlap(target, other):
+            raise ValueError(f"out shares memory with {name}; expected memory of its own")
+    _engine.pairwise(x.detach(), None if y is None else y.detach(), scoring, condensed, target)
+
+
+def _overlap(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors' address ranges meet."""
+
+    def extent(x: Tensor) -> tuple[int, int]:
+        begin = _engine.address(x)
+        span = sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
+        return begin, begin + (span + 1) * x.element_size() if x.numel() else begin
+
+    (a_begin, a_end), (b_begin, b_end) = extent(a), extent(b)
+    return a_begin < b_end and b_begin < a_end
+
+
+def pair_similarity(
+    x: Tensor, i: Tensor, j: Tensor, *, metric: str = "cosine", gamma: float | None = None
+) -> Tensor:
+    r"""Score listed pairs of rows of x, without the matrix.
+
+    .. math:: s_p = \mathrm{similarity}(x_{i_p}, x_{j_p})
+
+    Parameters
+    ----------
+    x
+        (n, d), float64, float32, bfloat16 or float16, any strides.
+    i, j
+        (p,) integers in [0, n); pairs may repeat.
+    metric, gamma
+        As in `pairwise_similarity`.
+
+    Returns
+    -------
+    Tensor
+        (p,), in the dtype of x.
+
+    Raises
+    ------
+    TypeError, ValueError, IndexError
+        Naming the argument, what it was and what was expected.
+
+    Notes
+    -----
+    Summed in float64. Cost 2 p d operations, memory O(n d + p). The gradient is gathered column by
+    column in the order of the pairs: deterministic without atomics.
+
+    Examples
+    --------
+    >>> x = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 2.0]])
+    >>> pair_similarity(x, torch.tensor([0, 1]), torch.tensor([2, 2]), metric="dot")
+    tensor([0., 2.])
+    """
+    x, width = _checked(x, metric, gamma)
+    if not isinstance(i, Tensor):
+        raise TypeError(f"i is a {type(i).__name__}; expected a torch.Tensor of integers")
+    length = i.shape[0] if i.ndim == 1 else -1
+    i = _validate.integers(i, "i", length)
+    j = _validate.integers(j, "j", length)
+    result: Tensor = _ops.pair_similarity(x, i, j, metric, width)
+    return result
+
+
+def topk_similarity(
+    x: Tensor,
+    y: Tensor | None = None,
+    k: int = 1,
+    *,
+    metric: str = "cosine",
+    gamma: float | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Find the k most similar rows of y for every row of x, without the matrix.
+
+    Parameters
+    ----------
+    x
+        (n, d), float64, float32, bfloat16 or float16, any strides.
+    y
+        (m, d), same dtype; None: x with itself, each row without itself.
+    k
+        1 to m (to n - 1 if y is None).
+    metric, gamma
+        As in `pairwise_similarity`; "euclidean" and "sqeuclidean" give the nearest.
+
+    Returns
+    -------
+    values : Tensor
+        (n, k), best first, in the dtype of x. No gradient.
+    indices : Tensor
+        (n, k) int64. Ties go to the lower index; NaN comes after every number.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Naming the argument, what it was and what was expected.
+
+    Notes
+    -----
+    Cost 2 n m d operations, memory O((n + m) d + n k).
+
+    Examples
+    --------
+    >>> x = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 2.0]])
+    >>> topk_similarity(x, k=1)[1]
+    tensor([[1],
+            [0],
+            [1]])
+    """
+    x, width = _checked(x, metric, gamma)
+    if y is not None:
+        x, y = _checked_other(x, y)
+    available = x.shape[0] - 1 if y is None else y.shape[0]
+    if isinstance(k, bool) or not isinstance(k, int):
+        raise TypeError(f"k is a {type(k).__name__}; expected an int")
+    if not 0 < k <= available:
+        raise ValueError(f"k is {k}; expected 1 to {available}, the number of rows to choose from")
+    y = None if y is None else y.detach()
+    values, indices = _ops.topk_similarity(x.detach(), y, k, metric, width)
+    return values, indices
