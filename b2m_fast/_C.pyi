@@ -1,3 +1,164 @@
+from typing import TypeAlias
+
+# address, dtype, rows, columns, row stride, column stride (strides in elements)
+_Matrix: TypeAlias = tuple[int, int, int, int, int, int]
+# kind, matrix, metric, gamma
+_Similarities: TypeAlias = tuple[int, _Matrix, int, float]
+# c_shift, t_shift, constant, of_c, of_t
+_Coefficients: TypeAlias = tuple[float, float, float, float, float]
+
+def pairwise_forward(
+    x: _Matrix,
+    y: _Matrix | None,
+    metric: int,
+    gamma: float,
+    layout: int,
+    out: _Matrix,
+    threads: int,
+    /,
+) -> None: ...
+def pairwise_backward(
+    x: _Matrix,
+    y: _Matrix | None,
+    metric: int,
+    gamma: float,
+    layout: int,
+    out_gradient: _Matrix,
+    dx: _Matrix | None,
+    dy: _Matrix | None,
+    threads: int,
+    /,
+) -> None: ...
+def pair_list_forward(
+    x: _Matrix, i: int, j: int, pairs: int, metric: int, gamma: float, out: int, threads: int, /
+) -> None: ...
+def pair_list_backward(
+    x: _Matrix,
+    i: int,
+    j: int,
+    pairs: int,
+    metric: int,
+    gamma: float,
+    out_gradient: int,
+    dx: _Matrix,
+    threads: int,
+    /,
+) -> None: ...
+def topk(
+    x: _Matrix,
+    y: _Matrix | None,
+    metric: int,
+    gamma: float,
+    k: int,
+    values: int,
+    indices: int,
+    threads: int,
+    /,
+) -> None: ...
+def self_scores(x: _Matrix, metric: int, gamma: float, out: int, threads: int, /) -> None: ...
+def info_nce_forward(
+    query: _Matrix,
+    key: _Matrix,
+    metric: int,
+    logit_scale: float,
+    row_label: int,
+    column_label: int,
+    rows: int,
+    columns: int,
+    top1: bool,
+    threads: int,
+    /,
+) -> None: ...
+def info_nce_backward(
+    query: _Matrix,
+    key: _Matrix,
+    metric: int,
+    logit_scale: float,
+    row_label: int,
+    column_label: int,
+    rows: int,
+    columns: int,
+    row_weight: int,
+    column_weight: int,
+    label_smoothing: float,
+    dquery: _Matrix | None,
+    dkey: _Matrix | None,
+    threads: int,
+    /,
+) -> float: ...
+def sigmoid_forward(
+    query: _Matrix,
+    key: _Matrix,
+    metric: int,
+    logit_scale: float,
+    logit_bias: float,
+    row_label: int,
+    column_label: int,
+    row_loss: int,
+    threads: int,
+    /,
+) -> None: ...
+def sigmoid_backward(
+    query: _Matrix,
+    key: _Matrix,
+    metric: int,
+    logit_scale: float,
+    logit_bias: float,
+    row_label: int,
+    column_label: int,
+    row_weight: int,
+    dquery: _Matrix | None,
+    dkey: _Matrix | None,
+    threads: int,
+    /,
+) -> tuple[float, float]: ...
+def typical_score(of: _Similarities, count: int, threads: int, /) -> float: ...
+def pair_moments(
+    count: int,
+    c: _Similarities,
+    t: _Similarities,
+    w: _Similarities | None,
+    c_shift: float,
+    t_shift: float,
+    c_row: int,
+    t_row: int,
+    threads: int,
+    /,
+) -> tuple[float, float, float, float, float, float]: ...
+def squared_difference(
+    count: int,
+    c: _Similarities,
+    t: _Similarities,
+    w: _Similarities | None,
+    transform: int,
+    epsilon: float,
+    threads: int,
+    /,
+) -> tuple[float, float]: ...
+def linear_backward(
+    count: int,
+    c: _Similarities,
+    t: _Similarities,
+    w: _Similarities | None,
+    coefficients: _Coefficients,
+    per_item: int,
+    diagonal: int,
+    dc: _Matrix,
+    threads: int,
+    /,
+) -> None: ...
+def atanh_backward(
+    count: int,
+    c: _Similarities,
+    t: _Similarities,
+    w: _Similarities | None,
+    epsilon: float,
+    factor: float,
+    dc: _Matrix,
+    threads: int,
+    /,
+) -> None: ...
+def count_inversions(values: int, scratch: int, count: int, /) -> int: ...
 def isa_compiled() -> list[str]: ...
 def isa_available() -> list[str]: ...
 def isa_chosen() -> str: ...

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+from b2m_fast import _C
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "b2m_fast"
 CSRC = ROOT / "csrc"
@@ -177,7 +179,7 @@ CPP_MAY_INCLUDE = {
     "include": {"b2m"},
     "pair": {"b2m", "pair"},
     "cpu": {"b2m", "pair", "cpu"},
-    "bindings": {"b2m", "bindings"},
+    "bindings": {"b2m", "cpu", "bindings"},
     "tests": {"b2m", "pair", "cpu", "tests"},
 }
 
@@ -274,3 +276,21 @@ def test_baseline_holds_no_vector_extension(objects: dict[str, Path]) -> None:
             lines = output(objdump, "-d", "--no-show-raw-insn", path).splitlines()
             found = [line for line in lines if beyond.search(line)]
             assert not found, f"{path.name}: {found[:3]}"
+
+
+# --------------------------------------------------------------------------------------------------
+# The stub of the extension
+# --------------------------------------------------------------------------------------------------
+def test_stub_lists_what_the_extension_has() -> None:
+    tree = ast.parse((PACKAGE / "_C.pyi").read_text(encoding="utf-8"))
+    stub = {
+        node.name: len(node.args.posonlyargs) + len(node.args.args)
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef)
+    }
+    extension = {
+        name: len(re.findall(r"\barg\d+:", getattr(_C, name).__doc__.splitlines()[0]))
+        for name in dir(_C)
+        if not name.startswith("_")
+    }
+    assert stub == extension
