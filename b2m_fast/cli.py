@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 from dataclasses import asdict, replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -146,8 +147,11 @@ def _experiment(options: argparse.Namespace) -> tuple[Any, list[str], list[int]]
         raise ValueError(f"--neural-batch must be at least 4, got {given['neural_batch']}")
     if given.get("batch", 64) < 2:
         raise ValueError(f"--batch must be at least 2, got {given['batch']}")
-    names = ("width", "blocks", "blur", "denoiser")
-    outer = {n: getattr(options, n) for n in names if getattr(options, n) is not None}
+    outer = {
+        n: getattr(options, n)
+        for n in ("width", "blocks", "blur", "denoiser")
+        if getattr(options, n) is not None
+    }
     evaluation = experiment.evaluation
     if options.attack_images:
         evaluation = replace(evaluation, attack_images=options.attack_images)
@@ -175,7 +179,8 @@ def _regularize(options: argparse.Namespace) -> int:
         data = lab.data_fingerprint(experiment, options.data)
         out: Path = options.out or Path("b2m-results") / f"{experiment.brain}-{experiment.task}"
         store = RunStore(out / "runs")
-        todo, runs = [], {arm: {} for arm in arms}
+        todo: list[Any] = []
+        runs: dict[str, dict[int, Any]] = {arm: {} for arm in arms}
         for job in lab.jobs(experiment, arms, seeds, data):
             result = store.load(job)
             if result is None:
@@ -246,7 +251,7 @@ def _report(
     out: Path, experiment: Any, runs: dict[str, dict[int, Any]], options: argparse.Namespace
 ) -> None:
     """Write and print what there is."""
-    from b2m_fast.transfer import regularize_experiment as lab  # noqa: PLC0415
+    from b2m_fast.transfer import provenance  # noqa: PLC0415
     from b2m_fast.transfer import regularize_report as report  # noqa: PLC0415
     from b2m_fast.transfer.runs import write_atomically  # noqa: PLC0415
 
@@ -257,13 +262,14 @@ def _report(
     evaluation = asdict(experiment.evaluation)
     synthetic = experiment.brain == "synthetic"
     table = report.markdown(runs, evaluation)
-    words = report.sentences(runs, evaluation, synthetic=synthetic)
-    teacher = out / "teacher.json"
+    stored = out / "teacher.json"
+    teacher = json.loads(stored.read_text()) if stored.is_file() else {}
+    words = report.sentences(runs, evaluation, teacher)
     full = {
         "experiment": asdict(experiment),
-        "versions": lab.versions(),
-        "machine": lab.machine(options.threads) | {"workers": options.workers},
-        "teacher": json.loads(teacher.read_text()) if teacher.is_file() else None,
+        "versions": provenance.versions(),
+        "machine": provenance.machine(options.threads) | {"workers": options.workers},
+        "teacher": teacher,
         "summary": report.summarise(runs, evaluation),
         "words": words,
         "runs": [r for seeds in runs.values() for r in seeds.values()],
@@ -291,9 +297,7 @@ def _info(_: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from b2m_fast import _bench  # noqa: PLC0415
-
-    return int(_bench.main(options.rest))
+    return int(import_module("b2m_fast._bench").main(options.rest))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

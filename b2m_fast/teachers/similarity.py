@@ -69,7 +69,8 @@ def cosine_similarity(
     similarity = np.clip(x @ x.T, -1, 1)
     similarity = (similarity + similarity.T) / 2
     np.fill_diagonal(similarity, np.where(norm[:, 0] > 0, 1.0, 0.0))
-    return similarity.astype(np.float32)
+    result: NDArray[np.float32] = similarity.astype(np.float32)
+    return result
 
 
 def average(similarities: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
@@ -93,8 +94,7 @@ def average(similarities: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
     shapes = {s.shape for s in similarities}
     if len(shapes) != 1:
         raise ValueError(f"similarities to average must have one shape, got {sorted(shapes)}")
-    mean: NDArray[np.float32] = np.mean(similarities, axis=0, dtype=np.float64).astype(np.float32)
-    return mean
+    return np.asarray(np.mean(similarities, axis=0, dtype=np.float64), dtype=np.float32)
 
 
 def upper_triangle(similarity: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -55,7 +55,7 @@ def natural_like_images(count: int, size: int = 32, seed: int = 0) -> NDArray[np
                 image[(u / a) ** 2 + (v / b) ** 2 < 1] = rng.normal()
         image = (image - image.mean()) / (image.std() + 1e-9)
         out[k] = 0.5 + rng.uniform(0.08, 0.22) * image
-    return np.rint(out.clip(0, 1) * 255).astype(np.uint8)[..., None]
+    return np.asarray(np.rint(out.clip(0, 1) * 255), dtype=np.uint8)[..., None]
 
 
 class SyntheticCortex:

@@ -84,7 +84,9 @@ def _weights(recording: Recording) -> NDArray[np.float64]:
 def _standardised(responses: NDArray[np.floating]) -> NDArray[np.float64]:
     """Responses in standard deviations of each neuron (as the denoiser's predictions are)."""
     scale = responses.std(axis=1, keepdims=True, dtype=np.float64)
-    return np.divide(responses, scale, out=np.zeros(responses.shape), where=scale > 0)
+    out = np.zeros(responses.shape)
+    np.divide(responses, scale, out=out, where=scale > 0)
+    return out
 
 
 def _denoised(

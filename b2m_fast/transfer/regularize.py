@@ -26,7 +26,7 @@ pairs need give 496 pairs. So are the width, one cycle of phases instead of two,
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -35,11 +35,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from b2m_fast.ops import rsa_penalty
+from b2m_fast.transfer.batches import augment, draw_images, draw_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-
-    from numpy.typing import NDArray
 
     from b2m_fast.data.images import ImageTask
     from b2m_fast.students.resnet import ResNet
@@ -99,48 +98,44 @@ class Trained:
     head : SimilarityHead
         Mixture of layers and running means.
     history : list of dict
-        Per epoch: ``loss``, ``penalty`` (NaN without a target), ``validation_loss``,
-        ``validation_accuracy``.
+        Per epoch ``loss``, ``penalty`` (NaN without a target) and, on validation images,
+        ``validation_loss`` and ``validation_accuracy``.
     best_epoch : int
         Epoch (from 1) of the lowest validation loss, whose weights the model carries.
     """
 
     head: SimilarityHead
-    history: list[dict[str, float]] = field(default_factory=list)
-    best_epoch: int = 0
+    history: list[dict[str, float]]
+    best_epoch: int
 
 
-def fisher_z(s: Tensor, epsilon: float = EPSILON) -> Tensor:
+def fisher_z(s: Tensor) -> Tensor:
     """Equation (3): atanh, kept finite at -1 and 1.
 
     Parameters
     ----------
     s : Tensor
         Similarities in [-1, 1].
-    epsilon : float
-        Distance kept from the poles.
 
     Returns
     -------
     Tensor
-        0.5 [log(1 + s + epsilon) - log(1 - s + epsilon)]; 6.1 at s = 1.
+        F(s), of the same shape; 6.1 at s = 1.
     """
-    return 0.5 * (torch.log(1 + s + epsilon) - torch.log(1 - s + epsilon))
+    return 0.5 * (torch.log(1 + s + EPSILON) - torch.log(1 - s + EPSILON))
 
 
 def pair_penalty(
     a: Sequence[Tensor], b: Sequence[Tensor], target: Tensor, layer_weights: Tensor
 ) -> Tensor:
-    """The penalty of equation (1) for a list of pairs, as the paper computes it.
+    """The penalty of (1) for a list of pairs, as the paper computes it.
 
     Parameters
     ----------
     a, b : sequence of Tensor
-        Per layer, the (centred) patterns (p, d_k) of the first and second image of each pair.
-    target : Tensor
-        (p,) similarities of the pairs.
-    layer_weights : Tensor
-        (layers,) mixture, gamma.
+        Per layer, the (centred) patterns (p, d_k) of either image of each pair.
+    target, layer_weights : Tensor
+        (p,) similarities of the pairs; (layers,) mixture, gamma.
 
     Returns
     -------
@@ -151,11 +146,12 @@ def pair_penalty(
         functional.cosine_similarity(x, y, dim=1, eps=1e-12) for x, y in zip(a, b, strict=True)
     ]
     s = (layer_weights[:, None] * torch.stack(cosines)).sum(0)
-    return (fisher_z(s) - fisher_z(target)).square().mean()
+    penalty: Tensor = (fisher_z(s) - fisher_z(target)).square().mean()
+    return penalty
 
 
 def _flat(tap: Tensor) -> Tensor:
-    """A map (n, channels, h, w) as rows (n, h * w * channels): a view if it is channels-last."""
+    """A map (n, channels, h, w) as rows (n, h * w * channels): a view if channels-last."""
     return tap.permute(0, 2, 3, 1).flatten(1)
 
 
@@ -169,7 +165,7 @@ class SimilarityHead(nn.Module):
     center : {"ema", "batch", "none"}
         See `Regularization`.
     beta : float
-        Memory of the running mean, which starts at 0.
+        Memory of the running mean (starts at 0).
     """
 
     def __init__(self, channels: Sequence[int], center: Center = "ema", beta: float = 0.9) -> None:
@@ -187,7 +183,7 @@ class SimilarityHead(nn.Module):
 
     @property
     def gamma(self) -> Tensor:
-        """Mixture of the layers, (layers,), summing to 1; uniform at the start."""
+        """Mixture of the layers, (layers,); uniform at the start."""
         return torch.softmax(self.free, dim=0)
 
     def update(self, taps: Sequence[Tensor]) -> None:
@@ -213,8 +209,7 @@ class SimilarityHead(nn.Module):
         Returns
         -------
         bool or list of Tensor
-            Per layer the running mean at every place, (h * w * channels,); or whether to subtract
-            the mean of the batch.
+            Running means at every place, (h * w * channels,); or whether to subtract the batch's.
         """
         if self.center != "ema":
             return self.center == "batch"
@@ -251,7 +246,7 @@ class SimilarityHead(nn.Module):
         )
 
     def forward_pairs(self, a: Sequence[Tensor], b: Sequence[Tensor], target: Tensor) -> Tensor:
-        """Penalty over given pairs: tap maps ``a`` against ``b``, one pair a row.
+        """Penalty over given pairs, one a row: maps ``a`` against maps ``b``.
 
         Parameters
         ----------
@@ -263,7 +258,7 @@ class SimilarityHead(nn.Module):
         Returns
         -------
         Tensor
-            Scalar, equation (1) without alpha.
+            As `forward`.
         """
         if self.center == "ema":
             self.update([torch.cat([x, y]) for x, y in zip(a, b, strict=True)])
@@ -277,132 +272,23 @@ class SimilarityHead(nn.Module):
         return pair_penalty(left, right, target, self.gamma)
 
 
-def augment(x: Tensor, crop: int, flip: bool, rng: np.random.Generator) -> Tensor:
-    """Random crop after reflecting at the border, and random mirror image.
-
-    Parameters
-    ----------
-    x : Tensor
-        (n, 1, size, size).
-    crop : int
-        Padding in pixels.
-    flip : bool
-        Whether to mirror half of the images.
-    rng : numpy.random.Generator
-        Source of chance.
-
-    Returns
-    -------
-    Tensor
-        Of the same shape.
-    """
-    n, _, size, _ = x.shape
-    padded = functional.pad(x, (crop, crop, crop, crop), mode="reflect")
-    top, left = (torch.from_numpy(rng.integers(0, 2 * crop + 1, n)) for _ in range(2))
-    row = top[:, None] + torch.arange(size)
-    column = left[:, None] + torch.arange(size)
-    if flip:
-        mirrored = torch.from_numpy(rng.random(n) < 0.5)
-        column = torch.where(mirrored[:, None], column.flip(1), column)
-    return padded[torch.arange(n)[:, None, None], 0, row[:, :, None], column[:, None, :]][:, None]
-
-
-def draw_images(
-    targets: Sequence[Target], count: int, rng: np.random.Generator
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Endless batches of neural images of one image set, with their similarities.
-
-    The sets take turns in proportion to their images; within a set images are shuffled and used
-    up before they come again.
-
-    Parameters
-    ----------
-    targets : sequence of Target
-        Image sets.
-    count : int
-        Images in a batch.
-    rng : numpy.random.Generator
-        Source of chance.
-
-    Yields
-    ------
-    images : Tensor
-        (count, 1, size, size) in [0, 1].
-    similarity : Tensor
-        (count, count).
-    """
-    sizes = np.array([len(t.images) for t in targets], dtype=float)
-    queues: list[NDArray[np.intp]] = [np.empty(0, np.intp) for _ in targets]
-    while True:
-        k = int(rng.choice(len(targets), p=sizes / sizes.sum()))
-        if len(queues[k]) < count:
-            queues[k] = rng.permutation(len(targets[k].images))
-        chosen, queues[k] = queues[k][:count], queues[k][count:]
-        yield (
-            torch.from_numpy(targets[k].images[chosen][:, None]),
-            torch.from_numpy(targets[k].similarity[np.ix_(chosen, chosen)]),
-        )
-
-
-def draw_pairs(
-    targets: Sequence[Target], count: int, rng: np.random.Generator
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Endless random pairs i < j of one image set (the paper's way).
-
-    Draws are independent; the released code walks through a shuffled list of all pairs, of which a
-    training sees a few per cent.
-
-    Parameters
-    ----------
-    targets : sequence of Target
-        Image sets.
-    count : int
-        Pairs in a batch.
-    rng : numpy.random.Generator
-        Source of chance.
-
-    Yields
-    ------
-    first, second : Tensor
-        (count, 1, size, size) in [0, 1].
-    similarity : Tensor
-        (count,).
-    """
-    sizes = np.array([len(t.images) for t in targets], dtype=float)
-    while True:
-        target = targets[int(rng.choice(len(targets), p=sizes / sizes.sum()))]
-        n = len(target.images)
-        i = rng.integers(0, n, count)
-        j = (i + rng.integers(1, n, count)) % n
-        i, j = np.minimum(i, j), np.maximum(i, j)
-        yield (
-            torch.from_numpy(target.images[i][:, None]),
-            torch.from_numpy(target.images[j][:, None]),
-            torch.from_numpy(target.similarity[i, j]),
-        )
-
-
 def _neural_penalty(
-    model: ResNet,
-    head: SimilarityHead,
-    draw: Iterator[tuple[Tensor, ...]],
-    config: Regularization,
+    model: ResNet, head: SimilarityHead, drawn: tuple[Tensor, ...], config: Regularization
 ) -> Tensor:
-    """The penalty of the next batch of neural images."""
+    """The penalty of a batch of neural images, or of pairs of them."""
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
     if config.batchnorm == "task":
-        momenta = [norm.momentum for norm in norms]
         for norm in norms:
             norm.momentum = 0.0
     if config.pairs == "all":
-        images, target = next(draw)
-        penalty = head(model.taps(images), target)
+        images, target = drawn
+        penalty: Tensor = head(model.taps(images), target)
     else:
-        first, second, target = next(draw)
+        first, second, target = drawn
         penalty = head.forward_pairs(model.taps(first), model.taps(second), target)
-    if config.batchnorm == "task":
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
     return penalty
 
 
@@ -412,7 +298,7 @@ def train(
     targets: Sequence[Target],
     config: Regularization,
     seed: int,
-    tick: Callable[[dict[str, float]], None] = lambda _: None,
+    tick: Callable[[dict[str, float]], object] = lambda _: None,
 ) -> Trained:
     """Train a student on its task and, if there are targets, on the penalty; equation (1).
 
@@ -427,19 +313,18 @@ def train(
     config : Regularization
         How.
     seed : int
-        Order of images, augmentation and neural batches. The task's order does not depend on
-        whether there is a target.
+        Order, augmentation, neural batches; the task's order is the same without a target.
     tick : callable, optional
-        Called after each epoch with its entry of the history.
+        Called after each epoch with its history entry.
 
     Returns
     -------
     Trained
-        Mixture of layers and history.
+        Head and history.
 
     Examples
     --------
-    >>> trained = train(ResNet(10, width=8), digits(), [], Regularization(epochs=1), seed=0)
+    >>> trained = train(ResNet(10), digits(), [], Regularization(epochs=1), seed=0)
     """
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     head = SimilarityHead(model.channels, config.center, config.beta)
@@ -450,56 +335,66 @@ def train(
         weight_decay=config.weight_decay,
     )
     task_rng, neural_rng = (np.random.default_rng([seed, stream]) for stream in (0, 1))
-    count = config.neural_batch
-    draw: Iterator[tuple[Tensor, ...]] = iter(())
+    draw: Iterator[tuple[Tensor, ...]] | None = None
     if targets and config.pairs == "all":
-        draw = draw_images(targets, count, neural_rng)
+        draw = draw_images(targets, config.neural_batch, neural_rng)
     elif targets:
-        draw = draw_pairs(targets, count // 2, neural_rng)
-    x, y = torch.from_numpy(task.train_x[:, None]), torch.from_numpy(task.train_y)
-    out = Trained(head)
+        draw = draw_pairs(targets, config.neural_batch // 2, neural_rng)
+    out = Trained(head, history=[], best_epoch=0)
     both = nn.ModuleList([model, head])
     best, best_state = float("inf"), both.state_dict()
     for epoch in range(config.epochs):
         phase = epoch * config.phases // config.epochs
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * config.decay**phase
-        model.train()
-        losses, penalties = [], []
-        order = torch.from_numpy(task_rng.permutation(len(x)))
-        for chosen in order.split(config.batch):
-            batch = augment(x[chosen], task.crop, task.flip, task_rng)
-            loss = functional.cross_entropy(model(batch), y[chosen])
-            losses.append(loss.detach())
-            if targets:
-                penalty = _neural_penalty(model, head, draw, config)
-                penalties.append(penalty.detach())
-                loss = loss + config.alpha * penalty
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-        validation_loss, accuracy = _validate(model, task)
-        entry = {
-            "loss": float(torch.stack(losses).mean()),
-            "penalty": float(torch.stack(penalties).mean()) if penalties else float("nan"),
-            "validation_loss": validation_loss,
-            "validation_accuracy": accuracy,
-        }
+        entry = _epoch(model, head, optimizer, task, draw, config, task_rng)
+        entry |= _validate(model, task)
         out.history.append(entry)
-        if validation_loss < best:
-            best, out.best_epoch = validation_loss, epoch + 1
+        if entry["validation_loss"] < best:
+            best, out.best_epoch = entry["validation_loss"], epoch + 1
             best_state = copy.deepcopy(both.state_dict())
         tick(entry)
     both.load_state_dict(best_state)
-    model.eval()
     return out
 
 
-def _validate(model: ResNet, task: ImageTask) -> tuple[float, float]:
+def _epoch(
+    model: ResNet,
+    head: SimilarityHead,
+    optimizer: torch.optim.Optimizer,
+    task: ImageTask,
+    draw: Iterator[tuple[Tensor, ...]] | None,
+    config: Regularization,
+    rng: np.random.Generator,
+) -> dict[str, float]:
+    """One pass over the task: a task batch, a neural batch, one backward pass of their sum."""
+    model.train()
+    x, y = torch.from_numpy(task.train_x[:, None]), torch.from_numpy(task.train_y)
+    losses, penalties = [], []
+    for chosen in torch.from_numpy(rng.permutation(len(x))).split(config.batch):
+        batch = augment(x[chosen], task.crop, task.flip, rng)
+        loss = functional.cross_entropy(model(batch), y[chosen])
+        losses.append(loss.detach())
+        if draw is not None:
+            penalty = _neural_penalty(model, head, next(draw), config)
+            penalties.append(penalty.detach())
+            loss = loss + config.alpha * penalty
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return {
+        "loss": float(torch.stack(losses).mean()),
+        "penalty": float(torch.stack(penalties).mean()) if penalties else float("nan"),
+    }
+
+
+def _validate(model: ResNet, task: ImageTask) -> dict[str, float]:
     """Loss and accuracy on the validation images."""
     model.eval()
     with torch.no_grad():
         logits = model(torch.from_numpy(task.validation_x[:, None]))
     y = torch.from_numpy(task.validation_y)
-    loss = float(functional.cross_entropy(logits, y))
-    return loss, float((logits.argmax(1) == y).double().mean())
+    return {
+        "validation_loss": float(functional.cross_entropy(logits, y)),
+        "validation_accuracy": float((logits.argmax(1) == y).double().mean()),
+    }

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import time
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,11 +18,13 @@ from b2m_fast.students.resnet import ResNet
 from b2m_fast.teachers.similarity import Target
 from b2m_fast.teachers.synthetic import synthetic_recordings
 from b2m_fast.teachers.targets import needs_brain, prepare
+from b2m_fast.transfer.provenance import machine, versions
 from b2m_fast.transfer.regularize import EPSILON, Regularization, SimilarityHead, train
 from b2m_fast.transfer.runs import Job
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
 __all__ = [
     "BRAINS",
@@ -37,10 +34,8 @@ __all__ = [
     "Material",
     "data_fingerprint",
     "jobs",
-    "machine",
     "make_material",
     "run",
-    "versions",
 ]
 
 BRAINS = ("synthetic", "cowley-v4")
@@ -278,7 +273,7 @@ def jobs(experiment: Experiment, arms: Sequence[str], seeds: Sequence[int], data
     ]
 
 
-def run(job: Job, tick: Callable[[], None]) -> dict[str, Any]:
+def run(job: Job, tick: Callable[[], object]) -> dict[str, Any]:
     """One run: train a student, evaluate it.
 
     Parameters
@@ -380,43 +375,3 @@ def _compare(
         "r": float(np.mean(r)),
         "r_per_layer": np.mean(layers, axis=0).tolist(),
     }
-
-
-def versions() -> dict[str, str]:
-    """Versions of what results depend on.
-
-    Returns
-    -------
-    dict
-        Package -> version; missing packages are left out.
-    """
-    found = {
-        "python": platform.python_version(),
-        "rsa_penalty": rsa_penalty.__module__,
-    }
-    for name in ("b2m-fast", "torch", "numpy", "foolbox", "scikit-learn"):
-        with suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found
-
-
-def machine(threads: int) -> dict[str, Any]:
-    """The machine in general words: processor and cores, no names.
-
-    Parameters
-    ----------
-    threads : int
-        Threads a run uses.
-
-    Returns
-    -------
-    dict
-        ``cpu``, ``cores``, ``threads_per_run``.
-    """
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        models = [x for x in info.read_text().splitlines() if x.startswith("model name")]
-        cpu = models[0].partition(":")[2].strip() if models else cpu
-    cores = os.cpu_count()
-    return {"cpu": cpu, "cores": cores, "threads_per_run": threads}

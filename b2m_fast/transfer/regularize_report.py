@@ -15,9 +15,24 @@ from b2m_fast.teachers.targets import ARMS
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["METRICS", "Metric", "contrasts", "figure", "markdown", "sentences", "summarise"]
+__all__ = ["Metric", "contrasts", "figure", "markdown", "metrics", "sentences", "summarise"]
 
 Runs = dict[str, dict[int, dict[str, Any]]]
+
+MEANS = (
+    "Means over seeds: accuracy (fractions of the test images; for PGD, of the attacked ones), and "
+    "the smallest perturbation found that changes the class (median over correctly classified "
+    "images; pixels are in [0, 1])."
+)
+DIFFERENCES = (
+    "Differences between arms run with the same seeds, with 95 % Student intervals; * marks an "
+    "interval that excludes 0 (not corrected for the number of cells)."
+)
+SIMILARITIES = (
+    "What the penalty did: distance of the student's similarities from its arm's own target, "
+    "beside that of students without a teacher; correlation with the neural target; and the "
+    "learned mixture of the five layers."
+)
 
 
 @dataclass(frozen=True)
@@ -68,9 +83,6 @@ def metrics(evaluation: dict[str, Any]) -> list[Metric]:
         Metric("median Linf", lambda r: _or_nan(r["minimal_linf"]), 4),
         Metric("median L2", lambda r: _or_nan(r["minimal_l2"])),
     ]
-
-
-METRICS = ("clean", "noise", "PGD Linf", "PGD L2", "median Linf", "median L2")
 
 
 def _or_nan(value: float | None) -> float:
@@ -143,7 +155,7 @@ def markdown(runs: Runs, evaluation: dict[str, Any]) -> str:
         Markdown.
     """
     columns, arms = metrics(evaluation), list(runs)
-    lines = ["Mean over seeds (accuracies as fractions; perturbations in pixels of [0, 1]).", ""]
+    lines = [MEANS, ""]
     rows = []
     for arm in arms:
         means = [_mean(runs, arm, m) for m in columns]
@@ -153,16 +165,13 @@ def markdown(runs: Runs, evaluation: dict[str, Any]) -> str:
         ]
         rows.append([arm, str(len(runs[arm])), *cells])
     lines += _table(["arm", "seeds", *(m.name for m in columns)], rows)
-    lines += ["", "Differences of seeds run in both arms, with 95 % Student intervals; "
-              "* marks an interval that excludes 0 (no correction for the number of cells).", ""]  # fmt: skip
+    lines += ["", DIFFERENCES, ""]
     rows = [
         [f"{arm} - {base}", *(_signed(_difference(runs, arm, base, m), m.digits) for m in columns)]
         for arm, base in contrasts(arms)
     ]
     lines += _table(["difference", *(m.name for m in columns)], rows)
-    lines += ["", "What the penalty did: distance of the student's similarities from each arm's own "
-              "target, beside that of students without a teacher; correlation with the neural "
-              "target; learned mixture of the five layers.", ""]  # fmt: skip
+    lines += ["", SIMILARITIES, ""]
     rows = [_similarity_row(runs, arm) for arm in arms]
     lines += _table(
         ["arm", "penalty, own target", "same, arm none", "r with neural", "gamma"], rows
@@ -189,7 +198,7 @@ def _similarity_row(runs: Runs, arm: str) -> list[str]:
     return [arm, *("-" if v is None else f"{v:.3f}" for v in (own, base, r)), gamma]
 
 
-def sentences(runs: Runs, evaluation: dict[str, Any], *, synthetic: bool) -> list[str]:
+def sentences(runs: Runs, evaluation: dict[str, Any], teacher: dict[str, Any]) -> list[str]:
     """What the experiment shows, in words.
 
     Parameters
@@ -198,41 +207,62 @@ def sentences(runs: Runs, evaluation: dict[str, Any], *, synthetic: bool) -> lis
         Arm -> seed -> result.
     evaluation : dict
         An `Evaluation` as JSON holds it.
-    synthetic : bool
-        Whether the brain was a simulation.
+    teacher : dict
+        Report of `b2m_fast.teachers.targets.prepare`; may be empty.
 
     Returns
     -------
     list of str
         One statement each.
     """
-    out = []
-    if synthetic:
-        out.append(
-            "The brain is SYNTHETIC: this shows that the method runs, not what a brain does."
-        )
-    columns = metrics(evaluation)
+    out = _about_teacher(list(teacher.get("recordings", {}).values()))
     for arm, base in contrasts(list(runs)):
         if arm != "neural" and base == "none":
             continue
-        better, worse, open_ = [], [], []
+        groups: dict[str, list[str]] = {"higher": [], "lower": [], "not told apart": []}
         seeds = 0
-        for metric in columns:
+        for metric in metrics(evaluation):
             interval = _difference(runs, arm, base, metric)
             if interval is None:
                 continue
             seeds = max(seeds, interval.n)
-            group = open_ if not interval.excludes_zero else better if interval.mean > 0 else worse
-            group.append(metric.name)
-        parts = [
-            f"{word} in {', '.join(group)}"
-            for word, group in (("higher", better), ("lower", worse), ("not told apart", open_))
-            if group
-        ]
+            sign = "higher" if interval.mean > 0 else "lower"
+            groups[sign if interval.excludes_zero else "not told apart"].append(metric.name)
+        parts = [f"{word} in {', '.join(names)}" for word, names in groups.items() if names]
         if seeds == 1:
             parts = ["one seed only, so nothing can be said about chance"]
         if parts:
-            out.append(f"{arm} against {base}: " + "; ".join(parts) + f" ({seeds} seeds).")
+            out.append(f"{arm} against {base}: {'; '.join(parts)} ({seeds} seeds).")
+    return out
+
+
+def _about_teacher(recordings: Sequence[dict[str, Any]]) -> list[str]:
+    """Sentences about the quality of the teacher."""
+    if not recordings:
+        return []
+
+    def mean(key: str, which: Sequence[dict[str, Any]]) -> float:
+        return float(np.mean([r[key] for r in which]))
+
+    out = []
+    if any(r["synthetic"] for r in recordings):
+        out.append(
+            "The brain is SYNTHETIC: this shows that the method runs, not what a brain does."
+        )
+    out.append(
+        "Cross-fitted predictions of held-out images correlate with the recorded responses at "
+        f"r = {mean('predictability_mean', recordings):.2f} (mean over neurons)."
+    )
+    for key, what in (("truth", "the noise-free responses"), ("repeats", "other repeats")):
+        which = [r for r in recordings if f"denoised_vs_{key}_r" in r]
+        if which:
+            denoised = mean(f"denoised_vs_{key}_r", which)
+            single = mean(f"single_trial_vs_{key}_r", which)
+            verdict = "nearer" if denoised > single else "NOT nearer"
+            out.append(
+                f"Similarity from denoised responses is {verdict} to that of {what} than a single "
+                f"trial's (r = {denoised:.2f} against {single:.2f}; {len(which)} recordings)."
+            )
     return out
 
 
@@ -310,7 +340,7 @@ def figure(runs: Runs, evaluation: dict[str, Any], title: str) -> bytes:
             )
     panels[0].set(xlabel="noise, standard deviation", ylabel="accuracy (band: range over seeds)")
     panels[0].legend(fontsize=8)
-    for panel, norm, name in zip(panels[1:3], ("linf", "l2"), ("Linf", "L2")):
+    for panel, norm, name in zip(panels[1:3], ("linf", "l2"), ("Linf", "L2"), strict=True):
         for place, (arm, seeds) in enumerate(runs.items()):
             values = [_or_nan(r[f"minimal_{norm}"]) for r in seeds.values()]
             panel.plot([place] * len(values), values, "o", color=colours[arm], alpha=0.5)
@@ -324,5 +354,5 @@ def figure(runs: Runs, evaluation: dict[str, Any], title: str) -> bytes:
     panels[3].set(xlabel="layer (tap)", ylabel="learned weight gamma", ylim=(0, 1))
     canvas.figure.suptitle(title, fontsize=10)
     out = io.BytesIO()
-    canvas.print_png(out)
+    canvas.figure.savefig(out, format="png", dpi=110)
     return out.getvalue()

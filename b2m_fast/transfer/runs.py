@@ -20,7 +20,7 @@ from multiprocessing import connection
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Sequence
     from pathlib import Path
 
 __all__ = ["Job", "Outcome", "RunStore", "digest", "perform", "write_atomically"]
@@ -177,13 +177,13 @@ def _child(pipe: Any, function: Callable[..., dict[str, Any]], job: Job, folder:
 
 
 def perform(
-    function: Callable[[Job, Callable[[], None]], dict[str, Any]],
+    function: Callable[[Job, Callable[[], object]], dict[str, Any]],
     jobs: Sequence[Job],
     store: RunStore,
     *,
     workers: int = 1,
-    tick: Callable[[], None] = lambda: None,
-) -> Iterator[Outcome]:
+    tick: Callable[[], object] = lambda: None,
+) -> Generator[Outcome]:
     """Run jobs, store their results, and yield each as it ends.
 
     With one worker they run in this process; with more, each in a fresh process, at most `workers`
@@ -219,7 +219,8 @@ def perform(
             yield Outcome(job, result)
         return
     context = multiprocessing.get_context("spawn")
-    waiting, running = list(jobs), {}
+    waiting = list(jobs)
+    running: dict[Any, tuple[Any, Job]] = {}
     try:
         while waiting or running:
             while waiting and len(running) < workers:
@@ -231,10 +232,11 @@ def perform(
                 process.start()
                 there.close()
                 running[here] = (process, job)
-            for pipe in connection.wait(list(running)):
-                process, job = running[pipe]  # type: ignore[index]
+            ready: list[Any] = connection.wait(list(running))
+            for pipe in ready:
+                process, job = running[pipe]
                 try:
-                    kind, content = pipe.recv()  # type: ignore[union-attr]
+                    kind, content = pipe.recv()
                 except EOFError:
                     process.join()
                     kind, content = "error", f"the process ended with code {process.exitcode}"
@@ -242,7 +244,7 @@ def perform(
                     tick()
                     continue
                 process.join()
-                del running[pipe]  # type: ignore[arg-type]
+                del running[pipe]
                 if kind == "done":
                     yield Outcome(job, content)
                 else:
