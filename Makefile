@@ -61,7 +61,7 @@ format: $(TEST)/.installed  ## let ruff and clang-format rewrite what they can
 	@$(TEST)/bin/ruff format .
 	@find csrc \( -name '*.h' -o -name '*.cpp' \) -print0 | xargs -0r $(TEST)/bin/clang-format -i
 
-clean:  ## remove the environments and everything built
+clean:  ## remove the environments and everything built (results stay)
 	$(say) "Removing .venv, .venv-test, build and caches"
 	@rm -rf $(DEMO) $(TEST) build .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	@find b2m_fast python_tests benches -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
