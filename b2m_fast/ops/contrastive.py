@@ -321,7 +321,8 @@ def _logit_scale(temperature: float | Tensor | None, logit_scale: float | Tensor
             )
         if not temperature > 0:
             raise ValueError(f"temperature is {temperature}; expected a number above 0")
-    return 1 / _validate.scalar(temperature, "temperature")
+    # In float64: half precision would keep three digits of the scale.
+    return 1 / _validate.scalar(temperature, "temperature").to(torch.float64)
 
 
 def _checked_labels(

@@ -339,15 +339,15 @@ def _prepared(x: Tensor, metric: str) -> Tensor:
 
 
 def _centred(x: Tensor, center: Center, name: str, center_name: str) -> Tensor:
+    # Half precision would lose the small differences that centring is about.
+    wide = x if x.dtype == torch.float64 else x.to(torch.float32)
     if isinstance(center, Tensor):
         center = _validate.vector(center, center_name, x.shape[1])
-        return x - center.detach().to(x.dtype)
+        return wide - center.detach().to(wide.dtype)
     if not isinstance(center, bool):
         raise TypeError(f"{center_name} is a {type(center).__name__}; expected a bool or a tensor")
     if not center:
         return x
-    # Half precision would lose the small differences that centring is about.
-    wide = x if x.dtype == torch.float64 else x.to(torch.float32)
     return wide - wide.mean(dim=0)
 
 
