@@ -1,0 +1,115 @@
+"""What the tests of the compiled ops share: random inputs, and errors against the reference."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from b2m_fast import ops
+from b2m_fast.ops import reference
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import ModuleType
+
+    Function = Callable[[ModuleType, dict[str, Tensor]], Tensor]
+
+BILINEAR = ("dot", "cosine", "correlation")
+DISTANCES = ("euclidean", "sqeuclidean")
+METRICS = (*BILINEAR, *DISTANCES, "rbf")
+DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+COMPARISONS = ("mse", "atanh", "pearson", "cosine", "cka", "cka_debiased", "whitened_cosine")
+
+#: Relative error a float64 result may have.
+DOUBLE_ERROR = 2e-12
+
+
+def randoms(
+    seed: int, *shape: int, dtype: torch.dtype = torch.float64, offset: float = 0.2
+) -> Tensor:
+    """Random numbers, rounded to the dtype."""
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.randn(shape, generator=generator, dtype=torch.float64) + offset).to(dtype)
+
+
+def randints(seed: int, high: int, *shape: int) -> Tensor:
+    """Random integers in [0, high)."""
+    return torch.randint(high, shape, generator=torch.Generator().manual_seed(seed))
+
+
+def value_and_gradients(
+    module: ModuleType,
+    function: Function,
+    inputs: dict[str, Tensor],
+    fixed: tuple[str, ...] = (),
+) -> dict[str, Tensor]:
+    """Value and the gradient of every floating-point input not in `fixed`, upstream random."""
+    leaves = {
+        name: x.detach().clone().requires_grad_(x.is_floating_point() and name not in fixed)
+        for name, x in inputs.items()
+    }
+    value = function(module, leaves)
+    results = {"value": value.detach()}
+    if value.requires_grad:
+        upstream = randoms(99, *value.shape).to(torch.bfloat16)  # exact in every dtype but float16
+        value.backward(upstream.to(value.dtype))
+        for name, leaf in leaves.items():
+            if leaf.requires_grad:
+                assert leaf.grad is not None, name
+                assert leaf.grad.dtype == leaf.dtype, name
+                assert leaf.grad.shape == leaf.shape, name
+                results[name] = leaf.grad
+    return results
+
+
+def relative_errors(got: Tensor, truth: Tensor) -> tuple[float, float]:
+    """Error over size: root of squares, and largest."""
+    difference, truth = (got.to(torch.float64) - truth), truth.to(torch.float64)
+    if truth.numel() == 0:
+        return 0.0, 0.0
+    tiny = 1e-300
+    return (
+        float(difference.norm()) / max(float(truth.norm()), tiny),
+        float(difference.abs().max()) / max(float(truth.abs().max()), tiny),
+    )
+
+
+def assert_accurate(
+    function: Function,
+    inputs: dict[str, Tensor],
+    *,
+    fixed: tuple[str, ...] = (),
+    ulps: float = 4,
+) -> None:
+    """Assert that value and gradients err at most twice as much as plain torch in float32.
+
+    Against the reference in float64 of the same inputs, plus a floor of a few units in the last
+    place of the result's dtype; float64 results have a floor only.
+    """
+    got = value_and_gradients(ops, function, inputs, fixed)
+
+    def cast(dtype: torch.dtype) -> dict[str, Tensor]:
+        return {k: x.to(dtype) if x.is_floating_point() else x for k, x in inputs.items()}
+
+    truth = value_and_gradients(reference, function, cast(torch.float64), fixed)
+    plain = value_and_gradients(reference, function, cast(torch.float32), fixed)
+    assert got.keys() == truth.keys()
+    for name, result in got.items():
+        assert result.shape == truth[name].shape, name
+        assert result.isfinite().all(), name
+        errors = relative_errors(result, truth[name])
+        plain_errors = relative_errors(plain[name], truth[name])
+        double = all(x.dtype == torch.float64 for x in inputs.values() if x.is_floating_point())
+        if float(truth[name].norm()) < 1e-11:  # zero but for rounding: the cosine of one column
+            assert float(result.double().norm()) < (1e-10 if double else 1e-3), name
+            continue
+        for kind, error, plain_error in zip(("norm", "largest"), errors, plain_errors, strict=True):
+            limit = (
+                DOUBLE_ERROR if double else 2 * plain_error + ulps * torch.finfo(result.dtype).eps
+            )
+            assert error <= limit, (
+                f"{name}, {tuple(result.shape)} {result.dtype}: relative error ({kind}) {error:.3g}, "
+                f"plain float32 {plain_error:.3g}, limit {limit:.3g}"
+            )

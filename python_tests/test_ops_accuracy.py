@@ -1,0 +1,372 @@
+"""Value and every gradient of every op against the float64 reference.
+
+Sizes are odd, so that tiles of 112 x 256 have tails and the diagonal crosses several of them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from b2m_fast import ops
+from b2m_fast.ops import reference
+from ops_helpers import (
+    BILINEAR,
+    COMPARISONS,
+    DISTANCES,
+    DTYPES,
+    METRICS,
+    assert_accurate,
+    randints,
+    randoms,
+    relative_errors,
+)
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+Inputs = dict[str, Tensor]
+
+RECTANGLES = [(1, 1, 3), (2, 3, 1), (17, 33, 17), (113, 239, 96), (300, 517, 100)]
+SQUARES = [(1, 3), (2, 1), (33, 17), (113, 100), (300, 96)]
+
+
+def upper(matrix: Tensor) -> Tensor:
+    i, j = torch.triu_indices(len(matrix), len(matrix), offset=1)
+    return matrix[i, j]
+
+
+# Scores -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("metric", METRICS)
+def test_pairwise(metric: str, dtype: torch.dtype) -> None:
+    """Rectangular scores and both gradients, whichever tiles and tails the sizes make."""
+    for n, m, d in RECTANGLES:
+        inputs = {"x": randoms(1, n, d, dtype=dtype), "y": randoms(2, m, d, dtype=dtype)}
+        assert_accurate(lambda f, t: f.pairwise_similarity(t["x"], t["y"], metric=metric), inputs)
+
+
+@pytest.mark.parametrize("condensed", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("metric", METRICS)
+def test_pairwise_with_itself(metric: str, dtype: torch.dtype, condensed: bool) -> None:
+    """One argument in both roles: full, and the upper triangle, whose gradient has two shares."""
+    for n, d in SQUARES:
+        assert_accurate(
+            lambda f, t: f.pairwise_similarity(t["x"], metric=metric, condensed=condensed),
+            {"x": randoms(1, n, d, dtype=dtype)},
+        )
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.003, 0.7])
+def test_width_of_rbf(gamma: float) -> None:
+    """The width reaches value and gradient."""
+    inputs = {
+        "x": randoms(1, 33, 17, dtype=torch.float32),
+        "y": randoms(2, 18, 17, dtype=torch.float32),
+    }
+    assert_accurate(
+        lambda f, t: f.pairwise_similarity(t["x"], t["y"], metric="rbf", gamma=gamma), inputs
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("metric", METRICS)
+def test_listed_pairs(metric: str, dtype: torch.dtype) -> None:
+    """Listed pairs, some listed twice and some of a row with itself, and their gradient."""
+    for n, d in SQUARES:
+        inputs = {"x": randoms(1, n, d, dtype=dtype)}
+        i, j = randints(2, n, 2, 300)
+        assert_accurate(
+            lambda f, t, i=i, j=j: f.pair_similarity(t["x"], i, j, metric=metric), inputs
+        )
+
+
+@pytest.mark.parametrize("with_itself", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("metric", METRICS)
+def test_topk(metric: str, dtype: torch.dtype, with_itself: bool) -> None:
+    """The chosen keys have the best scores there are, to rounding, and the values are theirs."""
+    for n, m, d in [(2, 3, 1), (17, 33, 17), (113, 239, 96), (130, 517, 100)]:
+        x, y = randoms(1, n, d, dtype=dtype), randoms(2, m, d, dtype=dtype)
+        k = 1 if with_itself else min(m, 40)
+        other = None if with_itself else y
+        values, indices = ops.topk_similarity(x, other, k, metric=metric)
+        best, _ = reference.topk_similarity(
+            x.double(), None if other is None else other.double(), k, metric=metric
+        )
+        scores = reference.pairwise_similarity(
+            x.double(), None if other is None else other.double(), metric=metric
+        )
+        eps = max(torch.finfo(dtype).eps, 1e-14) * 4
+        scale = float(scores.abs().max())
+        computed = 1e-12 if dtype == torch.float64 else 4e-6
+        assert float((values.double() - best).abs().max()) <= (eps + computed) * scale
+        assert float((scores.gather(1, indices) - best).abs().max()) <= 2 * computed * scale
+        assert all(len(set(row)) == k for row in indices.tolist())
+        if with_itself:
+            assert (indices != torch.arange(n)[:, None]).all()
+
+
+# Contrastive losses -------------------------------------------------------------------------------
+
+CONTRASTIVE: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "one way": {"symmetric": False},
+    "cold": {"temperature": 0.01},
+    "smoothing": {"label_smoothing": 0.1},
+    "smoothing only": {"label_smoothing": 1.0, "reduction": "sum"},
+    "sum": {"reduction": "sum"},
+    "none": {"reduction": "none"},
+    "none, one way": {"reduction": "none", "symmetric": False},
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("metric", BILINEAR)
+@pytest.mark.parametrize("options", CONTRASTIVE.values(), ids=CONTRASTIVE.keys())
+def test_info_nce(options: dict[str, Any], metric: str, dtype: torch.dtype) -> None:
+    """Paired queries and keys, under every reduction."""
+    for n, d in [(1, 3), (2, 1), (33, 17), (113, 100), (300, 96)]:
+        inputs = {"q": randoms(1, n, d, dtype=dtype), "k": randoms(2, n, d, dtype=dtype)}
+        if metric == "dot":  # logits of a size that keeps losses apart
+            options = {"temperature": d**0.5} | options
+        if "temperature" in options and metric == "dot":
+            options = options | {"temperature": d**0.5}
+        assert_accurate(
+            lambda f, t, o=options: f.info_nce(t["q"], t["k"], metric=metric, **o), inputs, ulps=8
+        )
+
+
+LABELLED: dict[str, dict[str, Any]] = {
+    "labels": {"labels": True},
+    "more keys": {"shape": (113, 239), "labels": True},
+    "fewer keys": {"shape": (239, 113), "labels": True},
+    "diagonal of a rectangle": {"shape": (17, 33)},
+    "queries beyond the keys": {"shape": (33, 17)},
+    "extra keys": {"extra": 57},
+    "extra keys, labels": {"shape": (113, 239), "extra": 300, "labels": True},
+    "extra keys, more queries": {"shape": (33, 17), "extra": 23},
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("scale", ["temperature", "logit_scale"])
+@pytest.mark.parametrize("case", LABELLED.values(), ids=LABELLED.keys())
+def test_info_nce_with_everything(
+    case: dict[str, Any], scale: str, symmetric: bool, dtype: torch.dtype
+) -> None:
+    """Positives by label, extra negatives, weights, smoothing, learned scale: all get gradients."""
+    n, m = case.get("shape", (113, 113))
+    inputs = {
+        "query": randoms(1, n, 19, dtype=dtype),
+        "key": randoms(2, m, 19, dtype=dtype),
+        "weights": randoms(3, n, dtype=dtype).abs(),
+        scale: torch.tensor(0.11 if scale == "temperature" else 9.0, dtype=dtype),
+    }
+    if symmetric:
+        inputs["key_weights"] = randoms(4, m, dtype=dtype).abs()
+    if "extra" in case:
+        inputs["extra_keys"] = randoms(5, case["extra"], 19, dtype=dtype)
+    if case.get("labels"):
+        inputs |= {"labels": randints(6, 20, n), "key_labels": randints(7, 20, m) - 3}
+
+    def loss(f: ModuleType, t: Inputs) -> Tensor:
+        result: Tensor = f.info_nce(**t, symmetric=symmetric, label_smoothing=0.05)
+        return result
+
+    assert_accurate(loss, inputs, ulps=8)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("extra", [0, 31])
+def test_info_nce_aux(extra: int, dtype: torch.dtype) -> None:
+    """The extra outputs of the pass are those of the definition."""
+    query, key = randoms(1, 113, 19, dtype=dtype), randoms(2, 130, 19, dtype=dtype)
+    key[:50] += query[:50]
+    labels: dict[str, Any] = {"labels": randints(3, 80, 113), "key_labels": randints(4, 80, 130)}
+    negatives = randoms(5, extra, 19, dtype=dtype)
+    _, aux = ops.info_nce(query, key, return_aux=True, extra_keys=negatives, **labels)
+    query, key, negatives = (x.double() for x in (query, key, negatives))
+    _, truth = reference.info_nce(query, key, return_aux=True, extra_keys=negatives, **labels)
+    for name, got, expected in zip(aux._fields, aux, truth, strict=True):
+        assert not got.requires_grad
+        if got.dtype == torch.bool:
+            assert torch.equal(got, expected), name
+        else:
+            assert got.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+            assert relative_errors(got, expected)[1] < (
+                1e-12 if dtype == torch.float64 else 2e-6
+            ), name
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("metric", BILINEAR)
+@pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+def test_sigmoid(reduction: str, metric: str, dtype: torch.dtype) -> None:
+    """The sigmoid loss with learned scale and bias, on a rectangle and with labels and weights."""
+    scalars = torch.float64 if dtype == torch.float64 else torch.float32  # float16 would overflow
+    for n, m, d in RECTANGLES:
+        inputs = {
+            "query": randoms(1, n, d, dtype=dtype),
+            "key": randoms(2, m, d, dtype=dtype),
+            "logit_scale": torch.tensor(0.2 if metric == "dot" else 6.0, dtype=scalars),
+            "logit_bias": torch.tensor(-3.0, dtype=scalars),
+        }
+        labelled = inputs | {
+            "weights": randoms(3, n, dtype=dtype).abs(),
+            "labels": randints(4, 9, n),
+            "key_labels": randints(5, 9, m),
+        }
+        for case in (inputs, labelled):
+            assert_accurate(
+                lambda f, t: f.sigmoid_contrastive(**t, metric=metric, reduction=reduction),
+                case,
+                ulps=16,
+            )
+
+
+# Comparing similarity matrices --------------------------------------------------------------------
+
+
+def comparable(compare: str, metric: str, target_metric: str) -> bool:
+    return not (compare.startswith("cka") and {metric, target_metric} & set(DISTANCES))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("compare", COMPARISONS)
+def test_rsa(compare: str, metric: str, dtype: torch.dtype) -> None:
+    """Every comparison on every metric, against responses of another metric."""
+    if compare == "atanh" and metric not in {"cosine", "correlation", "rbf"}:
+        pytest.skip("Fisher's z is of scores in [-1, 1]")
+    target_metric = {"dot": "cosine", "cosine": "correlation", "correlation": "rbf"}.get(
+        metric, "cosine"
+    )
+    if not comparable(compare, metric, target_metric):
+        pytest.skip("cka is of similarities")
+    for n, d, k in [(5, 3, 1), (33, 17, 9), (113, 100, 17), (300, 17, 96)]:
+        inputs = {"x": randoms(1, n, d, dtype=dtype), "t": randoms(2, n, k + 2, dtype=dtype)}
+        inputs["x"][:, : min(d, 3)] += inputs["t"][:, : min(d, 3)]
+        for form in ("auto", "pair"):
+            assert_accurate(
+                lambda f, t, form=form: f.rsa_penalty(
+                    t["x"],
+                    t["t"],
+                    compare=compare,
+                    metric=metric,
+                    target_metric=target_metric,
+                    form=form,
+                ),
+                inputs,
+                fixed=("t",),
+                ulps=16 if n > 5 else 256,  # ten pairs: errors do not average out
+            )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("metric", BILINEAR)
+@pytest.mark.parametrize("compare", ["pearson", "cosine", "cka", "cka_debiased", "whitened_cosine"])
+def test_feature_form(compare: str, metric: str, dtype: torch.dtype) -> None:
+    """Sums in feature space are the sums over pairs, centred or not, gradient included."""
+    for n, d, k in [(5, 3, 1), (300, 17, 33)]:
+        inputs = {"x": randoms(1, n, d, dtype=dtype), "t": randoms(2, n, k + 2, dtype=dtype)}
+        inputs["x"][:, :2] += inputs["t"][:, :2]
+        for center in (False, True):
+            options = {"compare": compare, "metric": metric, "center": center, "form": "feature"}
+            assert_accurate(
+                lambda f, t, o=options: f.rsa_penalty(t["x"], t["t"], **o),
+                inputs,
+                fixed=("t",),
+                ulps=16,
+            )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", ["matrix", "condensed"])
+@pytest.mark.parametrize("compare", COMPARISONS)
+def test_rsa_with_stored_similarities(compare: str, kind: str, dtype: torch.dtype) -> None:
+    """A target given as a matrix or its upper triangle; pair weights where they are defined."""
+    for n in (2, 33, 300):
+        if compare == "cka_debiased" and n < 4:
+            continue
+        target = torch.corrcoef(randoms(2, n, 40)).to(dtype)
+        weights = randoms(3, n, n, dtype=dtype).abs()
+        if kind == "condensed":
+            target, weights = upper(target), upper(weights)
+        inputs = {"x": randoms(1, n, 17, dtype=dtype), "t": target}
+        if compare in {"mse", "atanh", "pearson", "cosine"}:
+            inputs["w"] = weights
+        assert_accurate(
+            lambda f, t: f.rsa_penalty(
+                t["x"], t["t"], compare=compare, target_kind="similarity", pair_weights=t.get("w")
+            ),
+            inputs,
+            fixed=("t", "w"),
+            ulps=32 if n == 2 else 16,
+        )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("metric", BILINEAR)
+@pytest.mark.parametrize("compare", ["mse", "pearson", "cka"])
+def test_rsa_of_layers(compare: str, metric: str, dtype: torch.dtype) -> None:
+    """Several layers mixed by learned weights, centred by their means; weights get gradients."""
+    n = 113
+    inputs = {
+        "a": randoms(1, n, 17, dtype=dtype),
+        "b": randoms(2, n, 96, dtype=dtype),
+        "g": torch.tensor([0.3, 0.5], dtype=dtype),
+        "t": randoms(3, n, 9, dtype=dtype),
+    }
+    for center in (False, True):
+        assert_accurate(
+            lambda f, t, center=center: f.rsa_penalty(
+                [t["a"], t["b"]],
+                t["t"],
+                compare=compare,
+                metric=metric,
+                layer_weights=t["g"],
+                center=center,
+                target_center=center,
+            ),
+            inputs,
+            fixed=("t",),
+            ulps=16,
+        )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_rsa_centred_on_a_given_mean(dtype: torch.dtype) -> None:
+    """A running mean is subtracted as given, without a gradient of its own."""
+    inputs = {
+        "x": randoms(1, 60, 17, dtype=dtype),
+        "t": randoms(2, 60, 9, dtype=dtype),
+        "mean": randoms(3, 17, dtype=dtype),
+    }
+    assert_accurate(
+        lambda f, t: f.rsa_penalty(t["x"], t["t"], center=t["mean"]),
+        inputs,
+        fixed=("t", "mean"),
+        ulps=16,
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("compare", [*COMPARISONS, "corr"])
+def test_rsa_score(compare: str, dtype: torch.dtype) -> None:
+    """The numbers one reports, on responses of two kinds, wider side second."""
+    for n in (5, 113):
+        inputs = {"x": randoms(1, n, 17, dtype=dtype), "y": randoms(2, n, 9, dtype=torch.float64)}
+        inputs["x"][:, :3] += inputs["y"][:, :3].to(dtype)
+        got = ops.rsa_score(inputs["x"], inputs["y"], compare=compare, center=True)
+        truth = reference.rsa_score(inputs["x"].double(), inputs["y"], compare=compare, center=True)
+        assert got.dtype == torch.float64
+        # The rounded side is centred and scored in float32.
+        assert relative_errors(got, truth)[0] < (1e-12 if dtype == torch.float64 else 3e-6)
