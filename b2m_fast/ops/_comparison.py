@@ -51,7 +51,7 @@ def problem(
 ) -> Comparison:
     """Make the comparison of patterns with a target."""
     return Comparison(
-        count=features.shape[0],
+        items=features.shape[0],
         c=side(features, "responses", scoring),
         t=side(target, target_kind, target_scoring),
         w=None if pair_weights is None else side(pair_weights, "similarity", Scoring("dot")),
@@ -91,7 +91,7 @@ def penalty(
             return value, torch.tensor([scale], dtype=torch.float64)
         return value, torch.tensor([0, 0, 0, 2 * scale, -2 * scale], dtype=torch.float64)
     moments, similarity, recipe = _correlate(comparison, compare, form)
-    packed = torch.zeros(recipe_size(compare, comparison.count), dtype=torch.float64)
+    packed = torch.zeros(recipe_size(compare, comparison.items), dtype=torch.float64)
     # The penalty is 1 - similarity.
     packed[:_COEFFICIENTS] = torch.tensor(
         [moments.c_shift, moments.t_shift, -recipe.constant, -recipe.of_c, -recipe.of_t],
@@ -207,8 +207,7 @@ def _matrix_cosine(
     for U-centring (Song et al. 2012) n and n^2 become n - 2 and (n - 1)(n - 2), and no diagonal.
     A shift of all entries of c or t changes neither.
     """
-    n = comparison.count
-    assert m.c_row is not None and m.t_row is not None
+    n = comparison.items
     debiased = compare == "cka_debiased"
     per_row, per_total = (n - 2, (n - 1) * (n - 2)) if debiased else (n, n * n)
     c_diagonal = (

@@ -289,9 +289,9 @@ class Similarities(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """Scores c and t of the pairs i < j of `count` items, with weights w or None."""
+    """Scores c and t of the pairs i < j of `items` items, with weights w or None."""
 
-    count: int
+    items: int
     c: Similarities
     t: Similarities
     w: Similarities | None
@@ -306,7 +306,7 @@ class Comparison(NamedTuple):
     ]:
         """What every function of the extension takes first."""
         w = None if self.w is None else self.w.arguments()
-        return self.count, self.c.arguments(), self.t.arguments(), w
+        return self.items, self.c.arguments(), self.t.arguments(), w
 
 
 class PairMoments(NamedTuple):
@@ -320,8 +320,8 @@ class PairMoments(NamedTuple):
     wct: float
     c_shift: float
     t_shift: float
-    c_row: Tensor | None  # (n,): sum of c'_ij over j != i
-    t_row: Tensor | None
+    c_row: Tensor  # (n,): sum of c'_ij over j != i; empty if not asked for
+    t_row: Tensor
 
 
 def pair_moments(comparison: Comparison, *, shifted: bool, row_sums: bool) -> PairMoments:
@@ -330,14 +330,13 @@ def pair_moments(comparison: Comparison, *, shifted: bool, row_sums: bool) -> Pa
     shifts = (0.0, 0.0)
     if shifted:
         shifts = (
-            _C.typical_score(comparison.c.arguments(), comparison.count, threads),
-            _C.typical_score(comparison.t.arguments(), comparison.count, threads),
+            _C.typical_score(comparison.c.arguments(), comparison.items, threads),
+            _C.typical_score(comparison.t.arguments(), comparison.items, threads),
         )
-    c_row = _doubles(comparison.count) if row_sums else None
-    t_row = _doubles(comparison.count) if row_sums else None
-    sums = _C.pair_moments(
-        *comparison.arguments(), *shifts, address(c_row), address(t_row), threads
-    )
+    c_row = _doubles(comparison.items if row_sums else 0)
+    t_row = torch.empty_like(c_row)
+    addresses = (address(c_row), address(t_row)) if row_sums else (0, 0)
+    sums = _C.pair_moments(*comparison.arguments(), *shifts, *addresses, threads)
     return PairMoments(*sums, *shifts, c_row, t_row)
 
 

@@ -12,12 +12,15 @@ means of the scores are subtracted only afterwards; rows are prepared in chunks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ._engine import BILINEAR, Comparison, PairMoments, Similarities
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # Rows prepared at a time: 4096 x 1000 in float64 is 33 MB.
 _CHUNK = 4096
@@ -37,7 +40,7 @@ def possible(comparison: Comparison) -> bool:
 
 def cheaper(comparison: Comparison) -> bool:
     """Compare the multiplications of both forms; float64 counts double where the pairs use float32."""
-    n, d, k = comparison.count, comparison.c.data.shape[1], comparison.t.data.shape[1]
+    n, d, k = comparison.items, comparison.c.data.shape[1], comparison.t.data.shape[1]
     precision = 1 if comparison.c.data.dtype == torch.float64 else 2
     feature = precision * n * (2 * d * d + 2 * d * k + k * k)
     pair = n * n * (2 * d + k)  # half the pairs, forward, scores again, and two products
@@ -77,7 +80,7 @@ def _chunks(count: int) -> Iterator[tuple[int, int]]:
 
 def pair_moments(comparison: Comparison, *, row_sums: bool) -> PairMoments:
     """Compute the same sums as `_engine.pair_moments`, unshifted."""
-    n, d, k = comparison.count, comparison.c.data.shape[1], comparison.t.data.shape[1]
+    n, d, k = comparison.items, comparison.c.data.shape[1], comparison.t.data.shape[1]
     cc = torch.zeros(d, d, dtype=torch.float64)
     tt = torch.zeros(k, k, dtype=torch.float64)
     ct = torch.zeros(d, k, dtype=torch.float64)
@@ -98,7 +101,7 @@ def pair_moments(comparison: Comparison, *, row_sums: bool) -> PairMoments:
     def pairs(full: Tensor, own: Tensor) -> float:
         return float(full - own) / 2
 
-    c_row = t_row = None
+    c_row, t_row = c_own[:0], t_own[:0]
     if row_sums:
         c_row, t_row = torch.empty_like(c_own), torch.empty_like(t_own)
         for begin, end in _chunks(n):
@@ -132,7 +135,7 @@ def linear_backward(
     """
     c_shift, t_shift, constant, of_c, of_t = coefficients
     constant -= of_c * c_shift + of_t * t_shift
-    n, d, k = comparison.count, comparison.c.data.shape[1], comparison.t.data.shape[1]
+    n, d, k = comparison.items, comparison.c.data.shape[1], comparison.t.data.shape[1]
     item = torch.zeros(n, dtype=torch.float64) if per_item is None else per_item
     cc = torch.zeros(d, d, dtype=torch.float64)
     tc = torch.zeros(k, d, dtype=torch.float64)

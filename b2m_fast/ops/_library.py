@@ -7,8 +7,7 @@ without that, PyTorch would treat the second derivative as zero and only warn.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,7 +15,13 @@ from torch import Tensor
 from . import _comparison, _engine
 from ._engine import STATISTICS, ContrastiveProblem, Scoring
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 _library = torch.library.Library("b2m_fast", "DEF")
+
+#: The ops defined below, as torch.ops knows them.
+ops = torch.ops.b2m_fast
 
 
 def _op(schema: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -32,7 +37,9 @@ def _op(schema: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 
 def _fake(name: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    return torch.library.register_fake(f"b2m_fast::{name}", lib=_library)
+    register: Callable[[Callable[..., Any]], Callable[..., Any]]
+    register = torch.library.register_fake(f"b2m_fast::{name}", lib=_library)
+    return register
 
 
 def _gradient(name: str, backward: Callable[..., Any], setup: Callable[..., Any]) -> None:
@@ -124,9 +131,7 @@ def _pairwise_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _pairwise_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, y = ctx.saved_tensors
     need_x, need_y = ctx.needs_input_grad[:2]
-    dx, dy = torch.ops.b2m_fast.pairwise_similarity_backward(
-        grad, x, y, *ctx.options, need_x, need_y
-    )
+    dx, dy = ops.pairwise_similarity_backward(grad, x, y, *ctx.options, need_x, need_y)
     return dx if need_x else None, dy if need_y else None, None, None, None
 
 
@@ -175,7 +180,7 @@ def _pair_list_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _pair_list_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, i, j = ctx.saved_tensors
-    dx = torch.ops.b2m_fast.pair_similarity_backward(grad, x, i, j, *ctx.options)
+    dx = ops.pair_similarity_backward(grad, x, i, j, *ctx.options)
     return dx, None, None, None, None
 
 
@@ -214,8 +219,7 @@ def _dense_labels(
             return None, None
         row, column = torch.arange(n), torch.arange(m)
     else:
-        assert key_labels is not None
-        row, column = labels, key_labels
+        row, column = labels, labels if key_labels is None else key_labels
     _, dense = torch.unique(torch.cat([row, column]), return_inverse=True)
     dense = dense.to(torch.int32)
     return dense[:n].contiguous(), torch.cat([dense[n:], dense.new_full((extra,), -1)])
@@ -372,7 +376,7 @@ def _info_nce_gradient(
 ) -> tuple[Tensor | None, ...]:
     query, key, logit_scale, labels, key_labels, rows, columns = ctx.saved_tensors
     need_query, need_key, need_scale = ctx.needs_input_grad[:3]
-    dquery, dkey, dscale = torch.ops.b2m_fast.info_nce_backward(
+    dquery, dkey, dscale = ops.info_nce_backward(
         row_grad,
         column_grad,
         rows,
@@ -491,9 +495,7 @@ def _sigmoid_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _sigmoid_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     needed = ctx.needs_input_grad[:4]
-    gradients = torch.ops.b2m_fast.sigmoid_contrastive_backward(
-        grad, *ctx.saved_tensors, ctx.metric, *needed[:2]
-    )
+    gradients = ops.sigmoid_contrastive_backward(grad, *ctx.saved_tensors, ctx.metric, *needed[:2])
     wanted = (g if need else None for g, need in zip(gradients, needed, strict=True))
     return *wanted, None, None, None
 
@@ -612,9 +614,7 @@ def _rsa_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor])
 
 def _rsa_gradient(ctx: Any, grad: Tensor, _recipe: Tensor) -> tuple[Tensor | None, ...]:
     features, target, pair_weights, recipe = ctx.saved_tensors
-    gradient = torch.ops.b2m_fast.rsa_penalty_backward(
-        grad, recipe, features, target, pair_weights, *ctx.options
-    )
+    gradient = ops.rsa_penalty_backward(grad, recipe, features, target, pair_weights, *ctx.options)
     return gradient, *(None,) * 10
 
 

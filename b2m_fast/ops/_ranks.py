@@ -15,14 +15,19 @@ With p pairs of scores, ranks R and S (ties: the average of the ranks they fill)
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from . import _engine
-from ._engine import Comparison, Similarities
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from ._engine import Comparison, Similarities
 
 RANK_COMPARISONS = ("spearman", "rho-a", "tau-a", "tau-b", "kendall")
 
@@ -52,7 +57,7 @@ class _Scores:
 
     def __init__(self, comparison: Comparison) -> None:
         self.comparison = comparison
-        self.pairs = comparison.count * (comparison.count - 1) // 2
+        self.pairs = comparison.items * (comparison.items - 1) // 2
         self.held: list[tuple[Tensor, Tensor]] | None = None
         if self.pairs <= PAIRS_IN_MEMORY:
             self.held = list(self._blocks())
@@ -64,7 +69,7 @@ class _Scores:
         return any(bool(c.isnan().any() or t.isnan().any()) for c, t in self.blocks())
 
     def _blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        n = self.comparison.count
+        n = self.comparison.items
         rows = max(1, _BLOCK // max(n, 1))
         for begin in range(0, n - 1, rows):
             end = min(begin + rows, n - 1)
@@ -111,7 +116,8 @@ def _block(side: Similarities, begin: int, end: int, n: int) -> Tensor:
         block = torch.empty((end - begin, n - begin), dtype=dtype)
         _engine.pairwise(side.data[begin:end], side.data[begin:], side.scoring, False, block)
     rows, columns = block.shape
-    return block[torch.arange(rows)[:, None] < torch.arange(columns)]
+    scores: Tensor = block[torch.arange(rows)[:, None] < torch.arange(columns)]
+    return scores
 
 
 def _computing(x: Tensor) -> Tensor:
@@ -142,13 +148,13 @@ def _rho(scores: _Scores, compare: str) -> float:
     covariance = 0.0
     variances = [(p**3 - p) / 12.0, (p**3 - p) / 12.0]  # minus (m^3 - m) / 12 for every m-fold tie
     c_below = 0
-    for c_low, c_high in zip(c_edges[:-1], c_edges[1:], strict=True):
+    for c_low, c_high in itertools.pairwise(c_edges):
         c_ranks = _Ranks(scores.collect(0, c_low, c_high)[0], c_below)
         c_below += len(c_ranks.values)
         ties = c_ranks.ties()
         variances[0] -= float((ties**3 - ties).sum()) / 12
         t_below = 0
-        for t_low, t_high in zip(t_edges[:-1], t_edges[1:], strict=True):
+        for t_low, t_high in itertools.pairwise(t_edges):
             t_ranks = _Ranks(scores.collect(1, t_low, t_high)[1], t_below)
             t_below += len(t_ranks.values)
             if c_low == -math.inf:
@@ -174,7 +180,7 @@ def _tau(scores: _Scores, compare: str) -> float:
     total = p * (p - 1) // 2
     discordant = c_ties = t_ties = joint_ties = 0
     c_edges = scores.slab_edges(0)
-    for low, high in zip(c_edges[:-1], c_edges[1:], strict=True):
+    for low, high in itertools.pairwise(c_edges):
         c, t = scores.collect(0, low, high)
         order = t.argsort(stable=True)
         order = order[c[order].argsort(stable=True)]  # by c, then by t
@@ -191,7 +197,7 @@ def _tau(scores: _Scores, compare: str) -> float:
                 not_larger = torch.searchsorted(t_sorted, above, right=True)
                 discordant += len(above) * len(t_sorted) - int(not_larger.sum())
     t_edges = scores.slab_edges(1)
-    for low, high in zip(t_edges[:-1], t_edges[1:], strict=True):
+    for low, high in itertools.pairwise(t_edges):
         slab = scores.collect(1, low, high)[1].sort().values
         t_ties += _pairs_of(torch.unique_consecutive(slab, return_counts=True)[1])
     difference = total - c_ties - t_ties + joint_ties - 2 * discordant

@@ -17,8 +17,7 @@ DEFAULT_TEMPERATURE = 0.07  # Radford et al. 2021
 
 _REDUCTIONS = ("mean", "sum", "none")
 
-_ops = torch.ops.b2m_fast
-assert _library  # registers the ops
+_ops = _library.ops
 
 
 @overload
@@ -336,8 +335,7 @@ def _checked_labels(
     if key_labels is not None:
         key_labels = _validate.integers(key_labels, "key_labels", m)
     if labels is None:
-        assert key_labels is not None
-        return torch.arange(n, device=key_labels.device), key_labels
+        labels = torch.arange(n)
     if key_labels is None:
         if n != m:
             raise ValueError(

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["pair_similarity", "pairwise_similarity", "topk_similarity"]
 
-_ops = torch.ops.b2m_fast
-assert _library  # registers the ops
+_ops = _library.ops
 
 
 def _checked(x: Tensor, metric: str, gamma: float | None, name: str = "x") -> tuple[Tensor, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -29,8 +30,7 @@ _FORMS = ("auto", "pair", "feature")
 # Keeps the slope of sqrt(layer weight) finite at 0; far below any weight that counts.
 _SMALLEST_LAYER_WEIGHT = 1e-24
 
-_ops = torch.ops.b2m_fast
-assert _library  # registers the ops
+_ops = _library.ops
 
 
 def rsa_penalty(
@@ -286,7 +286,7 @@ def _checked_features(
             raise TypeError(
                 "center is a list, but features is one tensor; expected a bool or tensor"
             )
-        patterns = _centred(_validate.floats(features, "features"), center, "features", "center")
+        patterns = _centred(_validate.floats(features, "features"), center, "center")
         _validate.nonempty_depth(patterns, "features")
         return patterns, Scoring(metric, _validate.scoring_gamma(metric, gamma, patterns.shape[1]))
     layers = [_validate.floats(x, f"features[{k}]") for k, x in enumerate(features)]
@@ -316,8 +316,7 @@ def _checked_features(
     shares = _validate.vector(layer_weights, "layer_weights", len(layers)).to(computing)
     roots = (shares + _SMALLEST_LAYER_WEIGHT).sqrt()
     mixed = [
-        roots[k]
-        * _prepared(_centred(layer.to(computing), centers[k], f"features[{k}]", "center"), metric)
+        roots[k] * _prepared(_centred(layer.to(computing), centers[k], "center"), metric)
         for k, layer in enumerate(layers)
     ]
     return torch.cat(mixed, dim=1), Scoring("dot")
@@ -338,7 +337,7 @@ def _prepared(x: Tensor, metric: str) -> Tensor:
     return torch.where(is_zero, 0.0, x) / torch.where(is_zero, 1.0, square).sqrt()
 
 
-def _centred(x: Tensor, center: Center, name: str, center_name: str) -> Tensor:
+def _centred(x: Tensor, center: Center, center_name: str) -> Tensor:
     # Half precision would lose the small differences that centring is about.
     wide = x if x.dtype == torch.float64 else x.to(torch.float32)
     if isinstance(center, Tensor):
@@ -367,7 +366,7 @@ def _checked_side(
                 "similarities"
             )
         return _comparison.side(data, "similarity", Scoring(metric))
-    data = _centred(data, center, name, f"{name}_center")
+    data = _centred(data, center, f"{name}_center")
     _validate.nonempty_depth(data, name)
     scoring = Scoring(metric, _validate.scoring_gamma(metric, gamma, data.shape[1]))
     return _comparison.side(data, "responses", scoring)
@@ -378,7 +377,7 @@ def _items(side: Similarities, name: str) -> int:
     if side.kind != "condensed":
         return side.data.shape[0]
     length = side.data.shape[0]
-    n = round((1 + (1 + 8 * length) ** 0.5) / 2)
+    n = (1 + math.isqrt(1 + 8 * length)) // 2
     if n * (n - 1) // 2 != length:
         raise ValueError(f"{name} has {length} entries, which is no n(n-1)/2; expected condensed")
     return n

@@ -111,8 +111,8 @@ struct Kernels {
                       double* c_column, double* t_column);
   void (*linear_weight)(Tile<T> c, Tile<T> t, Tile<T> w, const LinearWeight<T>&);  // c becomes dL/dc, 0 where i >= j
   void (*add_squared)(Tile<T> c, Tile<T> t, Tile<T> w, T unused, double& weight, double& total);  // sum w (c - t)^2
-  void (*add_atanh)(Tile<T> c, Tile<T> t, Tile<T> w, T one_plus_epsilon, double& weight, double& total);
-  void (*atanh_weight)(Tile<T> c, Tile<T> t, Tile<T> w, T one_plus_epsilon, T factor);
+  void (*add_atanh)(Tile<T> c, Tile<T> t, Tile<T> w, T epsilon, double& weight, double& total);
+  void (*atanh_weight)(Tile<T> c, Tile<T> t, Tile<T> w, T epsilon, T factor);
 
   /// Largest value of each run of kMaximaRun columns of one row.
   void (*run_maxima)(const T* row, std::int64_t columns, T* maxima);

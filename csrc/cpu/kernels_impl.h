@@ -457,21 +457,21 @@ struct PlainDifference {
 };
 struct AtanhDifference {
   template <class V>
-  static B2M_INLINE V of(V c, V t, V one_plus_epsilon) {
-    return pair::atanh_difference<V>(c, t, one_plus_epsilon);
+  static B2M_INLINE V of(V c, V t, V epsilon) {
+    return pair::atanh_difference<V>(c, t, epsilon);
   }
 };
 
 /// sum of w and of w difference(c, t)^2.
 template <class V, class Difference, class T = typename V::scalar>
-void add_difference(Tile<T> c, Tile<T> t, Tile<T> w, T one_plus_epsilon, double& weight, double& total) {
+void add_difference(Tile<T> c, Tile<T> t, Tile<T> w, T epsilon, double& weight, double& total) {
   const V zero(T(0));
   for (std::int64_t i = 0; i < c.rows; ++i) {
     V sum = zero, sum_weight = zero;
     for_upper<V>(c, i, [&](std::int64_t j, auto valid) {
       const V pair_weight = select(valid, load_weight<V>(w, i, j), zero);
       const V difference = Difference::template of<V>(V::load(c.data + i * c.stride + j), V::load(t.data + i * t.stride + j),
-                                                      V(one_plus_epsilon));
+                                                      V(epsilon));
       sum = sum + select(valid, pair_weight * difference * difference, zero);
       sum_weight = sum_weight + pair_weight;
     });
@@ -481,14 +481,14 @@ void add_difference(Tile<T> c, Tile<T> t, Tile<T> w, T one_plus_epsilon, double&
 }
 
 template <class V, class T = typename V::scalar>
-void atanh_weight(Tile<T> c, Tile<T> t, Tile<T> w, T one_plus_epsilon, T factor) {
-  const V a(one_plus_epsilon), zero(T(0));
+void atanh_weight(Tile<T> c, Tile<T> t, Tile<T> w, T epsilon, T factor) {
+  const V e(epsilon), zero(T(0));
   for (std::int64_t i = 0; i < c.rows; ++i) {
     for_upper<V>(c, i, [&](std::int64_t j, auto valid) {
       T* at = c.data + i * c.stride + j;
       const V cv = V::load(at);
-      const V difference = pair::atanh_difference<V>(cv, V::load(t.data + i * t.stride + j), a);
-      const V g = V(factor) * load_weight<V>(w, i, j) * difference * pair::atanh_slope<V>(cv, a);
+      const V difference = pair::atanh_difference<V>(cv, V::load(t.data + i * t.stride + j), e);
+      const V g = V(factor) * load_weight<V>(w, i, j) * difference * pair::atanh_slope<V>(cv, e);
       select(valid, g, zero).store(at);
     });
     clear_lower<V>(c, i);

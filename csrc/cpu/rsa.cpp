@@ -232,7 +232,7 @@ WeightedSum squared_difference(const Comparison& comparison, Transform transform
         [&](int thread, const Tile<T>& c, const Tile<T>& t, const Tile<T>& w) {
           WeightedSum& part = parts[static_cast<std::size_t>(thread)];
           const auto add = transform == Transform::atanh ? comparer.level.add_atanh : comparer.level.add_squared;
-          add(c, t, w, static_cast<T>(1 + epsilon), part.weight, part.total);
+          add(c, t, w, static_cast<T>(epsilon), part.weight, part.total);
         },
         [](std::int64_t, std::int64_t) {});
     for (const WeightedSum& part : parts) {
@@ -267,7 +267,7 @@ void atanh_backward(const Comparison& comparison, double epsilon, double factor,
     using T = decltype(zero);
     // F(c) - F(t) squared: the 2 of the square belongs to the factor.
     backward<T>(comparison, nullptr, dc, [&](const Kernels<T>& level, const Tile<T>& c, const Tile<T>& t, const Tile<T>& w) {
-      level.atanh_weight(c, t, w, static_cast<T>(1 + epsilon), static_cast<T>(2 * factor));
+      level.atanh_weight(c, t, w, static_cast<T>(epsilon), static_cast<T>(2 * factor));
     });
   });
 }

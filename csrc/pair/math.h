@@ -22,8 +22,8 @@ struct MathConstants<float> {
   static constexpr float ln2_low = -2.12194440054690583e-4f;
   static constexpr float round_magic = 12582912.0f;        // 1.5 * 2^23: adding it rounds to an integer
   static constexpr int mantissa_bits = 23;
-  static constexpr float exp_overflow = 88.7228394f;       // exp gives +inf above, 0 below
-  static constexpr float exp_underflow = -87.3365447f;     // no denormal results: they are below any use here
+  static constexpr float exp_overflow = 88.37f;             // exp gives +inf above: 127.5 ln 2, half a binade early
+  static constexpr float exp_underflow = -87.0f;           // and 0 below: no denormal results
   static constexpr float infinity = __builtin_inff();
   static constexpr std::int32_t sqrt_half_bits = 0x3f3504f3;
   static constexpr std::int32_t mantissa_mask = 0x007fffff;
@@ -36,8 +36,8 @@ struct MathConstants<double> {
   static constexpr double ln2_low = 1.90821492927058770002e-10;
   static constexpr double round_magic = 6755399441055744.0;  // 1.5 * 2^52
   static constexpr int mantissa_bits = 52;
-  static constexpr double exp_overflow = 709.782712893383973;
-  static constexpr double exp_underflow = -708.396418532264079;
+  static constexpr double exp_overflow = 709.43;
+  static constexpr double exp_underflow = -708.0;
   static constexpr double infinity = __builtin_inf();
   static constexpr std::int64_t sqrt_half_bits = 0x3fe6a09e667f3bcd;
   static constexpr std::int64_t mantissa_mask = 0x000fffffffffffff;
@@ -92,11 +92,10 @@ B2M_INLINE V exp(V x) {
   const V n = shifted - V(C::round_magic);
   const V r = (clamped - n * V(C::ln2_high)) - n * V(C::ln2_low);
   const V mantissa = r * r * exp_tail<V>(r, T()) + r + V(T(1));
-  // The low bits of `shifted` are the integer n: moved to the exponent they multiply by 2^n. At the two ends n is +-(bias+1),
-  // out of the exponent's range, so half of it is applied as an exact factor.
+  // The low bits of `shifted` are the integer n: moved to the exponent they multiply by 2^n, which the bounds keep normal.
   using M = typename Lane<V>::mask;
   const M exponent = Lane<V>::shift_left(Lane<V>::to_bits(shifted), C::mantissa_bits);
-  V result = Lane<V>::from_bits(static_cast<M>(Lane<V>::to_bits(mantissa * V(T(0.5))) + exponent)) * V(T(2));
+  V result = Lane<V>::from_bits(static_cast<M>(Lane<V>::to_bits(mantissa) + exponent));
   result = select(x > V(C::exp_overflow), V(C::infinity), result);
   return select(x < V(C::exp_underflow), V(T(0)), result);
 }
@@ -120,7 +119,7 @@ B2M_INLINE V log_corrected(V w, V correction) {
   return (f - (half_square - (tail + (n * V(C::ln2_low) + correction)))) + n * V(C::ln2_high);
 }
 
-/// log(1 + x) for x > -1 with 1 + x normal: accurate relative to the result also for small |x|.
+/// log(1 + x): accurate relative to the result also for small |x|; NaN for x <= -1.
 template <class V>
 B2M_INLINE V log1p(V x) {
   using T = typename Lane<V>::scalar;
@@ -131,7 +130,8 @@ B2M_INLINE V log1p(V x) {
   const V tiny = V(T(sizeof(T) == 4 ? 1e-4 : 1e-8));
   const V series = x - V(T(0.5)) * x * x + x * x * x * V(T(1) / T(3));
   const V magnitude = select(x < V(T(0)), -x, x);
-  return select(magnitude < tiny, series, result);
+  const V defined = select(w > V(T(0)), result, V(MathConstants<T>::infinity - MathConstants<T>::infinity));
+  return select(magnitude < tiny, series, defined);
 }
 
 /// log(1 + exp(x)), relative accuracy at both ends.
@@ -152,16 +152,6 @@ B2M_INLINE V sigmoid(V x) {
   const V small = exp<V>(select(x < V(T(0)), x, -x));
   const V numerator = select(x < V(T(0)), small, one);
   return numerator / (one + small);
-}
-
-/// atanh(u), |u| < 1, relative accuracy for small |u|.
-template <class V>
-B2M_INLINE V atanh(V u) {
-  using T = typename Lane<V>::scalar;
-  const V zero = V(T(0));
-  const V a = select(u < zero, -u, u);
-  const V magnitude = V(T(0.5)) * log1p<V>(V(T(2)) * a / (V(T(1)) - a));
-  return select(u < zero, -magnitude, magnitude);
 }
 
 }  // namespace pair

@@ -7,18 +7,25 @@
 namespace b2m {
 namespace pair {
 
-/// F(c) - F(t) with F(x) = 0.5 [log(1 + x + e) - log(1 - x + e)], as ONE inverse hyperbolic tangent:
-/// with a = 1 + e, F(c) - F(t) = atanh(a (c - t) / (a^2 - c t)). Cheaper than two logarithms, and it does not lose the
-/// digits of c - t when the two are close.
+/// F(c) - F(t) with F(x) = 0.5 log((1 + x + e) / (1 - x + e)), as ONE logarithm: for c >= t
+///     0.5 log(1 + 2 (1 + e) (c - t) / ((1 - c + e) (1 + t + e))),
+/// a sum of positive terms throughout, so neither c near t nor c near 1 loses digits; and F(c) - F(t) = -(F(t) - F(c)).
 template <class V>
-B2M_INLINE V atanh_difference(V c, V t, V a) {
-  return atanh<V>(a * (c - t) / (a * a - c * t));
+B2M_INLINE V atanh_difference(V c, V t, V e) {
+  using T = typename Lane<V>::scalar;
+  const V one = V(T(1));
+  const V high = select(c > t, c, t), low = select(c > t, t, c);
+  const V ratio = V(T(2)) * (one + e) * (high - low) / (((one - high) + e) * ((one + low) + e));
+  const V magnitude = V(T(0.5)) * log1p<V>(ratio);
+  return select(c > t, magnitude, -magnitude);
 }
 
-/// dF/dc = a / (a^2 - c^2).
+/// dF/dc = (1 + e) / ((1 - c + e) (1 + c + e)).
 template <class V>
-B2M_INLINE V atanh_slope(V c, V a) {
-  return a / ((a - c) * (a + c));
+B2M_INLINE V atanh_slope(V c, V e) {
+  using T = typename Lane<V>::scalar;
+  const V one = V(T(1));
+  return (one + e) / (((one - c) + e) * ((one + c) + e));
 }
 
 /// dL/dc of every comparison that is a function of the first and second moments of (c, t): linear in both.
