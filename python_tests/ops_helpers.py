@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -11,10 +11,7 @@ from b2m_fast import ops
 from b2m_fast.ops import reference
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from types import ModuleType
-
-    Function = Callable[[ModuleType, dict[str, Tensor]], Tensor]
 
 BILINEAR = ("dot", "cosine", "correlation")
 DISTANCES = ("euclidean", "sqeuclidean")
@@ -39,18 +36,31 @@ def randints(seed: int, high: int, *shape: int) -> Tensor:
     return torch.randint(high, shape, generator=torch.Generator().manual_seed(seed))
 
 
+def upper(matrix: Tensor) -> Tensor:
+    """Condensed vector of the pairs i < j."""
+    i, j = torch.triu_indices(len(matrix), len(matrix), offset=1)
+    return matrix[i, j]
+
+
 def value_and_gradients(
     module: ModuleType,
-    function: Function,
+    op: str,
     inputs: dict[str, Tensor],
-    fixed: tuple[str, ...] = (),
+    fixed: tuple[str, ...],
+    options: dict[str, Any],
 ) -> dict[str, Tensor]:
-    """Value and the gradient of every floating-point input not in `fixed`, upstream random."""
+    """Value and the gradient of every floating-point input not in `fixed`, upstream random.
+
+    Inputs called "features 0", "features 1", ... are passed as a list.
+    """
     leaves = {
         name: x.detach().clone().requires_grad_(x.is_floating_point() and name not in fixed)
         for name, x in inputs.items()
     }
-    value = function(module, leaves)
+    arguments: dict[str, Any] = {k: x for k, x in leaves.items() if " " not in k}
+    if len(arguments) < len(leaves):
+        arguments["features"] = [x for k, x in leaves.items() if " " in k]
+    value = getattr(module, op)(**arguments, **options)
     results = {"value": value.detach()}
     if value.requires_grad:
         upstream = randoms(99, *value.shape).to(torch.bfloat16)  # exact in every dtype but float16
@@ -77,24 +87,25 @@ def relative_errors(got: Tensor, truth: Tensor) -> tuple[float, float]:
 
 
 def assert_accurate(
-    function: Function,
+    op: str,
     inputs: dict[str, Tensor],
     *,
     fixed: tuple[str, ...] = (),
     ulps: float = 4,
+    **options: Any,
 ) -> None:
     """Assert that value and gradients err at most twice as much as plain torch in float32.
 
     Against the reference in float64 of the same inputs, plus a floor of a few units in the last
     place of the result's dtype; float64 results have a floor only.
     """
-    got = value_and_gradients(ops, function, inputs, fixed)
+    got = value_and_gradients(ops, op, inputs, fixed, options)
 
     def cast(dtype: torch.dtype) -> dict[str, Tensor]:
         return {k: x.to(dtype) if x.is_floating_point() else x for k, x in inputs.items()}
 
-    truth = value_and_gradients(reference, function, cast(torch.float64), fixed)
-    plain = value_and_gradients(reference, function, cast(torch.float32), fixed)
+    truth = value_and_gradients(reference, op, cast(torch.float64), fixed, options)
+    plain = value_and_gradients(reference, op, cast(torch.float32), fixed, options)
     assert got.keys() == truth.keys()
     for name, result in got.items():
         assert result.shape == truth[name].shape, name

@@ -15,8 +15,6 @@ from b2m_fast import ops
 from b2m_fast.ops import reference
 from ops_helpers import (
     BILINEAR,
-    COMPARISONS,
-    DISTANCES,
     DTYPES,
     METRICS,
     assert_accurate,
@@ -26,17 +24,12 @@ from ops_helpers import (
 )
 
 if TYPE_CHECKING:
-    from types import ModuleType
+    pass
 
 Inputs = dict[str, Tensor]
 
 RECTANGLES = [(1, 1, 3), (2, 3, 1), (17, 33, 17), (113, 239, 96), (300, 517, 100)]
 SQUARES = [(1, 3), (2, 1), (33, 17), (113, 100), (300, 96)]
-
-
-def upper(matrix: Tensor) -> Tensor:
-    i, j = torch.triu_indices(len(matrix), len(matrix), offset=1)
-    return matrix[i, j]
 
 
 # Scores -------------------------------------------------------------------------------------------
@@ -48,7 +41,7 @@ def test_pairwise(metric: str, dtype: torch.dtype) -> None:
     """Rectangular scores and both gradients, whichever tiles and tails the sizes make."""
     for n, m, d in RECTANGLES:
         inputs = {"x": randoms(1, n, d, dtype=dtype), "y": randoms(2, m, d, dtype=dtype)}
-        assert_accurate(lambda f, t: f.pairwise_similarity(t["x"], t["y"], metric=metric), inputs)
+        assert_accurate("pairwise_similarity", inputs, metric=metric)
 
 
 @pytest.mark.parametrize("condensed", [False, True])
@@ -58,8 +51,10 @@ def test_pairwise_with_itself(metric: str, dtype: torch.dtype, condensed: bool) 
     """One argument in both roles: full, and the upper triangle, whose gradient has two shares."""
     for n, d in SQUARES:
         assert_accurate(
-            lambda f, t: f.pairwise_similarity(t["x"], metric=metric, condensed=condensed),
+            "pairwise_similarity",
             {"x": randoms(1, n, d, dtype=dtype)},
+            metric=metric,
+            condensed=condensed,
         )
 
 
@@ -70,9 +65,7 @@ def test_width_of_rbf(gamma: float) -> None:
         "x": randoms(1, 33, 17, dtype=torch.float32),
         "y": randoms(2, 18, 17, dtype=torch.float32),
     }
-    assert_accurate(
-        lambda f, t: f.pairwise_similarity(t["x"], t["y"], metric="rbf", gamma=gamma), inputs
-    )
+    assert_accurate("pairwise_similarity", inputs, metric="rbf", gamma=gamma)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -82,9 +75,7 @@ def test_listed_pairs(metric: str, dtype: torch.dtype) -> None:
     for n, d in SQUARES:
         inputs = {"x": randoms(1, n, d, dtype=dtype)}
         i, j = randints(2, n, 2, 300)
-        assert_accurate(
-            lambda f, t, i=i, j=j: f.pair_similarity(t["x"], i, j, metric=metric), inputs
-        )
+        assert_accurate("pair_similarity", inputs, i=i, j=j, metric=metric)
 
 
 @pytest.mark.parametrize("with_itself", [False, True])
@@ -133,14 +124,12 @@ CONTRASTIVE: dict[str, dict[str, Any]] = {
 def test_info_nce(options: dict[str, Any], metric: str, dtype: torch.dtype) -> None:
     """Paired queries and keys, under every reduction."""
     for n, d in [(1, 3), (2, 1), (33, 17), (113, 100), (300, 96)]:
-        inputs = {"q": randoms(1, n, d, dtype=dtype), "k": randoms(2, n, d, dtype=dtype)}
+        inputs = {"query": randoms(1, n, d, dtype=dtype), "key": randoms(2, n, d, dtype=dtype)}
         if metric == "dot":  # logits of a size that keeps losses apart
             options = {"temperature": d**0.5} | options
         if "temperature" in options and metric == "dot":
             options = options | {"temperature": d**0.5}
-        assert_accurate(
-            lambda f, t, o=options: f.info_nce(t["q"], t["k"], metric=metric, **o), inputs, ulps=8
-        )
+        assert_accurate("info_nce", inputs, ulps=8, metric=metric, **options)
 
 
 LABELLED: dict[str, dict[str, Any]] = {
@@ -177,11 +166,7 @@ def test_info_nce_with_everything(
     if case.get("labels"):
         inputs |= {"labels": randints(6, 20, n), "key_labels": randints(7, 20, m) - 3}
 
-    def loss(f: ModuleType, t: Inputs) -> Tensor:
-        result: Tensor = f.info_nce(**t, symmetric=symmetric, label_smoothing=0.05)
-        return result
-
-    assert_accurate(loss, inputs, ulps=8)
+    assert_accurate("info_nce", inputs, ulps=8, symmetric=symmetric, label_smoothing=0.05)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -196,6 +181,8 @@ def test_info_nce_aux(extra: int, dtype: torch.dtype) -> None:
     query, key, negatives = (x.double() for x in (query, key, negatives))
     _, truth = reference.info_nce(query, key, return_aux=True, extra_keys=negatives, **labels)
     for name, got, expected in zip(aux._fields, aux, truth, strict=True):
+        assert got is not None
+        assert expected is not None
         assert not got.requires_grad
         if got.dtype == torch.bool:
             assert torch.equal(got, expected), name
@@ -226,147 +213,9 @@ def test_sigmoid(reduction: str, metric: str, dtype: torch.dtype) -> None:
         }
         for case in (inputs, labelled):
             assert_accurate(
-                lambda f, t: f.sigmoid_contrastive(**t, metric=metric, reduction=reduction),
+                "sigmoid_contrastive",
                 case,
-                ulps=16,
-            )
-
-
-# Comparing similarity matrices --------------------------------------------------------------------
-
-
-def comparable(compare: str, metric: str, target_metric: str) -> bool:
-    return not (compare.startswith("cka") and {metric, target_metric} & set(DISTANCES))
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("compare", COMPARISONS)
-def test_rsa(compare: str, metric: str, dtype: torch.dtype) -> None:
-    """Every comparison on every metric, against responses of another metric."""
-    if compare == "atanh" and metric not in {"cosine", "correlation", "rbf"}:
-        pytest.skip("Fisher's z is of scores in [-1, 1]")
-    target_metric = {"dot": "cosine", "cosine": "correlation", "correlation": "rbf"}.get(
-        metric, "cosine"
-    )
-    if not comparable(compare, metric, target_metric):
-        pytest.skip("cka is of similarities")
-    for n, d, k in [(5, 3, 1), (33, 17, 9), (113, 100, 17), (300, 17, 96)]:
-        inputs = {"x": randoms(1, n, d, dtype=dtype), "t": randoms(2, n, k + 2, dtype=dtype)}
-        inputs["x"][:, : min(d, 3)] += inputs["t"][:, : min(d, 3)]
-        for form in ("auto", "pair"):
-            assert_accurate(
-                lambda f, t, form=form: f.rsa_penalty(
-                    t["x"],
-                    t["t"],
-                    compare=compare,
-                    metric=metric,
-                    target_metric=target_metric,
-                    form=form,
-                ),
-                inputs,
-                fixed=("t",),
-                ulps=16 if n > 5 else 256,  # ten pairs: errors do not average out
-            )
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("metric", BILINEAR)
-@pytest.mark.parametrize("compare", ["pearson", "cosine", "cka", "cka_debiased", "whitened_cosine"])
-def test_feature_form(compare: str, metric: str, dtype: torch.dtype) -> None:
-    """Sums in feature space are the sums over pairs, centred or not, gradient included."""
-    for n, d, k in [(5, 3, 1), (300, 17, 33)]:
-        inputs = {"x": randoms(1, n, d, dtype=dtype), "t": randoms(2, n, k + 2, dtype=dtype)}
-        inputs["x"][:, :2] += inputs["t"][:, :2]
-        for center in (False, True):
-            options = {"compare": compare, "metric": metric, "center": center, "form": "feature"}
-            assert_accurate(
-                lambda f, t, o=options: f.rsa_penalty(t["x"], t["t"], **o),
-                inputs,
-                fixed=("t",),
-                ulps=16,
-            )
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("kind", ["matrix", "condensed"])
-@pytest.mark.parametrize("compare", COMPARISONS)
-def test_rsa_with_stored_similarities(compare: str, kind: str, dtype: torch.dtype) -> None:
-    """A target given as a matrix or its upper triangle; pair weights where they are defined."""
-    for n in (2, 33, 300):
-        if compare == "cka_debiased" and n < 4:
-            continue
-        target = torch.corrcoef(randoms(2, n, 40)).to(dtype)
-        weights = randoms(3, n, n, dtype=dtype).abs()
-        if kind == "condensed":
-            target, weights = upper(target), upper(weights)
-        inputs = {"x": randoms(1, n, 17, dtype=dtype), "t": target}
-        if compare in {"mse", "atanh", "pearson", "cosine"}:
-            inputs["w"] = weights
-        assert_accurate(
-            lambda f, t: f.rsa_penalty(
-                t["x"], t["t"], compare=compare, target_kind="similarity", pair_weights=t.get("w")
-            ),
-            inputs,
-            fixed=("t", "w"),
-            ulps=32 if n == 2 else 16,
-        )
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("metric", BILINEAR)
-@pytest.mark.parametrize("compare", ["mse", "pearson", "cka"])
-def test_rsa_of_layers(compare: str, metric: str, dtype: torch.dtype) -> None:
-    """Several layers mixed by learned weights, centred by their means; weights get gradients."""
-    n = 113
-    inputs = {
-        "a": randoms(1, n, 17, dtype=dtype),
-        "b": randoms(2, n, 96, dtype=dtype),
-        "g": torch.tensor([0.3, 0.5], dtype=dtype),
-        "t": randoms(3, n, 9, dtype=dtype),
-    }
-    for center in (False, True):
-        assert_accurate(
-            lambda f, t, center=center: f.rsa_penalty(
-                [t["a"], t["b"]],
-                t["t"],
-                compare=compare,
                 metric=metric,
-                layer_weights=t["g"],
-                center=center,
-                target_center=center,
-            ),
-            inputs,
-            fixed=("t",),
-            ulps=16,
-        )
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_rsa_centred_on_a_given_mean(dtype: torch.dtype) -> None:
-    """A running mean is subtracted as given, without a gradient of its own."""
-    inputs = {
-        "x": randoms(1, 60, 17, dtype=dtype),
-        "t": randoms(2, 60, 9, dtype=dtype),
-        "mean": randoms(3, 17, dtype=dtype),
-    }
-    assert_accurate(
-        lambda f, t: f.rsa_penalty(t["x"], t["t"], center=t["mean"]),
-        inputs,
-        fixed=("t", "mean"),
-        ulps=16,
-    )
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("compare", [*COMPARISONS, "corr"])
-def test_rsa_score(compare: str, dtype: torch.dtype) -> None:
-    """The numbers one reports, on responses of two kinds, wider side second."""
-    for n in (5, 113):
-        inputs = {"x": randoms(1, n, 17, dtype=dtype), "y": randoms(2, n, 9, dtype=torch.float64)}
-        inputs["x"][:, :3] += inputs["y"][:, :3].to(dtype)
-        got = ops.rsa_score(inputs["x"], inputs["y"], compare=compare, center=True)
-        truth = reference.rsa_score(inputs["x"].double(), inputs["y"], compare=compare, center=True)
-        assert got.dtype == torch.float64
-        # The rounded side is centred and scored in float32.
-        assert relative_errors(got, truth)[0] < (1e-12 if dtype == torch.float64 else 3e-6)
+                reduction=reduction,
+                ulps=16,
+            )
