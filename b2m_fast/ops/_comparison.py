@@ -208,6 +208,8 @@ def _matrix_cosine(
     A shift of all entries of c or t changes neither.
     """
     n = comparison.items
+    if n == 0:
+        return 0.0, _NO_GRADIENT
     debiased = compare == "cka_debiased"
     per_row, per_total = (n - 2, (n - 1) * (n - 2)) if debiased else (n, n * n)
     c_diagonal = (

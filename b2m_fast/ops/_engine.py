@@ -197,6 +197,7 @@ def info_nce(
     problem: ContrastiveProblem, symmetric: bool, top1: bool
 ) -> tuple[Tensor, Tensor | None]:
     """Statistics (6, n) of the rows and (6, m) of the columns; the last row is unset without top1."""
+    top1 = top1 and len(problem.query) > 0  # without queries nothing can come first
     rows = _doubles(len(STATISTICS), len(problem.query))
     columns = _doubles(len(STATISTICS), len(problem.key)) if symmetric else None
     if not top1:
