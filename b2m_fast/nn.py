@@ -165,8 +165,7 @@ class InfoNCELoss(_Options):
         """Return 1 / temperature, as the loss uses it."""
         if self.log_logit_scale is None:
             return 1 / self.temperature
-        scale: Tensor = self.log_logit_scale.clamp(max=math.log(self.max_logit_scale)).exp()
-        return scale
+        return torch.exp(self.log_logit_scale.clamp(max=math.log(self.max_logit_scale)))
 
     def forward(
         self,
@@ -180,7 +179,7 @@ class InfoNCELoss(_Options):
         key_weights: Tensor | None = None,
     ) -> Tensor:
         """Return the loss of queries (N, d) and keys (M, d)."""
-        return ops.info_nce(
+        loss: Tensor = ops.info_nce(
             query,
             key,
             logit_scale=self.logit_scale(),
@@ -191,6 +190,7 @@ class InfoNCELoss(_Options):
             key_weights=key_weights,
             **self.options,
         )
+        return loss
 
 
 class SigmoidContrastiveLoss(_Options):

@@ -134,11 +134,13 @@ class _Ranks:
     def __call__(self, x: Tensor) -> Tensor:
         low = torch.searchsorted(self.values, x, right=False)
         high = torch.searchsorted(self.values, x, right=True)
-        return self.below + (low + high + 1).to(torch.float64) / 2
+        ranks: Tensor = (low + high + 1).to(torch.float64) / 2 + self.below
+        return ranks
 
     def ties(self) -> Tensor:
         """Lengths of the runs of equal values, in float64."""
-        return torch.unique_consecutive(self.values, return_counts=True)[1].to(torch.float64)
+        runs: Tensor = torch.unique_consecutive(self.values, return_counts=True)[1]
+        return runs.to(torch.float64)
 
 
 def _rho(scores: _Scores, compare: str) -> float:
