@@ -42,9 +42,9 @@ test-python: $(TEST)/.installed test-cpp
 	$(say) "Running the Python tests"
 	@$(TEST)/bin/pytest python_tests $(PYTEST_ARGS)
 
-bench: $(TEST)/.installed  ## time the ops
+bench: $(TEST)/.installed  ## time the ops (about 15 minutes; B2M_BENCH=short: one)
 	$(say) "Running the benchmarks"
-	@$(TEST)/bin/pytest benches $(PYTEST_ARGS)
+	@$(TEST)/bin/pytest benches -q --benchmark-quiet $(PYTEST_ARGS)
 
 lint: $(TEST)/.installed  ## ruff, mypy, clang-format: report, change nothing
 	$(say) "Checking the Python style: ruff"

@@ -37,6 +37,7 @@ LEVELS = {
     "evaluate": 3,
     "": 2,
     "nn": 1,
+    "_bench": 1,
     "drop_in": 1,
     "ops": 0,
     "_info": 0,

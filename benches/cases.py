@@ -1,0 +1,346 @@
+"""What is timed: ops, their contenders, and the sizes of each form of the run."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cache, partial
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+import baselines
+from b2m_fast import _info, ops
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+OURS = "b2m_fast"
+NEIGHBOURS = 10  # k of topk_similarity
+PAIRS_PER_ROW = 16  # pairs listed for pair_similarity
+RSA_COMPARISONS = ("atanh", "mse", "pearson", "cosine", "cka", "cka_debiased", "whitened_cosine")
+# rsatoolbox builds a matrix of pairs by pairs for it.
+WHITENED_LIMIT = 1024
+
+
+class Inputs(NamedTuple):
+    """Correlated standard normal rows (leaves with gradients) and listed pairs."""
+
+    x: Tensor
+    y: Tensor
+    scale: Tensor
+    bias: Tensor
+    i: Tensor
+    j: Tensor
+
+    @property
+    def leaves(self) -> tuple[Tensor, ...]:
+        return self.x, self.y, self.scale, self.bias
+
+
+def make_inputs(n: int, d: int) -> Inputs:
+    generator = torch.Generator().manual_seed(n + d)
+    x = torch.randn(n, d, generator=generator)
+    y = x + torch.randn(n, d, generator=generator)
+    i, j = torch.randint(n, (2, PAIRS_PER_ROW * n), generator=generator)
+    inputs = Inputs(x, y, torch.tensor(1 / 0.07), torch.tensor(-10.0), i, j)
+    for leaf in inputs.leaves:
+        leaf.requires_grad_()
+    return inputs
+
+
+# What a contender returns: a loss, a matrix of values, or nothing (matrix products only).
+Run = Any
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One way of computing what an op computes.
+
+    `make(inputs, backward)` prepares (outside the timing) and returns the call that is timed; what
+    the call returns is differentiated where the mode asks for it.
+    """
+
+    name: str
+    make: Callable[[Inputs, bool], Callable[[], Run]]
+    largest: int = 1 << 62
+    forward_only: bool = False
+    missing: Callable[[], str | None] = lambda: None
+    differentiable: bool = True
+    compiled: bool = False
+
+
+class Op(NamedTuple):
+    """An op with its fixed options."""
+
+    name: str
+    contenders: tuple[Contender, ...]
+    has_gradient: bool = True
+
+
+@dataclass(frozen=True)
+class Group:
+    """Contenders that are timed together."""
+
+    op: Op
+    mode: str  # "forward" or "forward+backward"
+    n: int
+    d: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.op.name} {self.mode} N={self.n} D={self.d}"
+
+    def reason_to_skip(self, contender: Contender) -> str | None:
+        if contender.forward_only and self.mode != "forward":
+            return "forward only"
+        if self.n > contender.largest:
+            return f"too slow or too large above N={contender.largest}"
+        return contender.missing()
+
+
+def plain(name: str, call: Callable[[Inputs], Run], **options: Any) -> Contender:
+    """Make a contender that needs no preparation."""
+    return Contender(name, lambda inputs, _: partial(call, inputs), **options)
+
+
+def compiled(call: Callable[[Inputs], Run]) -> Contender:
+    def make(inputs: Inputs, _: bool) -> Callable[[], Run]:
+        torch.compiler.reset()  # else shapes of other groups count against the limit of recompiles
+        return partial(torch.compile(call, dynamic=False), inputs)
+
+    return Contender("torch.compile", make, missing=_no_compiler, compiled=True)
+
+
+def prepared(
+    name: str, prepare: Callable[[Inputs], Any], call: Callable[[Any], Run], **options: Any
+) -> Contender:
+    """Make a contender without gradient that takes the inputs in another form."""
+    return Contender(
+        name, lambda inputs, _: partial(call, prepare(inputs)), forward_only=True, **options
+    )
+
+
+@cache
+def _no_compiler() -> str | None:
+    from torch._inductor.cpp_builder import get_cpp_compiler
+
+    try:
+        get_cpp_compiler()
+    except RuntimeError as error:
+        return f"torch.compile finds no compiler: {type(error).__name__}"
+    return None
+
+
+def _no_library_loss() -> str | None:
+    if hasattr(torch.nn, "LinearCrossEntropyOptions"):
+        return None
+    return f"torch {torch.__version__} has no chunked linear_cross_entropy (2.13 has)"
+
+
+def _without(module: str) -> Callable[[], str | None]:
+    return lambda: None if find_spec(module) else f"{module} is not installed"
+
+
+# --------------------------------------------------------------------------------------------------
+# Ops
+# --------------------------------------------------------------------------------------------------
+def _both(call: Callable[[Any, Inputs], Run]) -> tuple[Contender, Contender]:
+    """Ours, and the reference of it: `call` takes the module that holds the op."""
+    return plain(OURS, partial(call, ops)), plain("reference", partial(call, ops.reference))
+
+
+def _matrix_products() -> Contender:
+    return Contender(
+        "matrix products only",
+        lambda p, backward: baselines.matrix_products(p.x, p.y, backward),
+        differentiable=False,
+    )
+
+
+def _info_nce() -> Op:
+    def ours(library: Any, p: Inputs) -> Run:
+        return library.info_nce(p.x, p.y, logit_scale=p.scale)
+
+    def eager(p: Inputs) -> Run:
+        return baselines.eager_info_nce(p.x, p.y, p.scale)
+
+    return Op(
+        "info_nce",
+        (
+            *_both(ours),
+            plain("torch eager", eager),
+            compiled(eager),
+            plain(
+                "torch linear_cross_entropy",
+                lambda p: baselines.library_info_nce(p.x, p.y, p.scale),
+                missing=_no_library_loss,
+            ),
+            plain("torch chunked", lambda p: baselines.chunked_info_nce(p.x, p.y, p.scale)),
+            _matrix_products(),
+        ),
+    )
+
+
+def _sigmoid() -> Op:
+    def ours(library: Any, p: Inputs) -> Run:
+        return library.sigmoid_contrastive(p.x, p.y, logit_scale=p.scale, logit_bias=p.bias)
+
+    def eager(p: Inputs) -> Run:
+        return baselines.eager_sigmoid(p.x, p.y, p.scale, p.bias)
+
+    return Op(
+        "sigmoid_contrastive",
+        (
+            *_both(ours),
+            plain("torch eager", eager),
+            compiled(eager),
+            plain("torch chunked", lambda p: baselines.chunked_sigmoid(p.x, p.y, p.scale, p.bias)),
+            _matrix_products(),
+        ),
+    )
+
+
+def _rsa_penalty(compare: str) -> Op:
+    def ours(library: Any, p: Inputs) -> Run:
+        return library.rsa_penalty(p.x, p.y.detach(), compare=compare)
+
+    def eager(p: Inputs) -> Run:
+        return baselines.eager_rsa(p.x, p.y.detach(), compare)
+
+    contenders = [*_both(ours), plain("torch eager", eager)]
+    if compare == "atanh":
+        contenders.append(compiled(eager))
+    if compare in ("atanh", "mse"):
+        contenders.append(
+            plain("torch tiled", lambda p: baselines.tiled_rsa(p.x, p.y.detach(), compare))
+        )
+    if compare != "atanh":
+        contenders.append(
+            plain("torch feature", lambda p: baselines.feature_rsa(p.x, p.y.detach(), compare))
+        )
+    return Op(f"rsa_penalty {compare}", tuple(contenders))
+
+
+def _numpy(p: Inputs) -> tuple[Any, Any]:
+    return p.x.detach().double().numpy(), p.y.detach().double().numpy()
+
+
+def _rsa_score(compare: str) -> Op:
+    def ours(library: Any, p: Inputs) -> Run:
+        return library.rsa_score(p.x, p.y, compare=compare, metric="correlation")
+
+    toolbox = prepared(
+        "rsatoolbox",
+        _numpy,
+        lambda xy: baselines.rsatoolbox_score(xy[0], xy[1], compare),
+        largest=WHITENED_LIMIT if compare == "whitened_cosine" else 4096,
+        missing=_without("rsatoolbox"),
+    )
+    return Op(f"rsa_score {compare}", (*_both(ours), toolbox), has_gradient=False)
+
+
+def _pairwise(metric: str) -> Op:
+    def ours(library: Any, p: Inputs) -> Run:
+        return library.pairwise_similarity(p.x, metric=metric)
+
+    scipy = prepared(
+        "scipy pdist",
+        lambda p: _numpy(p)[0],
+        lambda x: baselines.scipy_pdist(x, metric),
+        largest=4096,
+        missing=_without("scipy"),
+    )
+    condensed = plain(
+        f"{OURS} condensed",
+        lambda p: ops.pairwise_similarity(p.x, metric=metric, condensed=True),
+        forward_only=True,
+    )
+    names = {"correlation": "torch.corrcoef", "euclidean": "torch.cdist"}
+    eager = plain(names.get(metric, "torch eager"), lambda p: baselines.eager_pairwise(p.x, metric))
+    return Op(f"pairwise_similarity {metric}", (*_both(ours), condensed, eager, scipy))
+
+
+def _pairs() -> Op:
+    def ours(library: Any, p: Inputs) -> Run:
+        return library.pair_similarity(p.x, p.i, p.j)
+
+    eager = plain("torch eager", lambda p: baselines.eager_pairs(p.x, p.i, p.j))
+    return Op("pair_similarity", (*_both(ours), eager))
+
+
+def _topk() -> Op:
+    def ours(library: Any, p: Inputs) -> Run:
+        return library.topk_similarity(p.x, p.y, NEIGHBOURS)[0]
+
+    contenders = (
+        *_both(ours),
+        plain("torch eager", lambda p: baselines.eager_topk(p.x, p.y, NEIGHBOURS)),
+        plain("torch chunked", lambda p: baselines.chunked_topk(p.x, p.y, NEIGHBOURS)),
+    )
+    return Op("topk_similarity", contenders, has_gradient=False)
+
+
+def _levels() -> Iterator[Op]:
+    """Ours under each instruction level of this machine; the first, the fastest, is the measure."""
+    available = _info.collect()["cpu"]["levels available"].split(", ")
+
+    def at(level: str, call: Callable[[Inputs], Run]) -> Contender:
+        def run(p: Inputs) -> Run:
+            os.environ["B2M_ISA"] = level  # read at every call
+            return call(p)
+
+        return plain(level, run)
+
+    calls: dict[str, Callable[[Inputs], Run]] = {
+        "info_nce": lambda p: ops.info_nce(p.x, p.y, logit_scale=p.scale),
+        "rsa_penalty atanh": lambda p: ops.rsa_penalty(p.x, p.y.detach()),
+        "pairwise_similarity cosine": lambda p: ops.pairwise_similarity(p.x),
+    }
+    for name, call in calls.items():
+        yield Op(f"levels: {name}", tuple(at(level, call) for level in reversed(available)))
+
+
+def all_ops() -> list[Op]:
+    return [
+        _info_nce(),
+        _sigmoid(),
+        *map(_rsa_penalty, RSA_COMPARISONS),
+        *map(_rsa_score, ("pearson", "whitened_cosine", "spearman")),
+        *map(_pairwise, ("cosine", "correlation", "euclidean")),
+        _pairs(),
+        _topk(),
+        *_levels(),
+    ]
+
+
+# --------------------------------------------------------------------------------------------------
+# Sizes
+# --------------------------------------------------------------------------------------------------
+# The whole grid only for the first op; the others at the sizes that tell most.
+GRID = [(n, d) for n in (1024, 4096, 8192) for d in (64, 128, 512)]
+FEW = [(1024, 128), (4096, 128)]
+LARGE_TOO = ("sigmoid_contrastive", "rsa_penalty atanh")
+
+
+def groups(form: str) -> list[Group]:
+    """Everything that is timed in one run; form is "short" or "full"."""
+    if form not in ("short", "full"):
+        raise ValueError(f"B2M_BENCH is {form!r}; expected 'short' or 'full'")
+    found = []
+    for op in all_ops():
+        levels = op.name.startswith("levels")
+        sizes = GRID if op.name == "info_nce" else FEW
+        if op.name in LARGE_TOO:
+            sizes = [*FEW, (4096, 512), (8192, 128)]
+        if levels:
+            sizes = FEW[1:]
+        if form == "short":
+            if op.name not in ("info_nce", *LARGE_TOO):
+                continue
+            sizes = FEW
+        modes = ["forward", "forward+backward"] if op.has_gradient else ["forward"]
+        found += [Group(op, mode, n, d) for n, d in sizes for mode in modes]
+    return found

@@ -1,0 +1,146 @@
+"""Time the contenders of a group in turns, after checking that they compute the same thing."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+import cases
+from b2m_fast import _bench
+
+if TYPE_CHECKING:
+    from memory import MemoryServer
+
+# Loose: float32 against float64 sums, and torch.cdist, whose zeros are wrong by 1e-2.
+TOLERANCE = 2e-2
+LOSS_TOLERANCE = 2e-3
+
+# Memory of small cases drowns in the resolution; compiling a case twice costs more than it tells.
+SMALLEST_FOR_MEMORY = 4096
+COMPILED_MEMORY_AT = 128
+
+
+@dataclass
+class Measured:
+    """What is known of one contender in one group."""
+
+    group: cases.Group
+    contender: str
+    seconds: list[float] = field(default_factory=list)
+    memory_mib: float | None = None
+    skipped: str | None = None
+    failed: str | None = None
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+
+class Budget:
+    """Seconds for the rounds of each group, so that the whole run ends in time.
+
+    What is left is shared by the groups that are left, a third of it kept back for first calls,
+    compilation and memory. Groups of large sizes get more.
+    """
+
+    def __init__(self, total: float, groups: list[cases.Group]) -> None:
+        self._end = time.monotonic() + total
+        self._weights = {group.name: self._weight(group) for group in groups}
+
+    @staticmethod
+    def _weight(group: cases.Group) -> float:
+        return (group.n / 1024) * (1 + group.d / 256) * (2 if "backward" in group.mode else 1)
+
+    def seconds(self, group: cases.Group) -> float:
+        left = max(0.0, self._end - time.monotonic())
+        share = self._weights[group.name] / sum(self._weights.values())
+        self._weights.pop(group.name)
+        return min(30.0, max(0.5, left * share * 2 / 3))
+
+
+def measure(group: cases.Group, seconds: float, memory: MemoryServer | None) -> dict[str, Measured]:
+    """Measure all contenders of a group; what goes wrong with one is noted and stops no other."""
+    inputs = cases.make_inputs(group.n, group.d)
+    found = {c.name: Measured(group, c.name) for c in group.op.contenders}
+    calls: dict[str, Callable[[], object]] = {}
+    ours: Tensor | None = None
+    level = os.environ.get("B2M_ISA")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of other people's libraries
+        for contender in group.op.contenders:
+            case = found[contender.name]
+            case.skipped = group.reason_to_skip(contender)
+            if case.skipped:
+                continue
+            try:
+                call = step(contender, group, inputs)
+                value = call()
+            except Exception as error:  # noqa: BLE001 - whatever another library raises
+                case.failed = f"{type(error).__name__}: {error}"
+                continue
+            if isinstance(value, Tensor):
+                ours = value if ours is None else ours
+                case.failed = disagreement(value, ours)
+            if case.failed is None:
+                calls[contender.name] = call
+            if memory is not None and _memory_wanted(contender, group):
+                case.memory_mib = memory.peak_mib(group, contender)
+        ours = value = None
+        for name, times in _bench.interleave(calls, seconds).items():
+            found[name].seconds = times
+    if level is None:
+        os.environ.pop("B2M_ISA", None)
+    else:
+        os.environ["B2M_ISA"] = level
+    return found
+
+
+def step(
+    contender: cases.Contender, group: cases.Group, inputs: cases.Inputs
+) -> Callable[[], Tensor | None]:
+    """What is timed: the forward pass without gradients, or forward and backward."""
+    backward = group.mode != "forward"
+    run = contender.make(inputs, backward)
+
+    def call() -> Tensor | None:
+        for leaf in inputs.leaves:
+            leaf.grad = None
+        with torch.set_grad_enabled(backward):
+            value: Tensor | None = run()
+        if value is None:
+            return None
+        if backward:
+            # For a matrix of values the gradient that arrives is a constant without memory.
+            value.backward(torch.ones((), dtype=value.dtype).expand(value.shape))
+        return value.detach()
+
+    return call
+
+
+def disagreement(value: Tensor, ours: Tensor) -> str | None:
+    """Say how a result differs from ours, if it does; condensed values meet our full matrix."""
+    if value.ndim == 1 and ours.ndim == 2:
+        i, j = torch.triu_indices(len(ours), len(ours), offset=1)
+        ours = ours[i, j]
+    tolerance = LOSS_TOLERANCE if ours.ndim == 0 else TOLERANCE
+    worst = float((value.to(ours.dtype) - ours).abs().max())
+    allowed = tolerance * float(ours.abs().max())
+    if worst <= allowed:  # False for NaN
+        return None
+    return f"differs from {cases.OURS} by {worst:.3g}, more than {allowed:.3g}"
+
+
+def _memory_wanted(contender: cases.Contender, group: cases.Group) -> bool:
+    if group.n < SMALLEST_FOR_MEMORY or group.op.name.startswith("levels"):
+        return False
+    if contender.compiled and group.d != COMPILED_MEMORY_AT:
+        return False
+    return group.mode != "forward" or not group.op.has_gradient or contender.forward_only

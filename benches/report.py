@@ -1,0 +1,152 @@
+"""Tables and the JSON of a run."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import statistics
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any
+
+from b2m_fast import _bench
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from harness import Measured
+
+SCHEMA = 1
+
+
+def rows(measured: list[Measured]) -> list[dict[str, Any]]:
+    """One flat record a case; ratio is its median over that of the first contender, ours."""
+    by_group: dict[str, list[Measured]] = defaultdict(list)
+    for case in measured:
+        by_group[case.group.name].append(case)
+    found = []
+    for group in by_group.values():
+        ours = group[0].median if group[0].seconds else None
+        for case in group:
+            median = case.median if case.seconds else None
+            found.append(
+                {
+                    "op": case.group.op.name,
+                    "mode": case.group.mode,
+                    "n": case.group.n,
+                    "d": case.group.d,
+                    "contender": case.contender,
+                    "median_ms": _ms(median),
+                    "min_ms": _ms(min(case.seconds, default=None)),
+                    "spread": _spread(case.seconds),
+                    "rounds": len(case.seconds),
+                    "ratio": None if median is None or ours is None else round(median / ours, 3),
+                    "memory_mib": None if case.memory_mib is None else round(case.memory_mib, 1),
+                    "skipped": case.skipped,
+                    "failed": case.failed,
+                }
+            )
+    return found
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(1e3 * seconds, 4)
+
+
+def _spread(seconds: list[float]) -> float | None:
+    """Interquartile range over the median."""
+    if len(seconds) < 3:
+        return None
+    low, middle, high = statistics.quantiles(seconds, n=4)
+    return round((high - low) / middle, 3)
+
+
+def geometric_means(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Mean ratio of each contender in each op and mode, over all sizes it was timed at."""
+    ratios: dict[tuple[str, str, str], list[float]] = defaultdict(list)
+    for r in records:
+        if r["ratio"] is not None:
+            ratios[r["op"], r["mode"], r["contender"]].append(r["ratio"])
+    return [
+        {
+            "op": op,
+            "mode": mode,
+            "contender": contender,
+            "ratio": round(statistics.geometric_mean(values), 3),
+            "sizes": len(values),
+        }
+        for (op, mode, contender), values in ratios.items()
+    ]
+
+
+def document(measured: list[Measured], form: str, wall_seconds: float) -> dict[str, Any]:
+    """Everything that is kept of a run."""
+    records = rows(measured)
+    return {
+        "schema": SCHEMA,
+        "date": dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%dT%H:%MZ"),
+        "form": form,
+        "wall_seconds": round(wall_seconds),
+        "machine": _bench.machine(),
+        "cases": records,
+        "geometric_means": geometric_means(records),
+    }
+
+
+def write(found: dict[str, Any], folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    day = found["date"][:10]
+    path = folder / f"{day}-{found['machine']['level']}-{found['form']}.json"
+    path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def render(found: dict[str, Any]) -> str:
+    """Lay out the tables: for every op and mode the contenders down, the sizes across."""
+    lines = [f"{fact:<12}{text}" for fact, text in found["machine"].items()]
+    lines += [f"{'date':<12}{found['date']}", f"{'wall':<12}{found['wall_seconds']} s", ""]
+    lines.append("Median ms of calls made in turns, and (ratio to the first row).")
+    tables: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for record in found["cases"]:
+        tables[record["op"], record["mode"]].append(record)
+    for (op, mode), records in tables.items():
+        lines += ["", f"{op}, {mode}", *_table(records, _time_cell)]
+        if any(r["memory_mib"] is not None for r in records):
+            lines += ["  peak MiB beyond the inputs", *_table(records, _memory_cell, header=False)]
+    lines += ["", "Geometric means of the ratios over all sizes"]
+    lines += [
+        f"  {r['op'] + ', ' + r['mode']:<46}{r['contender']:<26}{r['ratio']:>8.2f}x  ({r['sizes']})"
+        for r in found["geometric_means"]
+        if r["ratio"] != 1
+    ]
+    failures = [r for r in found["cases"] if r["failed"]]
+    lines += [
+        f"FAILED {r['op']} {r['n']} {r['d']} {r['contender']}: {r['failed']}" for r in failures
+    ]
+    return "\n".join(lines)
+
+
+def _table(records: list[dict[str, Any]], cell: Any, header: bool = True) -> list[str]:
+    sizes = list(dict.fromkeys((r["n"], r["d"]) for r in records))
+    contenders = list(dict.fromkeys(r["contender"] for r in records))
+    at = {(r["contender"], r["n"], r["d"]): cell(r) for r in records}
+    lines = []
+    if header:
+        lines.append(f"  {'':<26}" + "".join(f"{f'{n} x {d}':>19}" for n, d in sizes))
+    for contender in contenders:
+        cells = [at.get((contender, n, d), "-") for n, d in sizes]
+        if any(text != "-" for text in cells):
+            lines.append(f"  {contender:<26}" + "".join(f"{text:>19}" for text in cells))
+    return lines
+
+
+def _time_cell(record: dict[str, Any]) -> str:
+    if record["failed"]:
+        return "failed"
+    if record["median_ms"] is None:
+        return "-"
+    ratio = "" if record["ratio"] is None else f" ({record['ratio']:.2f}x)"
+    return f"{record['median_ms']:,.2f}{ratio}"
+
+
+def _memory_cell(record: dict[str, Any]) -> str:
+    return "-" if record["memory_mib"] is None else f"{record['memory_mib']:,.1f}"

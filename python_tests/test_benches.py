@@ -1,0 +1,167 @@
+"""The benchmarks compare equals: every contender computes what the reference computes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import torch
+
+from b2m_fast import _bench
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benches"))
+
+import baselines
+import cases
+import harness
+import memory
+import report
+
+N, D = 72, 16
+
+CASES = [(op, contender) for op in cases.all_ops() for contender in op.contenders]
+
+
+def identify(value: cases.Op | cases.Contender) -> str:
+    return value.name
+
+
+def run(
+    contender: cases.Contender, group: cases.Group
+) -> tuple[torch.Tensor | None, list[torch.Tensor | None]]:
+    inputs = cases.make_inputs(group.n, group.d)
+    value = harness.step(contender, group, inputs)()
+    return value, [leaf.grad for leaf in inputs.leaves]
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several chunks and a rest, so that all of the code of the baselines runs."""
+    monkeypatch.setattr(baselines, "CHUNK", 32)
+    monkeypatch.setattr(baselines, "TILE", 32)
+    monkeypatch.delenv("B2M_ISA", raising=False)
+
+
+@pytest.mark.usefixtures("small_chunks")
+@pytest.mark.filterwarnings("ignore")  # of other people's libraries
+@pytest.mark.parametrize(("op", "contender"), CASES, ids=identify)
+def test_contenders_agree_with_the_reference(
+    op: cases.Op, contender: cases.Contender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if contender.compiled or not contender.differentiable:
+        pytest.skip("the same code as eager, or no loss at all")
+    monkeypatch.setenv("B2M_ISA", "")  # put back what the contenders of the levels set
+    monkeypatch.delenv("B2M_ISA")
+    name = op.name.removeprefix("levels: ")
+    plain_op = next(other for other in cases.all_ops() if other.name == name)
+    reference = next(c for c in plain_op.contenders if c.name == "reference")
+    mode = "forward+backward" if op.has_gradient and not contender.forward_only else "forward"
+    group = cases.Group(op, mode, N, D)
+    if contender.missing():
+        pytest.skip(str(contender.missing()))
+    value, gradients = run(contender, group)
+    expected, expected_gradients = run(reference, group)
+    assert value is not None
+    assert expected is not None
+    if value.ndim == 1 and expected.ndim == 2:
+        i, j = torch.triu_indices(N, N, offset=1)
+        expected = expected[i, j]
+    loose = 5e-3 if contender.name == "torch.cdist" else 1e-5  # its zeros are none
+    torch.testing.assert_close(value.to(expected), expected, rtol=1e-4, atol=loose)
+    for mine, theirs in zip(gradients, expected_gradients, strict=True):
+        assert (mine is None) == (theirs is None)
+        if mine is not None and theirs is not None:
+            torch.testing.assert_close(mine, theirs, rtol=1e-3, atol=max(loose, 2e-5))
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_chunked_info_nce_survives_a_column_without_mass() -> None:
+    """Its fast way loses a column whose logits all lie far below the largest one."""
+    query = torch.eye(4)[[0, 0, 0, 0]]
+    key = torch.eye(4)
+    key[3] = torch.tensor([-1.0, 0, 0, 0])
+    scale = torch.tensor(100.0)
+    loss = baselines.chunked_info_nce(query, key, scale)
+    torch.testing.assert_close(loss, baselines.eager_info_nce(query, key, scale))
+
+
+def test_a_wrong_contender_is_found() -> None:
+    assert harness.disagreement(torch.tensor(1.0), torch.tensor(1.0)) is None
+    assert harness.disagreement(torch.tensor(1.01), torch.tensor(1.0)) is not None
+    assert harness.disagreement(torch.tensor(torch.nan), torch.tensor(1.0)) is not None
+
+
+@pytest.fixture(scope="module")
+def document() -> dict[str, object]:
+    op = next(op for op in cases.all_ops() if op.name == "topk_similarity")
+    group = cases.Group(op, "forward", N, D)
+    measured = harness.measure(group, 0.05, None)
+    return report.document(list(measured.values()), "short", 1.0)
+
+
+def test_json_has_the_promised_fields(document: dict[str, object], tmp_path: Path) -> None:
+    written = report.write(document, tmp_path)
+    assert written.parent == tmp_path
+    found = json.loads(written.read_text(encoding="utf-8"))
+    assert {"date", "form", "machine", "cases", "geometric_means", "wall_seconds"} <= set(found)
+    machine = found["machine"]
+    assert {"processor", "processors", "level", "threads", "torch"} <= set(machine)
+    first = found["cases"][0]
+    assert first["contender"] == cases.OURS
+    assert first["ratio"] == 1
+    for case in found["cases"]:
+        assert case["failed"] is None
+        assert case["rounds"] >= 1
+        assert 0 < case["min_ms"] <= case["median_ms"]
+    assert {mean["contender"] for mean in found["geometric_means"]} >= {"reference", "torch eager"}
+
+
+def test_tables_name_every_contender(document: dict[str, object]) -> None:
+    text = report.render(document)
+    assert all(name in text for name in (cases.OURS, "reference", "torch eager", "torch chunked"))
+
+
+def test_forms_of_the_run() -> None:
+    full, short = cases.groups("full"), cases.groups("short")
+    assert {group.name for group in short} <= {group.name for group in full}
+    with pytest.raises(ValueError, match="B2M_BENCH"):
+        cases.groups("long")
+
+
+def test_memory_of_the_matrix_of_logits_is_seen() -> None:
+    op = next(op for op in cases.all_ops() if op.name == "info_nce")
+    eager = next(c for c in op.contenders if c.name == "torch eager")
+    n = 1536
+    with closing(memory.MemoryServer()) as server:
+        peak = server.peak_mib(cases.Group(op, "forward+backward", n, D), eager)
+    if peak is None:
+        pytest.skip("no /proc/self/clear_refs here")
+    matrix = n * n * 4 / 2**20
+    assert matrix < peak < 20 * matrix
+
+
+def test_interleave_gives_slow_calls_fewer_rounds() -> None:
+    def work(size: int) -> object:
+        return sum(range(size))
+
+    times = _bench.interleave(
+        {"fast": lambda: work(1_000), "slow": lambda: work(400_000)}, seconds=0.2
+    )
+    assert len(times["fast"]) > len(times["slow"]) >= 1
+    assert all(seconds > 0 for values in times.values() for seconds in values)
+
+
+def test_short_form_prints_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _bench.main(["--n", "64", "96", "--d", "8", "--seconds", "0.05"]) == 0
+    text = capsys.readouterr().out
+    assert text.count("info_nce") == 2
+    assert text.count("rsa_penalty") == 2
+    assert "level" in text
+
+
+def test_short_form_refuses_nonsense() -> None:
+    with pytest.raises(SystemExit):
+        _bench.main(["--n", "1"])
