@@ -116,6 +116,11 @@ def _write(
     target = _validate.floats(_validate.from_array(out, "out"), "out", ndim=len(shape))
     if tuple(target.shape) != shape:
         raise ValueError(f"out has shape {_validate.shape_of(target)}; expected {shape}")
+    if _overlaps_itself(target):
+        raise ValueError(
+            f"out has strides {target.stride()}, so that elements share memory; expected one place "
+            "for each"
+        )
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, y, target)):
         raise ValueError(
             "out= has no gradient, but an argument requires one; detach it or use torch.no_grad()"
@@ -124,6 +129,16 @@ def _write(
         if other is not None and _overlap(target, other):
             raise ValueError(f"out shares memory with {name}; expected memory of its own")
     _engine.pairwise(x.detach(), None if y is None else y.detach(), scoring, condensed, target)
+
+
+def _overlaps_itself(x: Tensor) -> bool:
+    """Whether two elements may have the same address (an expanded tensor, say)."""
+    extent = 0
+    for stride, size in sorted(zip(x.stride(), x.shape, strict=True)):
+        if size > 1 and stride <= extent:
+            return True
+        extent += (size - 1) * stride
+    return False
 
 
 def _overlap(a: Tensor, b: Tensor) -> bool:

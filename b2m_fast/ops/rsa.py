@@ -284,11 +284,15 @@ def _checked_features(
             raise ValueError("layer_weights weigh a list of layers, but features is one tensor")
         if not isinstance(center, bool | Tensor):
             raise TypeError(
-                "center is a list, but features is one tensor; expected a bool or tensor"
+                f"center is a {type(center).__name__}; expected a bool or a tensor (features is one)"
             )
         patterns = _centred(_validate.floats(features, "features"), center, "center")
         _validate.nonempty_depth(patterns, "features")
         return patterns, Scoring(metric, _validate.scoring_gamma(metric, gamma, patterns.shape[1]))
+    if not isinstance(features, list | tuple):
+        raise TypeError(
+            f"features is a {type(features).__name__}; expected a torch.Tensor or a list of them"
+        )
     layers = [_validate.floats(x, f"features[{k}]") for k, x in enumerate(features)]
     if not layers:
         raise ValueError("features is an empty list; expected at least one layer")
