@@ -33,7 +33,8 @@ b2m::Matrix matrix(const MatrixTuple& from) {
 /// A matrix that may be absent, with an address to pass on.
 class MaybeMatrix {
  public:
-  explicit MaybeMatrix(const OptionalMatrix& from) : present_(from.has_value()), matrix_(from ? matrix(*from) : b2m::Matrix{}) {}
+  explicit MaybeMatrix(const OptionalMatrix& from)
+      : present_(from.has_value()), matrix_(from ? matrix(*from) : b2m::Matrix{}) {}
   const b2m::Matrix* get() const { return present_ ? &matrix_ : nullptr; }
 
  private:
@@ -87,7 +88,8 @@ void register_pairwise(py::module_& m) {
   using Release = py::call_guard<py::gil_scoped_release>;
   m.def(
       "pairwise_forward",
-      [](const MatrixTuple& x, const OptionalMatrix& y, int metric, double gamma, int layout, const MatrixTuple& out, int threads) {
+      [](const MatrixTuple& x, const OptionalMatrix& y, int metric, double gamma, int layout, const MatrixTuple& out,
+         int threads) {
         b2m::pairwise_forward(matrix(x), MaybeMatrix(y).get(), scoring(metric, gamma), static_cast<b2m::Layout>(layout),
                               matrix(out), threads);
       },
@@ -117,10 +119,10 @@ void register_pairwise(py::module_& m) {
       Release());
   m.def(
       "topk",
-      [](const MatrixTuple& x, const OptionalMatrix& y, int metric, double gamma, std::int64_t k, Address values, Address indices,
-         int threads) {
-        b2m::topk(matrix(x), MaybeMatrix(y).get(), scoring(metric, gamma), k, array<double>(values), array<std::int64_t>(indices),
-                  threads);
+      [](const MatrixTuple& x, const OptionalMatrix& y, int metric, double gamma, std::int64_t k, Address values,
+         Address indices, int threads) {
+        b2m::topk(matrix(x), MaybeMatrix(y).get(), scoring(metric, gamma), k, array<double>(values),
+                  array<std::int64_t>(indices), threads);
       },
       Release());
   m.def(
@@ -135,16 +137,16 @@ void register_contrastive(py::module_& m) {
   using Release = py::call_guard<py::gil_scoped_release>;
   m.def(
       "info_nce_forward",
-      [](const MatrixTuple& query, const MatrixTuple& key, int metric, double logit_scale, Address row_label, Address column_label,
-         Address rows, Address columns, bool top1, int threads) {
+      [](const MatrixTuple& query, const MatrixTuple& key, int metric, double logit_scale, Address row_label,
+         Address column_label, Address rows, Address columns, bool top1, int threads) {
         const auto problem = contrastive(query, key, metric, logit_scale, row_label, column_label, threads);
         b2m::info_nce_forward(problem, statistics(rows, problem.query.rows, top1), statistics(columns, problem.key.rows, top1));
       },
       Release());
   m.def(
       "info_nce_backward",
-      [](const MatrixTuple& query, const MatrixTuple& key, int metric, double logit_scale, Address row_label, Address column_label,
-         Address rows, Address columns, Address row_weight, Address column_weight, double label_smoothing,
+      [](const MatrixTuple& query, const MatrixTuple& key, int metric, double logit_scale, Address row_label,
+         Address column_label, Address rows, Address columns, Address row_weight, Address column_weight, double label_smoothing,
          const OptionalMatrix& dquery, const OptionalMatrix& dkey, int threads) {
         const auto problem = contrastive(query, key, metric, logit_scale, row_label, column_label, threads);
         return b2m::info_nce_backward(problem, statistics(rows, problem.query.rows, false),
@@ -183,8 +185,8 @@ void register_rsa(py::module_& m) {
       Release());
   m.def(
       "pair_moments",
-      [](std::int64_t count, const SimilaritiesTuple& c, const SimilaritiesTuple& t, const OptionalSimilarities& w, double c_shift,
-         double t_shift, Address c_row, Address t_row, int threads) {
+      [](std::int64_t count, const SimilaritiesTuple& c, const SimilaritiesTuple& t, const OptionalSimilarities& w,
+         double c_shift, double t_shift, Address c_row, Address t_row, int threads) {
         const ComparisonArguments arguments(count, c, t, w, threads);
         const auto sums = b2m::pair_moments(arguments.comparison, c_shift, t_shift, array<double>(c_row), array<double>(t_row));
         return std::make_tuple(sums.w, sums.wc, sums.wt, sums.wcc, sums.wtt, sums.wct);
@@ -192,8 +194,8 @@ void register_rsa(py::module_& m) {
       Release());
   m.def(
       "squared_difference",
-      [](std::int64_t count, const SimilaritiesTuple& c, const SimilaritiesTuple& t, const OptionalSimilarities& w, int transform,
-         double epsilon, int threads) {
+      [](std::int64_t count, const SimilaritiesTuple& c, const SimilaritiesTuple& t, const OptionalSimilarities& w,
+         int transform, double epsilon, int threads) {
         const ComparisonArguments arguments(count, c, t, w, threads);
         const auto sum = b2m::squared_difference(arguments.comparison, static_cast<b2m::Transform>(transform), epsilon);
         return std::make_tuple(sum.weight, sum.total);
@@ -213,8 +215,8 @@ void register_rsa(py::module_& m) {
       Release());
   m.def(
       "atanh_backward",
-      [](std::int64_t count, const SimilaritiesTuple& c, const SimilaritiesTuple& t, const OptionalSimilarities& w, double epsilon,
-         double factor, const MatrixTuple& dc, int threads) {
+      [](std::int64_t count, const SimilaritiesTuple& c, const SimilaritiesTuple& t, const OptionalSimilarities& w,
+         double epsilon, double factor, const MatrixTuple& dc, int threads) {
         const ComparisonArguments arguments(count, c, t, w, threads);
         b2m::atanh_backward(arguments.comparison, epsilon, factor, matrix(dc));
       },

@@ -158,7 +158,7 @@ void forward(const ContrastiveProblem& problem, const SoftmaxStatistics& rows, c
         const Tile<T> tile = with_data(pairs, space.scores);
         score(tile);
         score.level.scale_shift(tile, scale, T(0));
-        const auto raise = [&](const Tile<T>& logits, Buffer<T> DirectionState<T>::*top) {
+        const auto raise = [&](const Tile<T>& logits, Buffer<T> DirectionState<T>::* top) {
           T* of_column = both ? column_state->tops(column_state->*top, 0) : nullptr;
           score.level.raise_top(logits, row_state.tops(row_state.*top, tile.row0), of_column);
         };
@@ -209,7 +209,12 @@ struct GradientSide {
   Buffer<T> weight, lse, positive_lse, negative_share, inverse_count, smoothing;
 
   GradientSide(const SoftmaxStatistics& from, const double* row_weight, std::int64_t count, std::int64_t others, double s)
-      : weight(count), lse(count), positive_lse(count), negative_share(count), inverse_count(count), smoothing(s > 0 ? count : 0) {
+      : weight(count),
+        lse(count),
+        positive_lse(count),
+        negative_share(count),
+        inverse_count(count),
+        smoothing(s > 0 ? count : 0) {
     for (std::int64_t i = 0; i < count; ++i) {
       const double negative = from.negative_lse[i], positive = from.positive_lse[i];
       const double high = std::max(negative, positive), low = std::min(negative, positive);
@@ -314,9 +319,8 @@ double backward(const ContrastiveProblem& problem, const SoftmaxStatistics& rows
 template <class T>
 void negate_positives(const Scorer<T>& score, const Positives& positives, const Tile<T>& tile) {
   if (positives.diagonal()) {
-    positives.for_diagonal(tile, [&](std::int64_t i, std::int64_t j) {
-      tile.data[i * tile.stride + j] = -tile.data[i * tile.stride + j];
-    });
+    positives.for_diagonal(
+        tile, [&](std::int64_t i, std::int64_t j) { tile.data[i * tile.stride + j] = -tile.data[i * tile.stride + j]; });
   } else if (positives.may_occur(tile)) {
     score.level.negate_positives(tile, positives.rows(tile), positives.columns(tile));
   }
@@ -350,8 +354,8 @@ void sigmoid_losses(const ContrastiveProblem& problem, double bias, double* row_
 }
 
 template <class T>
-ScalarGradients sigmoid_gradients(const ContrastiveProblem& problem, double bias, const double* row_weight, const Matrix* dquery,
-                                  const Matrix* dkey) {
+ScalarGradients sigmoid_gradients(const ContrastiveProblem& problem, double bias, const double* row_weight,
+                                  const Matrix* dquery, const Matrix* dkey) {
   const std::int64_t n = problem.query.rows;
   const Operands<T> operands(problem.query, &problem.key, problem.metric, Use::scores_and_gradient, problem.threads);
   const Scorer<T> score{kernels<T>(), operands.row(), operands.column(), {problem.metric, 0}};
@@ -389,8 +393,7 @@ double info_nce_backward(const ContrastiveProblem& problem, const SoftmaxStatist
                          const Matrix* dkey) {
   double scale_gradient = 0;
   with_compute_type(problem.query.dtype, [&](auto zero) {
-    scale_gradient =
-        backward<decltype(zero)>(problem, rows, columns, row_weight, column_weight, label_smoothing, dquery, dkey);
+    scale_gradient = backward<decltype(zero)>(problem, rows, columns, row_weight, column_weight, label_smoothing, dquery, dkey);
   });
   return scale_gradient;
 }

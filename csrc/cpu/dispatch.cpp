@@ -64,8 +64,9 @@ const InstructionLevel& chosen_level() {
     best = entry.level;
   }
   if (wanted && *wanted) {
-    throw std::invalid_argument("B2M_ISA=" + std::string(wanted) + " is not an instruction level this machine can run; available: " +
-                                joined(available_levels()) + "; compiled in: " + joined(compiled_levels()));
+    throw std::invalid_argument("B2M_ISA=" + std::string(wanted) +
+                                " is not an instruction level this machine can run; available: " + joined(available_levels()) +
+                                "; compiled in: " + joined(compiled_levels()));
   }
   return *best;
 }

@@ -155,8 +155,8 @@ class GradientSums {
     double* column_sums = nullptr;
     if (!partial_.empty()) {
       scorer_.level.product({weight.columns, padded_depth(row), weight.rows, weight.data, 1, weight.stride,
-                             row.gradient_rows() + weight.row0 * row.stride, row.stride, panel, partial_[slot].data(), column.stride,
-                             fresh_[slot] == 0});
+                             row.gradient_rows() + weight.row0 * row.stride, row.stride, panel, partial_[slot].data(),
+                             column.stride, fresh_[slot] == 0});
       fresh_[slot] = 0;
       if (distances_) column_sums = partial_sum_[slot].data();
     }

@@ -77,9 +77,9 @@ struct Kernels {
   void (*product)(const Product<T>&);
   void (*squared_distance)(const Product<T>&);  // c = sum_k (a - b)^2, same addressing, never accumulates into old c
 
-  void (*distance_value)(Tile<T> q, DistanceKernel, T gamma);                           // in place
-  void (*distance_chain)(Tile<T> weight, Tile<T> value, DistanceKernel, T gamma);       // weight *= d value / d q
-  void (*scale_shift)(Tile<T> l, T scale, T shift);                                     // l = l * scale + shift
+  void (*distance_value)(Tile<T> q, DistanceKernel, T gamma);                      // in place
+  void (*distance_chain)(Tile<T> weight, Tile<T> value, DistanceKernel, T gamma);  // weight *= d value / d q
+  void (*scale_shift)(Tile<T> l, T scale, T shift);                                // l = l * scale + shift
 
   /// Adds exp of every logit to its row and, if column.max is not null, to its column; arrays start at the tile's first row and
   /// column. `exact`: a shift of its own per row and column always; else one shift per tile where its spread allows.

@@ -76,7 +76,8 @@ void distance_chain(Tile<T> weight, Tile<T> value, DistanceKernel kernel, T gamm
     const T* from = value.data + i * value.stride;
     for (std::int64_t j = 0; j < weight.columns; j += V::width) {
       const V v = V::load(from + j);
-      const V slope = kernel == DistanceKernel::euclidean ? pair::euclidean_derivative<V>(v) : pair::rbf_derivative<V>(v, V(gamma));
+      const V slope =
+          kernel == DistanceKernel::euclidean ? pair::euclidean_derivative<V>(v) : pair::rbf_derivative<V>(v, V(gamma));
       (V::load(row + j) * slope).store(row + j);
     }
   }
@@ -353,9 +354,7 @@ void add_sums(Tile<T> values, double* row, double* column) {
   for (std::int64_t i = 0; i < values.rows; ++i) {
     const T* from = values.data + i * values.stride;
     V sum(T(0));
-    for_columns<V>(values.columns, [&](std::int64_t j, auto valid) {
-      sum = sum + select(valid, V::load(from + j), V(T(0)));
-    });
+    for_columns<V>(values.columns, [&](std::int64_t j, auto valid) { sum = sum + select(valid, V::load(from + j), V(T(0))); });
     if (row) row[i] += static_cast<double>(reduce_add(sum));
     for (std::int64_t j = 0; column && j < values.columns; ++j) column[j] += static_cast<double>(from[j]);
   }
@@ -440,8 +439,7 @@ void linear_weight(Tile<T> c, Tile<T> t, Tile<T> w, const LinearWeight<T>& weigh
       T* at = c.data + i * c.stride + j;
       const V cv = V::load(at) - V(weight.c_shift);
       const V tv = V::load(t.data + i * t.stride + j) - V(weight.t_shift);
-      V g = load_weight<V>(w, i, j) *
-            pair::linear_weight<V>(cv, tv, V(weight.constant), V(weight.of_c), V(weight.of_t));
+      V g = load_weight<V>(w, i, j) * pair::linear_weight<V>(cv, tv, V(weight.constant), V(weight.of_c), V(weight.of_t));
       if (weight.per_row) g = g + of_row + V::load(weight.per_row + c.column0 + j);
       select(valid, g, zero).store(at);
     });
@@ -470,8 +468,8 @@ void add_difference(Tile<T> c, Tile<T> t, Tile<T> w, T epsilon, double& weight, 
     V sum = zero, sum_weight = zero;
     for_upper<V>(c, i, [&](std::int64_t j, auto valid) {
       const V pair_weight = select(valid, load_weight<V>(w, i, j), zero);
-      const V difference = Difference::template of<V>(V::load(c.data + i * c.stride + j), V::load(t.data + i * t.stride + j),
-                                                      V(epsilon));
+      const V difference =
+          Difference::template of<V>(V::load(c.data + i * c.stride + j), V::load(t.data + i * t.stride + j), V(epsilon));
       sum = sum + select(valid, pair_weight * difference * difference, zero);
       sum_weight = sum_weight + pair_weight;
     });

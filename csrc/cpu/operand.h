@@ -14,9 +14,9 @@ struct Operand {
   std::int64_t depth = 0;   // values of a row
   std::int64_t stride = 0;  // of `rows`: depth padded to whole vectors, with zeros
   Metric metric = Metric::dot;
-  Buffer<T> rows;              // (count, stride), what a score is the dot product (or the squared distance) of
-  Buffer<T> panels;            // (ceil(count / panel), depth, panel): `rows` transposed panel by panel, the right side of a product
-  Buffer<T> shifted_rows;       // distances with an origin: rows - origin, else empty
+  Buffer<T> rows;          // (count, stride), what a score is the dot product (or the squared distance) of
+  Buffer<T> panels;        // (ceil(count / panel), depth, panel): `rows` transposed panel by panel, the right side of a product
+  Buffer<T> shifted_rows;  // distances with an origin: rows - origin, else empty
   Buffer<double> inverse_norm;  // cosine, correlation: 0 for a zero row
 
   /// What gradients sum over. A distance's gradient is a difference of large sums for data far from 0: about an origin amid the data

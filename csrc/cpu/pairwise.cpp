@@ -95,8 +95,8 @@ double pair_score(const T* x, const T* y, std::int64_t depth, Scoring scoring) {
 }
 
 template <class T>
-void list_forward(const Matrix& x, const std::int64_t* i, const std::int64_t* j, std::int64_t pairs, Scoring scoring, double* out,
-                  int threads) {
+void list_forward(const Matrix& x, const std::int64_t* i, const std::int64_t* j, std::int64_t pairs, Scoring scoring,
+                  double* out, int threads) {
   const Operand<T> rows = prepare<T>(x, scoring.metric, nullptr, Packing::rows, threads);
   parallel_ranges(threads, pairs, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t p = begin; p < end; ++p) {
@@ -159,7 +159,8 @@ bool better(const Candidate<T>& a, const Candidate<T>& b) {
 }
 
 template <class T>
-void best(const Matrix& x, const Matrix* y, Scoring scoring, std::int64_t k, double* values, std::int64_t* indices, int threads) {
+void best(const Matrix& x, const Matrix* y, Scoring scoring, std::int64_t k, double* values, std::int64_t* indices,
+          int threads) {
   const Operands<T> operands(x, y, scoring.metric, Use::scores, threads);
   const Scorer<T> score{kernels<T>(), operands.row(), operands.column(), scoring};
   const Blocking blocking(x.rows, threads);
@@ -221,9 +222,8 @@ void pairwise_forward(const Matrix& x, const Matrix* y, Scoring scoring, Layout 
 
 void pairwise_backward(const Matrix& x, const Matrix* y, Scoring scoring, Layout layout, const Matrix& out_gradient,
                        const Matrix* dx, const Matrix* dy, int threads) {
-  with_compute_type(x.dtype, [&](auto zero) {
-    backward<decltype(zero)>(x, y, scoring, layout, out_gradient, dx, dy, threads);
-  });
+  with_compute_type(x.dtype,
+                    [&](auto zero) { backward<decltype(zero)>(x, y, scoring, layout, out_gradient, dx, dy, threads); });
 }
 
 void pair_list_forward(const Matrix& x, const std::int64_t* i, const std::int64_t* j, std::int64_t pairs, Scoring scoring,
@@ -233,12 +233,12 @@ void pair_list_forward(const Matrix& x, const std::int64_t* i, const std::int64_
 
 void pair_list_backward(const Matrix& x, const std::int64_t* i, const std::int64_t* j, std::int64_t pairs, Scoring scoring,
                         const double* out_gradient, const Matrix& dx, int threads) {
-  with_compute_type(x.dtype, [&](auto zero) {
-    list_backward<decltype(zero)>(x, i, j, pairs, scoring, out_gradient, dx, threads);
-  });
+  with_compute_type(x.dtype,
+                    [&](auto zero) { list_backward<decltype(zero)>(x, i, j, pairs, scoring, out_gradient, dx, threads); });
 }
 
-void topk(const Matrix& x, const Matrix* y, Scoring scoring, std::int64_t k, double* values, std::int64_t* indices, int threads) {
+void topk(const Matrix& x, const Matrix* y, Scoring scoring, std::int64_t k, double* values, std::int64_t* indices,
+          int threads) {
   with_compute_type(x.dtype, [&](auto zero) { best<decltype(zero)>(x, y, scoring, k, values, indices, threads); });
 }
 

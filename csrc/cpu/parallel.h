@@ -3,6 +3,11 @@
 
 #include <cstdint>
 
+#if !defined(_OPENMP)
+#include <thread>
+#include <vector>
+#endif
+
 namespace b2m {
 
 /// body(thread) for thread = 0 .. threads-1, each on a thread of its own; returns when all have returned.
@@ -19,7 +24,11 @@ void parallel(int threads, const Body& body) {
 #pragma omp parallel for num_threads(threads) schedule(static, 1)
   for (int thread = 0; thread < threads; ++thread) body(thread);
 #else
-  for (int thread = 0; thread < threads; ++thread) body(thread);
+  // Compilers without OpenMP, and ThreadSanitizer, which does not know OpenMP's barriers.
+  std::vector<std::thread> team;
+  for (int thread = 1; thread < threads; ++thread) team.emplace_back([&body, thread] { body(thread); });
+  body(0);
+  for (std::thread& member : team) member.join();
 #endif
 }
 

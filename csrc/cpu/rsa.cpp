@@ -18,8 +18,7 @@ class Source {
       : similarities_(similarities), count_(count) {
     if (similarities.kind != Similarities::Kind::patterns) return;
     operands_ = std::make_unique<Operands<T>>(similarities.data, nullptr, similarities.scoring.metric, use, threads);
-    scorer_ = std::make_unique<Scorer<T>>(
-        Scorer<T>{kernels<T>(), operands_->row(), operands_->column(), similarities.scoring});
+    scorer_ = std::make_unique<Scorer<T>>(Scorer<T>{kernels<T>(), operands_->row(), operands_->column(), similarities.scoring});
   }
 
   /// Only pairs i < j are sure to be filled in when they are read from a condensed vector.
@@ -179,9 +178,8 @@ DType compute_dtype(const Comparison& comparison) { return comparison.c.data.dty
 
 PairMoments pair_moments(const Comparison& comparison, double c_shift, double t_shift, double* c_row, double* t_row) {
   PairMoments total{};
-  with_compute_type(compute_dtype(comparison), [&](auto zero) {
-    total = moments<decltype(zero)>(comparison, c_shift, t_shift, c_row, t_row);
-  });
+  with_compute_type(compute_dtype(comparison),
+                    [&](auto zero) { total = moments<decltype(zero)>(comparison, c_shift, t_shift, c_row, t_row); });
   return total;
 }
 
@@ -208,7 +206,8 @@ double typical_score(const Similarities& similarities, std::int64_t count, int t
       const Blocking blocking(count, 1);
       const Source<T> source(similarities, count, Use::scores, threads);
       Buffer<T> scores(blocking.rows * blocking.stride, T(0));
-      const Tile<T> tile{scores.data(), blocking.stride, std::min(blocking.rows, count), std::min(blocking.columns, count), 0, 0};
+      const Tile<T> tile{
+          scores.data(), blocking.stride, std::min(blocking.rows, count), std::min(blocking.columns, count), 0, 0};
       source.fill(tile);
       double sum = 0, number = 0;
       for (std::int64_t i = 0; i < tile.rows; ++i) {
@@ -252,7 +251,7 @@ void linear_backward(const Comparison& comparison, const LinearGradient& gradien
       per_item = Buffer<T>(comparison.count + kernels<T>().width, T(0));
       for (std::int64_t i = 0; i < comparison.count; ++i) per_item[i] = static_cast<T>(gradient.per_item[i]);
     }
-    const LinearWeight<T> weight{static_cast<T>(gradient.c_shift), static_cast<T>(gradient.t_shift),
+    const LinearWeight<T> weight{static_cast<T>(gradient.c_shift),  static_cast<T>(gradient.t_shift),
                                  static_cast<T>(gradient.constant), static_cast<T>(gradient.of_c),
                                  static_cast<T>(gradient.of_t),     gradient.per_item ? per_item.data() : nullptr};
     backward<T>(comparison, gradient.diagonal, dc,

@@ -56,9 +56,7 @@ struct Vec {
   friend B2M_INLINE mask operator<(Vec a, Vec b) { return a.v < b.v; }
   friend B2M_INLINE mask operator>(Vec a, Vec b) { return a.v > b.v; }
 
-  friend B2M_INLINE Vec select(mask condition, Vec yes, Vec no) {
-    return of(condition ? yes.v : no.v);
-  }
+  friend B2M_INLINE Vec select(mask condition, Vec yes, Vec no) { return of(condition ? yes.v : no.v); }
   friend B2M_INLINE mask bits(Vec a) {
     mask out;
     __builtin_memcpy(&out, &a.v, kBytes);

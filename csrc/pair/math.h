@@ -18,12 +18,12 @@ struct MathConstants;
 template <>
 struct MathConstants<float> {
   static constexpr float log2_e = 1.44269504088896341f;
-  static constexpr float ln2_high = 0.693359375f;          // 9 bits: n * ln2_high is exact
+  static constexpr float ln2_high = 0.693359375f;  // 9 bits: n * ln2_high is exact
   static constexpr float ln2_low = -2.12194440054690583e-4f;
-  static constexpr float round_magic = 12582912.0f;        // 1.5 * 2^23: adding it rounds to an integer
+  static constexpr float round_magic = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   static constexpr int mantissa_bits = 23;
-  static constexpr float exp_overflow = 88.37f;             // exp gives +inf above: 127.5 ln 2, half a binade early
-  static constexpr float exp_underflow = -87.0f;           // and 0 below: no denormal results
+  static constexpr float exp_overflow = 88.37f;   // exp gives +inf above: 127.5 ln 2, half a binade early
+  static constexpr float exp_underflow = -87.0f;  // and 0 below: no denormal results
   static constexpr float infinity = __builtin_inff();
   static constexpr std::int32_t sqrt_half_bits = 0x3f3504f3;
   static constexpr std::int32_t mantissa_mask = 0x007fffff;
@@ -53,8 +53,8 @@ B2M_INLINE V horner(V x, const typename Lane<V>::scalar (&coefficients)[kTerms])
 /// (exp(r) - 1 - r) / r^2 for |r| <= ln(2)/2.
 template <class V>
 B2M_INLINE V exp_tail(V r, float) {  // relative residual of exp: 3.1e-9
-  constexpr float c[] = {0.50000001003454871f, 0.16666518993695203f, 0.041666201609450154f,
-                         0.0083688675607808946f, 0.0013950478052883176f};
+  constexpr float c[] = {0.50000001003454871f, 0.16666518993695203f, 0.041666201609450154f, 0.0083688675607808946f,
+                         0.0013950478052883176f};
   return horner<V>(r, c);
 }
 template <class V>
@@ -74,9 +74,8 @@ B2M_INLINE V log_tail(V z, float) {  // residual 1.6e-9 of z
 }
 template <class V>
 B2M_INLINE V log_tail(V z, double) {  // residual 2.5e-18 of z
-  constexpr double c[] = {0.66666666666667348251, 0.39999999999412533895, 0.28571428742845878074,
-                          0.22222198523571016192, 0.18183567142956887264, 0.15313971142033615509,
-                          0.14796823454400216946};
+  constexpr double c[] = {0.66666666666667348251, 0.39999999999412533895, 0.28571428742845878074, 0.22222198523571016192,
+                          0.18183567142956887264, 0.15313971142033615509, 0.14796823454400216946};
   return horner<V>(z, c);
 }
 

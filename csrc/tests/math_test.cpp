@@ -15,7 +15,8 @@ using namespace b2m;
 /// Error in units of the last place of the expected value.
 template <class T>
 double units(T got, long double expected) {
-  const long double size = std::fabs(expected) < std::numeric_limits<T>::min() ? std::numeric_limits<T>::min() : std::fabs(expected);
+  const long double size =
+      std::fabs(expected) < std::numeric_limits<T>::min() ? std::numeric_limits<T>::min() : std::fabs(expected);
   int exponent = 0;
   std::frexp(size, &exponent);
   return static_cast<double>(std::fabs(static_cast<long double>(got) - expected) /

@@ -36,7 +36,8 @@ class Patterns {
   void check_guards() const {
     for (std::size_t s = 0; s < storage_.size(); ++s) {
       const auto offset = static_cast<std::int64_t>(s) - 5;
-      const bool inside = offset >= 0 && offset / stride_ < rows_ && offset % stride_ < 2 * columns_ && offset % stride_ % 2 == 0;
+      const bool inside =
+          offset >= 0 && offset / stride_ < rows_ && offset % stride_ < 2 * columns_ && offset % stride_ % 2 == 0;
       if (!inside) CHECK(storage_[s] == static_cast<T>(kGuard));
     }
   }
@@ -113,9 +114,9 @@ void pairwise(std::int64_t n, std::int64_t m, std::int64_t d, int threads, doubl
       for (std::int64_t j = 0; j < m; ++j) {
         const double score = exact_score(x, i, y, j, metric);
         total += metric == Metric::dot || metric == Metric::sqeuclidean ? 2 * score
-                 : metric == Metric::euclidean                         ? score
-                 : metric == Metric::rbf                               ? 2 * score * std::log(score)
-                                                                       : 0;
+                 : metric == Metric::euclidean                          ? score
+                 : metric == Metric::rbf                                ? 2 * score * std::log(score)
+                                                                        : 0;
       }
     }
     CHECK_NEAR(along / static_cast<double>(n * m), total / static_cast<double>(n * m), 20 * tolerance);
@@ -158,8 +159,9 @@ void contrastive(std::int64_t n, std::int64_t m, std::int64_t d, bool labelled, 
   for (std::size_t i = 0; i < row.size(); ++i) row[i] = static_cast<std::int32_t>(i % 7);
   for (std::size_t j = 0; j < column.size(); ++j) column[j] = static_cast<std::int32_t>(j % 5);
   const double scale = 1.7;
-  const ContrastiveProblem problem{q.matrix(), k.matrix(), Metric::cosine,
-                                   scale,      labelled ? row.data() : nullptr, labelled ? column.data() : nullptr, threads};
+  const ContrastiveProblem problem{
+      q.matrix(), k.matrix(), Metric::cosine, scale, labelled ? row.data() : nullptr, labelled ? column.data() : nullptr,
+      threads};
   std::vector<double> r(static_cast<std::size_t>(6 * n)), c(static_cast<std::size_t>(6 * m));
   const auto statistics = [](std::vector<double>& at, std::int64_t count) {
     double* p = at.data();
@@ -260,7 +262,7 @@ void inversions() {
 template <class T>
 void all_ops(double tolerance) {
   for (const int threads : {1, 3}) {
-    for (const std::int64_t n : {1, 2, 17, 300}) {
+    for (const std::int64_t n : {1, 2, 17, 130}) {  // 130 x 263: more than one tile each way
       for (const std::int64_t d : {1, 5, 33}) {
         pairwise<T>(n, 2 * n + 3, d, threads, tolerance);
         condensed_and_best<T>(n, d, threads, tolerance);
@@ -269,6 +271,8 @@ void all_ops(double tolerance) {
         if (d > 1) comparisons<T>(n, d, threads, tolerance);
       }
     }
+    condensed_and_best<T>(270, 5, threads, tolerance);
+    comparisons<T>(270, 5, threads, tolerance);
   }
 }
 

@@ -30,7 +30,8 @@ void pair_list_backward(const Matrix& x, const std::int64_t* i, const std::int64
 /// The k best keys of every row of x, best first: largest score, or smallest for euclidean and sqeuclidean. Ties go to the lower
 /// index, NaN after every number. values, indices: (n, k) row-major. y null: x with itself, each row without itself.
 /// Memory O((n + m) d + n k).
-void topk(const Matrix& x, const Matrix* y, Scoring scoring, std::int64_t k, double* values, std::int64_t* indices, int threads);
+void topk(const Matrix& x, const Matrix* y, Scoring scoring, std::int64_t k, double* values, std::int64_t* indices,
+          int threads);
 
 /// out[i] = score(x_i, x_i): 1 (cosine, correlation; 0 for a zero row), x_i . x_i (dot), 0 (distances), 1 (rbf).
 void self_scores(const Matrix& x, Scoring scoring, double* out, int threads);
