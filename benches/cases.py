@@ -21,8 +21,11 @@ OURS = "b2m_fast"
 NEIGHBOURS = 10  # k of topk_similarity
 PAIRS_PER_ROW = 16  # pairs listed for pair_similarity
 RSA_COMPARISONS = ("atanh", "mse", "pearson", "cosine", "cka", "cka_debiased", "whitened_cosine")
-# rsatoolbox builds a matrix of pairs by pairs for it.
-WHITENED_LIMIT = 1024
+WHITENED_LIMIT = 1024  # rsatoolbox builds a matrix of pairs by pairs for it
+EUCLIDEAN_LIMIT = 1024  # the reference takes every difference
+
+# Where contenders that take long are not left out.
+USUAL_D, LARGEST_OF_SLOW = 128, 4096
 
 
 class Inputs(NamedTuple):
@@ -70,6 +73,7 @@ class Contender:
     missing: Callable[[], str | None] = lambda: None
     differentiable: bool = True
     compiled: bool = False
+    slow: bool = False
 
 
 class Op(NamedTuple):
@@ -98,6 +102,10 @@ class Group:
             return "forward only"
         if self.n > contender.largest:
             return f"too slow or too large above N={contender.largest}"
+        if self.d != USUAL_D and contender.slow and self.n > LARGEST_OF_SLOW:
+            return f"slow: above N={LARGEST_OF_SLOW} only at D={USUAL_D}"
+        if self.d != USUAL_D and contender.compiled and self.mode == "forward":
+            return f"takes long to compile: forward only at D={USUAL_D}"
         return contender.missing()
 
 
@@ -147,9 +155,12 @@ def _without(module: str) -> Callable[[], str | None]:
 # --------------------------------------------------------------------------------------------------
 # Ops
 # --------------------------------------------------------------------------------------------------
-def _both(call: Callable[[Any, Inputs], Run]) -> tuple[Contender, Contender]:
+def _both(
+    call: Callable[[Any, Inputs], Run], largest: int = 1 << 62
+) -> tuple[Contender, Contender]:
     """Ours, and the reference of it: `call` takes the module that holds the op."""
-    return plain(OURS, partial(call, ops)), plain("reference", partial(call, ops.reference))
+    reference = plain("reference", partial(call, ops.reference), largest=largest, slow=True)
+    return plain(OURS, partial(call, ops)), reference
 
 
 def _matrix_products() -> Contender:
@@ -260,7 +271,8 @@ def _pairwise(metric: str) -> Op:
     )
     names = {"correlation": "torch.corrcoef", "euclidean": "torch.cdist"}
     eager = plain(names.get(metric, "torch eager"), lambda p: baselines.eager_pairwise(p.x, metric))
-    return Op(f"pairwise_similarity {metric}", (*_both(ours), condensed, eager, scipy))
+    both = _both(ours, EUCLIDEAN_LIMIT) if metric == "euclidean" else _both(ours)
+    return Op(f"pairwise_similarity {metric}", (*both, condensed, eager, scipy))
 
 
 def _pairs() -> Op:
@@ -320,8 +332,8 @@ def all_ops() -> list[Op]:
 # Sizes
 # --------------------------------------------------------------------------------------------------
 # The whole grid only for the first op; the others at the sizes that tell most.
-GRID = [(n, d) for n in (1024, 4096, 8192) for d in (64, 128, 512)]
-FEW = [(1024, 128), (4096, 128)]
+GRID = [(n, d) for n in (1024, 4096, 8192) for d in (64, USUAL_D, 512)]
+FEW = [(1024, USUAL_D), (4096, USUAL_D)]
 LARGE_TOO = ("sigmoid_contrastive", "rsa_penalty atanh")
 
 
@@ -334,9 +346,11 @@ def groups(form: str) -> list[Group]:
         levels = op.name.startswith("levels")
         sizes = GRID if op.name == "info_nce" else FEW
         if op.name in LARGE_TOO:
-            sizes = [*FEW, (4096, 512), (8192, 128)]
+            sizes = [*FEW, (4096, 512), (8192, USUAL_D)]
         if levels:
             sizes = FEW[1:]
+        if op.name == "rsa_score spearman":
+            sizes = FEW[:1]  # sorting takes long in every contender
         if form == "short":
             if op.name not in ("info_nce", *LARGE_TOO):
                 continue

@@ -78,14 +78,17 @@ def geometric_means(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def document(measured: list[Measured], form: str, wall_seconds: float) -> dict[str, Any]:
-    """Everything that is kept of a run."""
+def document(
+    measured: list[Measured], form: str, wall_seconds: float, load: list[float]
+) -> dict[str, Any]:
+    """Everything that is kept of a run; load: of the machine, at the start and at the end."""
     records = rows(measured)
     return {
         "schema": SCHEMA,
         "date": dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%dT%H:%MZ"),
         "form": form,
         "wall_seconds": round(wall_seconds),
+        "load_averages": [round(value, 2) for value in load],
         "machine": _bench.machine(),
         "cases": records,
         "geometric_means": geometric_means(records),
@@ -103,7 +106,9 @@ def write(found: dict[str, Any], folder: Path) -> Path:
 def render(found: dict[str, Any]) -> str:
     """Lay out the tables: for every op and mode the contenders down, the sizes across."""
     lines = [f"{fact:<12}{text}" for fact, text in found["machine"].items()]
-    lines += [f"{'date':<12}{found['date']}", f"{'wall':<12}{found['wall_seconds']} s", ""]
+    loads = " -> ".join(map(str, found["load_averages"]))
+    lines += [f"{'date':<12}{found['date']}", f"{'wall':<12}{found['wall_seconds']} s"]
+    lines += [f"{'load':<12}{loads} (at the start: of others)", ""]
     lines.append("Median ms of calls made in turns, and (ratio to the first row).")
     tables: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for record in found["cases"]:

@@ -69,11 +69,13 @@ class Run:
 def run(request: pytest.FixtureRequest) -> Iterator[Run]:
     callspecs = [getattr(item, "callspec", None) for item in request.session.items]
     selected = {spec.params["group"].name: spec.params["group"] for spec in callspecs if spec}
+    load = [os.getloadavg()[0]]
     with closing(memory.MemoryServer()) as server:
         state = Run(server, list(selected.values()))
         yield state
     everything = [case for group in state.found.values() for case in group.values()]
-    found = report.document(everything, FORM, time.monotonic() - state.start)
+    load.append(os.getloadavg()[0])
+    found = report.document(everything, FORM, time.monotonic() - state.start, load)
     capture: Any = request.config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled():
         print("\n\n" + report.render(found))

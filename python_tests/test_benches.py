@@ -99,14 +99,22 @@ def document() -> dict[str, object]:
     op = next(op for op in cases.all_ops() if op.name == "topk_similarity")
     group = cases.Group(op, "forward", N, D)
     measured = harness.measure(group, 0.05, None)
-    return report.document(list(measured.values()), "short", 1.0)
+    return report.document(list(measured.values()), "short", 1.0, [0.5, 2.0])
 
 
 def test_json_has_the_promised_fields(document: dict[str, object], tmp_path: Path) -> None:
     written = report.write(document, tmp_path)
     assert written.parent == tmp_path
     found = json.loads(written.read_text(encoding="utf-8"))
-    assert {"date", "form", "machine", "cases", "geometric_means", "wall_seconds"} <= set(found)
+    assert {
+        "date",
+        "form",
+        "machine",
+        "cases",
+        "geometric_means",
+        "wall_seconds",
+        "load_averages",
+    } <= set(found)
     machine = found["machine"]
     assert {"processor", "processors", "level", "threads", "torch"} <= set(machine)
     first = found["cases"][0]
