@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 from dataclasses import asdict, replace
 from importlib import import_module
@@ -35,8 +36,8 @@ arms
 
 examples
   b2m regularize --demo
-      Two minutes, nothing to download: digits and a SYNTHETIC cortex. Shows that it runs.
-  b2m regularize --data ~/recordings --brain cowley-v4 --task cifar10-subset --workers 2
+      A minute or two, nothing to download: digits and a SYNTHETIC cortex. Shows that it runs.
+  b2m regularize --data ~/recordings --brain cowley-v4 --task cifar10-subset
       The real thing: macaque V4, gray CIFAR-10; all arms, three seeds. Stop it with Ctrl-C and
       start it again: finished runs are kept.
   b2m regularize --arms none neural pixel-threshold --seeds 0 1 2 3 4 --out results/five
@@ -80,12 +81,14 @@ def _add_regularize(commands: Any) -> None:
     )
     whole, real = _positive(int), _positive(float)
     what = parser.add_argument_group("what")
-    what.add_argument("--demo", action="store_true", help="digits, synthetic cortex, 2 seeds")
+    what.add_argument(
+        "--demo", action="store_true", help="what the command does without any option"
+    )
     what.add_argument("--brain", choices=BRAINS, default="synthetic", help="default: %(default)s")
     what.add_argument("--task", choices=TASKS, help="default: digits, or cifar10-subset for V4")
     what.add_argument("--data", metavar="DIR", help="your recordings (or set B2M_DATA)")
     what.add_argument("--arms", nargs="+", choices=list(ARMS), metavar="ARM", help="see below")
-    what.add_argument("--seeds", nargs="+", type=int, metavar="N", help="default: 0 1 (2)")
+    what.add_argument("--seeds", nargs="+", type=int, metavar="N", help="default: 0 1 2")
     what.add_argument("--out", type=Path, metavar="DIR", help="default: b2m-results/BRAIN-TASK")
     how = parser.add_argument_group("how")
     how.add_argument("--alpha", type=real, help="weight of the penalty")
@@ -105,7 +108,12 @@ def _add_regularize(commands: Any) -> None:
     how.add_argument("--denoiser", choices=("gabor", "efficientnet", "gabor+efficientnet"), help="features of the encoding model; default: gabor")  # fmt: skip
     how.add_argument("--attack-images", type=whole, help="test images that are attacked")
     machine = parser.add_argument_group("machine")
-    machine.add_argument("--workers", type=whole, default=1, help="runs at a time (default: 1)")
+    machine.add_argument(
+        "--workers",
+        type=whole,
+        default=min(2, os.cpu_count() or 1),
+        help="runs at a time, each a process (default: %(default)s)",
+    )
     machine.add_argument("--threads", type=whole, default=1, help="threads per run (default: 1)")
     machine.add_argument("--quiet", action="store_true", help="no progress bar")
     parser.set_defaults(action=_regularize)
@@ -122,10 +130,10 @@ def _presets(task: str) -> tuple[Any, list[str]]:
             linf=(8 / 255, 16 / 255, 24 / 255),
             l2=(0.5, 1.0, 1.5),
             pgd_steps=10,
-            minimal_steps=40,
+            minimal_steps=30,
             attack_images=100,
         )
-        training = Regularization(alpha=5.0, epochs=10)
+        training = Regularization(alpha=5.0, epochs=6, phases=3)
         return (
             Experiment(task=task, training=training, evaluation=evaluation),
             ["none", "neural", "neural-shuffled", "raw"],
@@ -163,7 +171,7 @@ def _experiment(options: argparse.Namespace) -> tuple[Any, list[str], list[int]]
         **outer,
     )
     arms = list(dict.fromkeys(options.arms or arms))
-    seeds = list(dict.fromkeys(options.seeds or ([0, 1] if task == "digits" else [0, 1, 2])))
+    seeds = list(dict.fromkeys(options.seeds or [0, 1, 2]))
     if min(seeds) < 0:
         raise ValueError(f"--seeds must not be negative, got {min(seeds)}")
     return experiment, arms, seeds

@@ -131,8 +131,9 @@ def load_npy(path: Path, *, ndim: int) -> NDArray[Any]:
         If the file is not a readable array, or has other dimensions.
     """
     try:
-        array: Any = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+        with path.open("rb") as stream:
+            array: Any = np.load(stream, allow_pickle=False)
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(
             f"{path} cannot be read as a NumPy array ({error}); fetch it again"
         ) from error
@@ -165,14 +166,14 @@ def load_npz(path: Path, keys: Iterable[str]) -> dict[str, NDArray[Any]]:
     """
     wanted = tuple(keys)
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             missing = [key for key in wanted if key not in archive.files]
             if missing:
                 raise DataError(
                     f"{path} lacks the arrays {missing}; it holds {sorted(archive.files)}"
                 )
             return {key: archive[key] for key in wanted}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
         raise DataError(
             f"{path} cannot be read as a NumPy archive ({error}); fetch it again"
         ) from error
