@@ -11,6 +11,8 @@ from . import _engine
 from ._engine import STATISTICS, ContrastiveProblem
 from ._library import fake, gradient, loss_dtype, not_twice, op, ops, or_empty
 
+__all__ = ["ops"]
+
 # ----------------------------------------------------------------------------------- info_nce
 
 

@@ -11,6 +11,8 @@ from . import _engine
 from ._engine import Scoring
 from ._library import fake, gradient, not_twice, op, ops, or_empty
 
+__all__ = ["ops"]
+
 # ----------------------------------------------------------------------------------- pairwise_similarity
 
 

@@ -11,6 +11,8 @@ from . import _comparison, _engine
 from ._engine import Scoring
 from ._library import fake, gradient, loss_dtype, not_twice, op, ops
 
+__all__ = ["ops"]
+
 # ----------------------------------------------------------------------------------- rsa_penalty
 
 _RSA = (

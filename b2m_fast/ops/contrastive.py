@@ -7,7 +7,8 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
-from . import _library, _validate
+from . import _validate
+from ._contrastive_ops import ops as _ops
 from ._engine import BILINEAR, STATISTICS
 from .reference import InfoNCEAux
 
@@ -16,8 +17,6 @@ __all__ = ["InfoNCEAux", "info_nce", "sigmoid_contrastive"]
 DEFAULT_TEMPERATURE = 0.07  # Radford et al. 2021
 
 _REDUCTIONS = ("mean", "sum", "none")
-
-_ops = _library.ops
 
 
 @overload

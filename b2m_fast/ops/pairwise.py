@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
-from . import _engine, _library, _validate
+from . import _engine, _validate
 from ._engine import METRICS, Scoring
+from ._pairwise_ops import ops as _ops
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     Out = TypeVar("Out", Tensor, npt.NDArray[np.floating[Any]])
 
 __all__ = ["pair_similarity", "pairwise_similarity", "topk_similarity"]
-
-_ops = _library.ops
 
 
 def _checked(x: Tensor, metric: str, gamma: float | None, name: str = "x") -> tuple[Tensor, float]:

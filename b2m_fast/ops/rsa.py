@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from . import _comparison, _feature_form, _library, _ranks, _validate
+from . import _comparison, _feature_form, _ranks, _validate
 from ._comparison import COMPARISONS, DIFFERENCES, MATRIX_COMPARISONS
 from ._engine import BILINEAR, DISTANCES, METRICS, Comparison, Scoring, Similarities
 from ._ranks import RANK_COMPARISONS
+from ._rsa_ops import ops as _ops
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,8 +30,6 @@ _FORMS = ("auto", "pair", "feature")
 
 # Keeps the slope of sqrt(layer weight) finite at 0; far below any weight that counts.
 _SMALLEST_LAYER_WEIGHT = 1e-24
-
-_ops = _library.ops
 
 
 def rsa_penalty(
