@@ -107,26 +107,27 @@ def chunked_info_nce(query: Tensor, key: Tensor, scale: Tensor) -> Tensor:
     return loss
 
 
-def matrix_products(query: Tensor, key: Tensor, backward: bool) -> Callable[[], None]:
-    """No loss, but the matrix products that any loss over all pairs needs, and nothing else.
+def matrix_products(query: Tensor, key: Tensor, backward: bool, again: bool) -> Callable[[], None]:
+    """No loss, but the matrix products it cannot do without, and nothing else.
 
-    Forward: the scores. Backward: the scores again, and the two products that give the gradients;
-    by chunks of rows, into buffers allocated beforehand.
+    Forward: the scores. Backward: the scores again where the loss must know all of them before it
+    knows its gradient, and the two products that give the gradients. By chunks of rows, into
+    buffers allocated beforehand.
     """
     q, k = query.detach(), key.detach()
     scores = q.new_empty(CHUNK, len(k))
     q_grad, k_grad = torch.empty_like(q), torch.zeros_like(k)
 
     def run() -> None:
-        for start in range(0, len(q), CHUNK):
-            rows = q[start : start + CHUNK]
-            torch.mm(rows, k.T, out=scores[: len(rows)])
+        if again or not backward:
+            for rows in q.split(CHUNK):
+                torch.mm(rows, k.T, out=scores[: len(rows)])
         if backward:
-            for start in range(0, len(q), CHUNK):
-                rows = q[start : start + CHUNK]
+            for rows, grads in zip(q.split(CHUNK), q_grad.split(CHUNK), strict=True):
                 p = torch.mm(rows, k.T, out=scores[: len(rows)])
-                torch.mm(p, k, out=q_grad[start : start + CHUNK])
-                k_grad.addmm_(p.T, rows, beta=0 if start == 0 else 1)
+                torch.mm(p, k, out=grads)
+                k_grad.addmm_(p.T, rows)
+            k_grad.zero_()
 
     return run
 
