@@ -1,0 +1,355 @@
+"""The ops as citizens of PyTorch: schemas, gradients, compilation, autocast, threads, forks."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from b2m_fast import ops
+from ops_helpers import BILINEAR, COMPARISONS, DTYPES, METRICS, randints, randoms
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+LOW = torch.ops.b2m_fast
+
+I, J = randints(5, 7, 2, 9)
+LABELS, KEY_LABELS = torch.tensor([0, 1, 1, 2, 3, 4, 5]), torch.tensor([1, 0, 2, 2, 1])
+
+
+def public_calls() -> dict[str, Callable[..., Any]]:
+    """Every public function on two tensors of 7 rows; results that can be summed."""
+    calls: dict[str, Callable[..., Any]] = {
+        "pairwise": ops.pairwise_similarity,
+        "pairwise, self": lambda x, _: ops.pairwise_similarity(x, metric="rbf"),
+        "condensed": lambda x, _: ops.pairwise_similarity(x, condensed=True, metric="euclidean"),
+        "pairs": lambda x, _: ops.pair_similarity(x, I, J),
+        "topk": lambda x, y: ops.topk_similarity(x, y, 2),
+        "info_nce": lambda x, y: ops.info_nce(x, y, label_smoothing=0.1),
+        "info_nce, one way": lambda x, y: ops.info_nce(x, y, symmetric=False),
+        "info_nce, labels": lambda x, y: ops.info_nce(
+            x, y[:5], labels=LABELS, key_labels=KEY_LABELS
+        ),
+        "info_nce, extra": lambda x, y: ops.info_nce(x, y, extra_keys=y[:2], return_aux=True),
+        "sigmoid": lambda x, y: ops.sigmoid_contrastive(x, y, reduction="none"),
+        "rsa_penalty": lambda x, y: ops.rsa_penalty(x, y.detach()),
+        "rsa_penalty, cka": lambda x, y: ops.rsa_penalty(x, y.detach(), compare="cka"),
+        "rsa_penalty, centred": lambda x, y: ops.rsa_penalty(x, y.detach(), center=True),
+        "rsa_penalty, layers": lambda x, y: ops.rsa_penalty([x, y], x.detach(), compare="mse"),
+    }
+    return calls
+
+
+CALLS = public_calls()
+DIFFERENTIABLE = {name: call for name, call in CALLS.items() if name != "topk"}
+
+
+def low_level_calls(dtype: torch.dtype, needs_grad: bool) -> Iterator[tuple[Any, tuple[Any, ...]]]:
+    """Every registered op, the backward ones too, with arguments of every kind."""
+
+    def leaf(seed: int, *shape: int) -> Tensor:
+        return randoms(seed, *shape, dtype=dtype).requires_grad_(needs_grad)
+
+    x, y, key = leaf(1, 7, 3), leaf(2, 7, 3), leaf(3, 5, 3)
+    scale, bias = torch.tensor(3.0, requires_grad=needs_grad), torch.tensor(-1.0)
+    for metric in METRICS:
+        for other, condensed in ((key, False), (None, False), (None, True)):
+            yield LOW.pairwise_similarity, (x, other, metric, 0.3, condensed)
+        yield LOW.pair_similarity, (x, I, J, metric, 0.3)
+        yield LOW.topk_similarity, (x.detach(), None, 2, metric, 0.3)
+        yield LOW.topk_similarity, (x.detach(), key.detach(), 4, metric, 0.3)
+    paired = torch.tensor([0, 1, 2, 2, 1, 0, 2])
+    for metric in BILINEAR:
+        for symmetric in (True, False):
+            yield LOW.info_nce, (x, y, scale, None, None, 0, metric, symmetric, 0.1, symmetric)
+            yield (
+                LOW.info_nce,
+                (x, key, scale, paired, paired[:4], 1, metric, symmetric, 0.0, not symmetric),
+            )
+        yield LOW.sigmoid_contrastive, (x, y, scale, bias, None, None, metric)
+        yield LOW.sigmoid_contrastive, (x, key, scale, bias, LABELS, KEY_LABELS, metric)
+    target = y.detach()
+    for compare in COMPARISONS:
+        for form in ("pair", "feature"):
+            yield (
+                LOW.rsa_penalty,
+                (x, target, None, compare, "cosine", 0.0, "responses", "dot", 0.0, 1e-5, form),
+            )
+    weights = randoms(4, 21, dtype=dtype).abs()
+    similarity = torch.rand(7, 7).to(dtype)
+    yield (
+        LOW.rsa_penalty,
+        (x, similarity, weights, "mse", "rbf", 0.2, "similarity", "rbf", 0.0, 1e-5, "auto"),
+    )
+
+
+@pytest.mark.parametrize("needs_grad", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_opcheck(dtype: torch.dtype, needs_grad: bool) -> None:
+    """Schema, shapes without data and autograd registration agree with what the op does."""
+    for op, arguments in low_level_calls(dtype, needs_grad):
+        checks = ["test_schema", "test_faketensor", "test_autograd_registration"]
+        # (A key without a positive has a NaN in its statistics, which the check takes for a change.)
+        has_nan = op is LOW.info_nce and arguments[5] > 0
+        if dtype == torch.float32 and "cosine" in arguments and not has_nan:
+            checks.append("test_aot_dispatch_dynamic")
+        torch.library.opcheck(op.default, arguments, test_utils=checks)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_opcheck_of_gradients(dtype: torch.dtype) -> None:
+    """The same of the backward ops, for every combination of wanted gradients."""
+    x, y = randoms(1, 7, 3, dtype=dtype), randoms(2, 5, 3, dtype=dtype)
+    scale = torch.tensor(3.0)
+    for wanted in ((True, False), (False, True), (True, True)):
+        cases = [
+            (
+                LOW.pairwise_similarity_backward,
+                (torch.ones(7, 5, dtype=dtype), x, y, "rbf", 0.3, False, *wanted),
+            ),
+            (
+                LOW.sigmoid_contrastive_backward,
+                (torch.ones(7), x, y, scale, scale, None, None, "dot", *wanted),
+            ),
+        ]
+        for symmetric in (True, False):
+            rows, columns, *statistics = LOW.info_nce(
+                x, y, scale, None, None, 0, "cosine", symmetric, 0.1, False
+            )
+            problem = (x, y, scale, None, None, 0, "cosine", 0.1)
+            cases.append((LOW.info_nce_backward, (rows, columns, *statistics, *problem, *wanted)))
+        for op, arguments in cases:
+            torch.library.opcheck(op.default, arguments)
+    torch.library.opcheck(
+        LOW.pair_similarity_backward.default, (torch.ones(9, dtype=dtype), x, I, J, "dot", 0.0)
+    )
+    options = ("cka", "cosine", 0.0, "responses", "dot", 0.0, 1e-5, "pair")
+    _, recipe = LOW.rsa_penalty(x, x, None, *options)
+    torch.library.opcheck(
+        LOW.rsa_penalty_backward.default, (torch.tensor(1.0), recipe, x, x, None, *options)
+    )
+
+
+# Derivatives --------------------------------------------------------------------------------------
+
+
+def total(value: Any) -> Tensor:
+    """Sum of a result that depends on the inputs."""
+    if isinstance(value, tuple):
+        value = value[0]
+    result: Tensor = value.square().sum()
+    return result
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_second_derivative_is_refused(name: str) -> None:
+    """A second derivative is an error that names the reference, never a silent zero."""
+    x, y = randoms(1, 7, 3).requires_grad_(), randoms(2, 7, 3).requires_grad_()
+    value = total(CALLS[name](x, y))
+    (gradient,) = torch.autograd.grad(value, x, create_graph=True)
+    with pytest.raises(RuntimeError, match=r"not twice differentiable.*b2m_fast\.ops\.reference\."):
+        gradient.square().sum().backward()
+
+
+@pytest.mark.parametrize("name", sorted(DIFFERENTIABLE.keys() - {"rsa_penalty, centred"}))
+def test_changed_inputs_are_noticed(name: str) -> None:
+    """Changing an input between forward and backward is torch's error, not a wrong gradient.
+
+    (Centred features are a copy, which nobody can change.)
+    """
+    x, y = randoms(1, 7, 3), randoms(2, 7, 3)
+    leaf = x.clone().requires_grad_()
+    middle = leaf * 1.0
+    value = total(CALLS[name](middle, y))
+    middle.add_(1.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        value.backward()
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_upstream_gradients_of_any_layout(name: str) -> None:
+    """Expanded, transposed and stepping upstream gradients give what contiguous ones give."""
+    x, y = randoms(1, 7, 3).requires_grad_(), randoms(2, 7, 3)
+    value = CALLS[name](x, y)
+    value = value[0] if isinstance(value, tuple) else value
+    upstream = randoms(3, *value.shape)
+    stepping = torch.zeros([2 * s for s in value.shape], dtype=torch.float64)
+    view = stepping[tuple(slice(None, None, 2) for _ in value.shape)]
+    view.copy_(upstream)
+    transposed = upstream.T.contiguous().T if value.ndim == 2 else upstream
+    expected = torch.autograd.grad(value, x, upstream, retain_graph=True)[0]
+    for other in (view, transposed):
+        got = torch.autograd.grad(value, x, other, retain_graph=True)[0]
+        assert torch.equal(got, expected)
+    ones = torch.autograd.grad(value, x, torch.ones_like(upstream), retain_graph=True)[0]
+    assert torch.equal(torch.autograd.grad(value.sum(), x)[0], ones)
+
+
+# Modes --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_no_grad_and_inference_mode(name: str) -> None:
+    """Results without gradients are the same results."""
+    x, y = randoms(1, 7, 3).requires_grad_(), randoms(2, 7, 3)
+    expected = total(CALLS[name](x, y)).detach()
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            value = total(CALLS[name](x, y))
+            inside = total(CALLS[name](x * 1.0, y * 1.0))
+        assert not value.requires_grad
+        assert torch.equal(value, expected)
+        assert torch.equal(inside, expected)
+
+
+@pytest.fixture
+def _poison() -> Iterator[None]:
+    """Let torch fill memory it does not initialise with NaN."""
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True  # type: ignore[attr-defined]
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.usefixtures("_poison")
+@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_output_is_written(name: str, dtype: torch.dtype) -> None:
+    """No result and no gradient keeps a value it was not given."""
+    x, y = (randoms(seed, 7, 3, dtype=dtype).requires_grad_() for seed in (1, 2))
+    result = CALLS[name](x, y)
+    parts = result if isinstance(result, tuple) else (result,)
+    for part in parts:
+        for tensor in part if isinstance(part, tuple) else (part,):
+            assert tensor is None or tensor.isfinite().all()
+    if name != "topk":
+        total(result).backward()
+        for side in (x, y):
+            assert side.grad is None or side.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast(dtype: torch.dtype) -> None:
+    """A bfloat16 network against float32 targets: float32 loss, each gradient in its own dtype."""
+    layer = torch.nn.Linear(6, 4)
+    images, brain = randoms(1, 9, 6).float(), randoms(2, 9, 4).float().requires_grad_()
+    scale = torch.tensor(5.0, requires_grad=True)
+    with torch.autocast("cpu", dtype=dtype):
+        features = layer(images)
+        assert features.dtype == dtype
+        losses = [
+            ops.info_nce(features, brain, logit_scale=scale, extra_keys=brain[:3]),
+            ops.sigmoid_contrastive(features, brain, logit_scale=scale),
+            ops.rsa_penalty(features, brain.detach()),
+            ops.pairwise_similarity(features, brain).mean(),
+        ]
+        assert {loss.dtype for loss in losses} == {torch.float32}
+    torch.stack(losses).sum().backward()
+    for leaf in (layer.weight, brain, scale):
+        assert leaf.grad is not None
+        assert leaf.grad.dtype == torch.float32
+        assert leaf.grad.isfinite().all()
+        assert leaf.grad.any()
+
+
+# Compilation --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "dynamic"),
+    [*((name, True) for name in CALLS), ("info_nce", False), ("rsa_penalty", False)],
+)
+def test_compile(name: str, dynamic: bool) -> None:
+    """One graph without breaks, forward and backward, equal to eager, also on another batch."""
+    torch._dynamo.reset()
+    compiled = torch.compile(CALLS[name], fullgraph=True, dynamic=dynamic, backend="aot_eager")
+    for seed in (1, 2):
+        sides = [randoms(seed + k, 7, 3 + 2 * (seed - 1)).float() for k in (0, 5)]
+        results = []
+        for call in (CALLS[name], compiled):
+            x, y = (side.clone().requires_grad_() for side in sides)
+            value = total(call(x, y))
+            if name != "topk":
+                value.backward()
+            results.append((value.detach(), x.grad, y.grad))
+        for eager, graph in zip(*results, strict=True):
+            assert (eager is None) == (graph is None)
+            if eager is not None:
+                torch.testing.assert_close(graph, eager, rtol=1e-6, atol=1e-7)
+
+
+def test_compile_between_layers() -> None:
+    """A training step with a layer before the loss compiles whole, module parameters included."""
+    torch._dynamo.reset()
+    layer, scale = torch.nn.Linear(6, 4), torch.nn.Parameter(torch.tensor(5.0))
+    images, brain = randoms(1, 9, 6).float(), randoms(2, 9, 4).float()
+
+    def step(images: Tensor, brain: Tensor) -> Tensor:
+        features = layer(images)
+        return ops.info_nce(features, brain, logit_scale=scale) + ops.rsa_penalty(features, brain)
+
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    expected = torch.autograd.grad(step(images, brain), (layer.weight, scale))
+    got = torch.autograd.grad(compiled(images, brain), (layer.weight, scale))
+    torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-7)
+
+
+# Threads and processes ----------------------------------------------------------------------------
+
+
+def test_other_python_threads_run_meanwhile() -> None:
+    """The interpreter lock is released: a thread woken during an op counts before the op ends."""
+    interval = sys.getswitchinterval()
+    x = randoms(1, 6000, 64, dtype=torch.float32)
+    started, counts = threading.Event(), [0]
+    done = threading.Event()
+
+    def count() -> None:
+        started.set()
+        while not done.is_set():
+            counts[0] += 1
+            time.sleep(0)  # offers the lock
+
+    counter = threading.Thread(target=count)
+    sys.setswitchinterval(1000)  # nobody is asked to hand the lock over: it has to be given up
+    try:
+        counter.start()
+        started.wait()
+        before = counts[0]
+        ops.info_nce(x, x)
+        during = counts[0] - before
+    finally:
+        done.set()
+        sys.setswitchinterval(interval)
+        counter.join()
+    assert during > 100
+
+
+def _loss_of(x: Tensor, results: Any) -> None:
+    torch.set_num_threads(1)
+    results.put(ops.info_nce(x, x.flip(0)).item())
+
+
+def test_forked_child_finishes() -> None:
+    """A data-loading worker forked after the parent used several threads does not hang."""
+    torch.set_num_threads(2)
+    x = randoms(1, 300, 16, dtype=torch.float32)
+    expected = ops.info_nce(x, x.flip(0)).item()
+    context = multiprocessing.get_context("fork")
+    results = context.SimpleQueue()
+    child = context.Process(target=_loss_of, args=(x, results))
+    child.start()
+    child.join(timeout=60)
+    alive = child.is_alive()
+    if alive:
+        child.kill()
+    assert not alive
+    assert child.exitcode == 0
+    assert results.get() == pytest.approx(expected, rel=1e-6)
