@@ -86,7 +86,7 @@ class _Scores:
         step = max(1, self.pairs // _SAMPLE)
         sample = torch.cat([block[side][::step] for block in self.blocks()]).sort().values
         cuts = [float(sample[len(sample) * i // slabs]) for i in range(1, slabs)]
-        return [-math.inf, *sorted(set(cuts)), math.inf]
+        return [-math.inf, *sorted({cut for cut in cuts if math.isfinite(cut)}), math.inf]
 
     def collect(self, side: int, low: float, high: float) -> tuple[Tensor, Tensor]:
         """(c, t) of the pairs whose score on `side` lies in [low, high), or is `high` = inf."""
