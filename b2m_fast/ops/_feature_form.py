@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 # Rows prepared at a time: 4096 x 1000 in float64 is 33 MB.
 _CHUNK = 4096
 
+# Prepared values (64 MiB) up to which they are kept for the passes that follow.
+_KEPT = 2**23
+
 # Variance over mean square below which float64 sums (16 digits) would keep fewer digits of the
 # variance than the float32 tile engine does.
 _CANCELLATION = 1e-8
@@ -73,9 +76,24 @@ def prepared_rows(side: Similarities, begin: int, end: int) -> Tensor:
     return torch.where(is_zero, 0.0, x / torch.where(is_zero, 1.0, norm))
 
 
-def _chunks(count: int) -> Iterator[tuple[int, int]]:
-    for begin in range(0, count, _CHUNK):
-        yield begin, min(begin + _CHUNK, count)
+class _Rows:
+    """The prepared rows of both sides, chunk by chunk, as often as wanted."""
+
+    def __init__(self, comparison: Comparison) -> None:
+        self.comparison = comparison
+        n, d, k = comparison.items, comparison.c.data.shape[1], comparison.t.data.shape[1]
+        self.kept: list[tuple[slice, Tensor, Tensor]] | None = None
+        if n * (d + k) <= _KEPT:
+            self.kept = list(self._prepare())
+
+    def __iter__(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        return self._prepare() if self.kept is None else iter(self.kept)
+
+    def _prepare(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        c, t = self.comparison.c, self.comparison.t
+        for begin in range(0, self.comparison.items, _CHUNK):
+            end = min(begin + _CHUNK, self.comparison.items)
+            yield slice(begin, end), prepared_rows(c, begin, end), prepared_rows(t, begin, end)
 
 
 def pair_moments(comparison: Comparison, *, row_sums: bool) -> PairMoments:
@@ -88,15 +106,15 @@ def pair_moments(comparison: Comparison, *, row_sums: bool) -> PairMoments:
     t_sum = torch.zeros(k, dtype=torch.float64)
     c_own = torch.empty(n, dtype=torch.float64)
     t_own = torch.empty(n, dtype=torch.float64)
-    for begin, end in _chunks(n):
-        z, u = prepared_rows(comparison.c, begin, end), prepared_rows(comparison.t, begin, end)
+    rows = _Rows(comparison)
+    for own, z, u in rows:
         cc.addmm_(z.T, z)
         tt.addmm_(u.T, u)
         ct.addmm_(z.T, u)
         c_sum += z.sum(dim=0)
         t_sum += u.sum(dim=0)
-        c_own[begin:end] = z.square().sum(dim=1)
-        t_own[begin:end] = u.square().sum(dim=1)
+        c_own[own] = z.square().sum(dim=1)
+        t_own[own] = u.square().sum(dim=1)
 
     def pairs(full: Tensor, own: Tensor) -> float:
         return float(full - own) / 2
@@ -104,10 +122,9 @@ def pair_moments(comparison: Comparison, *, row_sums: bool) -> PairMoments:
     c_row, t_row = c_own[:0], t_own[:0]
     if row_sums:
         c_row, t_row = torch.empty_like(c_own), torch.empty_like(t_own)
-        for begin, end in _chunks(n):
-            own = slice(begin, end)
-            c_row[own] = prepared_rows(comparison.c, begin, end) @ c_sum - c_own[own]
-            t_row[own] = prepared_rows(comparison.t, begin, end) @ t_sum - t_own[own]
+        for own, z, u in rows:
+            c_row[own] = z @ c_sum - c_own[own]
+            t_row[own] = u @ t_sum - t_own[own]
     return PairMoments(
         w=n * (n - 1) / 2,
         wc=pairs(c_sum @ c_sum, c_own.sum()),
@@ -141,31 +158,31 @@ def linear_backward(
     tc = torch.zeros(k, d, dtype=torch.float64)
     total = torch.zeros(d, dtype=torch.float64)
     item_total = torch.zeros(d, dtype=torch.float64)
-    for begin, end in _chunks(n):
-        z, u = prepared_rows(comparison.c, begin, end), prepared_rows(comparison.t, begin, end)
+    rows = _Rows(comparison)
+    for own, z, u in rows:
         cc.addmm_(z.T, z)
         tc.addmm_(u.T, z)
         total += z.sum(dim=0)
-        item_total += item[begin:end] @ z
+        item_total += item[own] @ z
     gradient = torch.empty(comparison.c.data.shape, dtype=comparison.c.data.dtype)
-    for begin, end in _chunks(n):
-        z, u = prepared_rows(comparison.c, begin, end), prepared_rows(comparison.t, begin, end)
-        p = item[begin:end, None]
-        own = constant + 2 * p
-        own = own + of_c * z.square().sum(dim=1, keepdim=True)
-        own = own + of_t * u.square().sum(dim=1, keepdim=True)
-        g = of_c * (z @ cc) + of_t * (u @ tc) + (constant + p) * total + item_total - own * z
+    for own, z, u in rows:
+        p = item[own, None]
+        with_itself = constant + 2 * p
+        with_itself = with_itself + of_c * z.square().sum(dim=1, keepdim=True)
+        with_itself = with_itself + of_t * u.square().sum(dim=1, keepdim=True)
+        g = of_c * (z @ cc) + of_t * (u @ tc) + (constant + p) * total + item_total
+        g -= with_itself * z
         if diagonal is not None:
-            g += 2 * diagonal[begin:end, None] * z
-        gradient[begin:end] = _through_preparation(comparison.c, begin, end, z, g)
+            g += 2 * diagonal[own, None] * z
+        gradient[own] = _through_preparation(comparison.c, own, z, g)
     return gradient
 
 
-def _through_preparation(side: Similarities, begin: int, end: int, z: Tensor, g: Tensor) -> Tensor:
+def _through_preparation(side: Similarities, own: slice, z: Tensor, g: Tensor) -> Tensor:
     """Gradient of the caller's rows from that of the prepared ones."""
     if side.scoring.metric == "dot":
         return g.to(side.data.dtype)
-    x = side.data[begin:end].to(torch.float64)
+    x = side.data[own].to(torch.float64)
     if side.scoring.metric == "correlation":
         x = x - x.mean(dim=1, keepdim=True)
     norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)

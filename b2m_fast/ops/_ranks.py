@@ -143,9 +143,22 @@ class _Ranks:
         return runs.to(torch.float64)
 
 
+def _average_ranks(values: Tensor) -> Tensor:
+    """Ranks 1..p in float64 of all values at once; faster than looking each of them up."""
+    values, order = values.sort()
+    _, run, length = torch.unique_consecutive(values, return_inverse=True, return_counts=True)
+    last = length.cumsum(0).to(torch.float64)
+    ranks = torch.empty(len(values), dtype=torch.float64)
+    ranks[order] = (last - (length.to(torch.float64) - 1) / 2)[run]
+    return ranks
+
+
 def _rho(scores: _Scores, compare: str) -> float:
     p = scores.pairs
     mean = (p + 1) / 2
+    if scores.held is not None:
+        r, s = (_average_ranks(torch.cat(side)) - mean for side in zip(*scores.held, strict=True))
+        return _rho_of(compare, p, float(r @ s), [float(r @ r), float(s @ s)])
     c_edges, t_edges = scores.slab_edges(0), scores.slab_edges(1)
     covariance = 0.0
     variances = [(p**3 - p) / 12.0, (p**3 - p) / 12.0]  # minus (m^3 - m) / 12 for every m-fold tie
@@ -165,6 +178,10 @@ def _rho(scores: _Scores, compare: str) -> float:
             for c, t in scores.blocks():
                 both = _inside(c, c_low, c_high) & _inside(t, t_low, t_high)
                 covariance += float((c_ranks(c[both]) - mean) @ (t_ranks(t[both]) - mean))
+    return _rho_of(compare, p, covariance, variances)
+
+
+def _rho_of(compare: str, p: int, covariance: float, variances: list[float]) -> float:
     if compare == "rho-a":
         return covariance / ((p**3 - p) / 12)
     if min(variances) <= 0:
