@@ -261,7 +261,8 @@ def _about_teacher(recordings: Sequence[dict[str, Any]]) -> list[str]:
             verdict = "nearer" if denoised > single else "NOT nearer"
             out.append(
                 f"Similarity from denoised responses is {verdict} to that of {what} than a single "
-                f"trial's (r = {denoised:.2f} against {single:.2f}; {len(which)} recordings)."
+                f"trial's (r = {denoised:.2f} against {single:.2f}; mean over {len(which)} of "
+                f"{len(recordings)} recordings)."
             )
     return out
 
