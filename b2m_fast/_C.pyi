@@ -7,6 +7,12 @@ _Similarities: TypeAlias = tuple[int, _Matrix, int, float]
 # c_shift, t_shift, constant, of_c, of_t
 _Coefficients: TypeAlias = tuple[float, float, float, float, float]
 
+METRICS: dict[str, int]
+DTYPES: dict[str, int]
+LAYOUTS: dict[str, int]
+KINDS: dict[str, int]
+TRANSFORMS: dict[str, int]
+
 def pairwise_forward(
     x: _Matrix,
     y: _Matrix | None,

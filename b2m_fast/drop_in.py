@@ -187,39 +187,48 @@ def info_nce(
         )
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction is {reduction!r}; expected one of 'mean', 'sum', 'none'")
-    positive = torch.nn.functional.cosine_similarity(query, positive_key, dim=1) / temperature
     if negative_mode == "paired":
         if negative_keys.ndim != 3 or negative_keys.shape[::2] != query.shape:
             raise ValueError(
                 f"negative_keys has shape {tuple(negative_keys.shape)}; expected "
                 f"({query.shape[0]}, M, {query.shape[1]}) for negative_mode='paired'"
             )
-        similarity = torch.nn.functional.cosine_similarity(query[:, None], negative_keys, dim=2)
-        negative = (similarity / temperature).logsumexp(dim=1)
-    else:
-        negative = _logsumexp(query, negative_keys, temperature)
-    loss = torch.logaddexp(negative, positive) - positive
-    return loss if reduction == "none" else loss.mean() if reduction == "mean" else loss.sum()
+        keys = torch.cat([positive_key[:, None], negative_keys], dim=1)
+        logits = torch.nn.functional.cosine_similarity(query[:, None], keys, dim=2) / temperature
+        first = torch.zeros(len(query), dtype=torch.int64, device=query.device)
+        return torch.nn.functional.cross_entropy(logits, first, reduction=reduction)
+    return _against_shared_negatives(query, positive_key, negative_keys, temperature, reduction)
 
 
-def _logsumexp(query: Tensor, keys: Tensor, temperature: float | Tensor) -> Tensor:
-    """Return log sum_j exp(cosine(query_i, key_j) / temperature), (N,), without the matrix.
+def _against_shared_negatives(
+    query: Tensor,
+    positive_key: Tensor,
+    negative_keys: Tensor,
+    temperature: float | Tensor,
+    reduction: str,
+) -> Tensor:
+    """Return log(1 + sum_j exp(n_ij - p_i)), where each query meets only its own positive p_i.
 
-    InfoNCE against a zero key, whose logit is 0, gives softplus of what is wanted; it is inverted
-    as y + log(1 - exp(-y)), which loses no digits at either end.
+    n_ij - p_i is the dot product of (query_i / temperature, -p_i) with (negative_j, 1), and the
+    positive becomes a zero key, whose logit is 0: InfoNCE again, fused and with exact gradients.
     """
-    same = torch.zeros(query.shape[0], dtype=torch.int64, device=query.device)
-    softplus = ops.info_nce(
-        query,
-        torch.zeros_like(query[:1]),
-        temperature=temperature,
-        labels=same,
-        key_labels=same[:1],
-        extra_keys=keys,
-        symmetric=False,
-        reduction="none",
+    query, positive_key, negative_keys = (
+        torch.nn.functional.normalize(x, dim=1) for x in (query, positive_key, negative_keys)
     )
-    return softplus + torch.log(-torch.expm1(-softplus))
+    query = query / temperature
+    positive = (query * positive_key).sum(dim=1, keepdim=True)
+    same = torch.zeros(len(query), dtype=torch.int64, device=query.device)
+    return ops.info_nce(
+        torch.cat([query, -positive], dim=1),
+        query.new_zeros((1, query.shape[1] + 1)),
+        metric="dot",
+        logit_scale=1.0,
+        labels=same,
+        key_labels=same.new_zeros(1),
+        extra_keys=torch.cat([negative_keys, torch.ones_like(negative_keys[:, :1])], dim=1),
+        symmetric=False,
+        reduction=reduction,
+    )
 
 
 class InfoNCE(torch.nn.Module):

@@ -28,7 +28,8 @@ DIFFERENCES = ("mse", "atanh")
 MATRIX_COMPARISONS = ("cka", "cka_debiased", "whitened_cosine")
 COMPARISONS = (*DIFFERENCES, "pearson", "cosine", *MATRIX_COMPARISONS)
 
-_COEFFICIENTS = 5
+# c_shift, t_shift, constant, of_c, of_t, and whether the sums came from feature space.
+_COEFFICIENTS = 6
 
 # A centred side counts as zero where its norm is at most this many eps of what centring removed.
 _ROUNDING_ERRORS = 8
@@ -89,12 +90,19 @@ def penalty(
         value, scale = (total / weight, 1 / weight) if weight != 0 else (total * 0.0, 0.0)
         if compare == "atanh":
             return value, torch.tensor([scale], dtype=torch.float64)
-        return value, torch.tensor([0, 0, 0, 2 * scale, -2 * scale], dtype=torch.float64)
-    moments, similarity, recipe = _correlate(comparison, compare, form)
+        return value, torch.tensor([0, 0, 0, 2 * scale, -2 * scale, 0], dtype=torch.float64)
+    moments, in_features, similarity, recipe = _correlate(comparison, compare, form)
     packed = torch.zeros(recipe_size(compare, comparison.items), dtype=torch.float64)
     # The penalty is 1 - similarity.
     packed[:_COEFFICIENTS] = torch.tensor(
-        [moments.c_shift, moments.t_shift, -recipe.constant, -recipe.of_c, -recipe.of_t],
+        [
+            moments.c_shift,
+            moments.t_shift,
+            -recipe.constant,
+            -recipe.of_c,
+            -recipe.of_t,
+            in_features,
+        ],
         dtype=torch.float64,
     )
     if recipe.per_item is not None and recipe.diagonal is not None:
@@ -106,21 +114,21 @@ def score(comparison: Comparison, compare: str, epsilon: float, form: str) -> fl
     """Value of a comparison: a correlation, or a difference for mse and atanh."""
     if compare in DIFFERENCES:
         return penalty(comparison, compare, epsilon, form)[0]
-    return _correlate(comparison, compare, form)[1]
+    return _correlate(comparison, compare, form)[2]
 
 
 def penalty_backward(
-    comparison: Comparison, compare: str, epsilon: float, form: str, recipe: Tensor, grad: float
+    comparison: Comparison, compare: str, epsilon: float, recipe: Tensor, grad: float
 ) -> Tensor:
     """Gradient of the patterns of c."""
     if compare == "atanh":
         return _engine.atanh_backward(comparison, epsilon, grad * float(recipe[0]))
-    c_shift, t_shift, constant, of_c, of_t = recipe[:_COEFFICIENTS].tolist()
+    c_shift, t_shift, constant, of_c, of_t, in_features = recipe[:_COEFFICIENTS].tolist()
     coefficients = (c_shift, t_shift, grad * constant, grad * of_c, grad * of_t)
     per_item = diagonal = None
     if compare in MATRIX_COMPARISONS:
         per_item, diagonal = (grad * recipe[_COEFFICIENTS:]).reshape(2, -1).contiguous()
-    if _in_feature_space(comparison, compare, form):
+    if in_features:
         return _feature_form.linear_backward(comparison, coefficients, per_item, diagonal)
     return _engine.linear_backward(comparison, coefficients, per_item, diagonal)
 
@@ -134,15 +142,16 @@ def _in_feature_space(comparison: Comparison, compare: str, form: str) -> bool:
 
 def _correlate(
     comparison: Comparison, compare: str, form: str
-) -> tuple[PairMoments, float, Recipe]:
-    """Moments, similarity, and the gradient of the similarity."""
+) -> tuple[PairMoments, bool, float, Recipe]:
+    """Moments, whether from feature space, similarity, and the gradient of the similarity."""
     centred = compare != "cosine"
     matrices = compare in MATRIX_COMPARISONS
     moments = None
     if _in_feature_space(comparison, compare, form):
-        moments = _feature_form.pair_moments(comparison, row_sums=matrices)
-        if form == "auto" and centred and _feature_form.cancels(moments):
-            moments = None
+        feature = _feature_form.pair_moments(comparison, row_sums=matrices)
+        if form == "feature" or not feature.cancel(comparison.c.data.dtype, centred=centred):
+            moments = feature.moments
+    in_features = moments is not None
     if moments is None:
         moments = _engine.pair_moments(comparison, shifted=centred, row_sums=matrices)
     eps = torch.finfo(torch.float64 if _is_double(comparison) else torch.float32).eps
@@ -152,7 +161,7 @@ def _correlate(
         similarity, recipe = _cosine(moments)
     else:
         similarity, recipe = _pearson(moments, _ROUNDING_ERRORS * eps)
-    return moments, similarity, recipe
+    return moments, in_features, similarity, recipe
 
 
 def _is_double(comparison: Comparison) -> bool:

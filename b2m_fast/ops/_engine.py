@@ -13,19 +13,11 @@ from torch import Tensor
 
 from b2m_fast import _C
 
-METRICS = {
-    "dot": 0,
-    "cosine": 1,
-    "correlation": 2,
-    "sqeuclidean": 3,
-    "euclidean": 4,
-    "rbf": 5,
-}
+METRICS = _C.METRICS
 BILINEAR = ("dot", "cosine", "correlation")
 DISTANCES = ("euclidean", "sqeuclidean")
 
-_DTYPES = {torch.float64: 0, torch.float32: 1, torch.bfloat16: 2, torch.float16: 3}
-_FULL, _CONDENSED = 0, 1
+_DTYPES = {getattr(torch, name): code for name, code in _C.DTYPES.items()}
 
 _Matrix = tuple[int, int, int, int, int, int]
 
@@ -67,7 +59,7 @@ def pairwise(x: Tensor, y: Tensor | None, scoring: Scoring, condensed: bool, out
         _maybe_matrix(y),
         METRICS[scoring.metric],
         scoring.gamma,
-        _CONDENSED if condensed else _FULL,
+        _C.LAYOUTS["condensed" if condensed else "full"],
         _matrix(out),
         torch.get_num_threads(),
     )
@@ -89,7 +81,7 @@ def pairwise_backward(
         _maybe_matrix(y),
         METRICS[scoring.metric],
         scoring.gamma,
-        _CONDENSED if condensed else _FULL,
+        _C.LAYOUTS["condensed" if condensed else "full"],
         _matrix(grad),
         _maybe_matrix(dx),
         _maybe_matrix(dy),
@@ -285,8 +277,12 @@ class Similarities(NamedTuple):
 
     def arguments(self) -> tuple[int, _Matrix, int, float]:
         """What the extension takes for it."""
-        kind = ("patterns", "matrix", "condensed").index(self.kind)
-        return kind, _matrix(self.data), METRICS[self.scoring.metric], self.scoring.gamma
+        return (
+            _C.KINDS[self.kind],
+            _matrix(self.data),
+            METRICS[self.scoring.metric],
+            self.scoring.gamma,
+        )
 
 
 class Comparison(NamedTuple):
@@ -346,7 +342,10 @@ def squared_difference(
 ) -> tuple[float, float]:
     """Sum of w and of w (F(c) - F(t))^2, F the identity or Fisher's z."""
     result: tuple[float, float] = _C.squared_difference(
-        *comparison.arguments(), int(atanh), epsilon, torch.get_num_threads()
+        *comparison.arguments(),
+        _C.TRANSFORMS["atanh" if atanh else "identity"],
+        epsilon,
+        torch.get_num_threads(),
     )
     return result
 

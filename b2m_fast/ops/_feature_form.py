@@ -12,7 +12,7 @@ means of the scores are subtracted only afterwards; rows are prepared in chunks.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,9 +28,9 @@ _CHUNK = 4096
 # Prepared values (64 MiB) up to which they are kept for the passes that follow.
 _KEPT = 2**23
 
-# Variance over mean square below which float64 sums (16 digits) would keep fewer digits of the
-# variance than the float32 tile engine does.
-_CANCELLATION = 1e-8
+# What must be left of a sum over all entries after its diagonal and its mean are taken out, for
+# float64 (eps 2.2e-16) to keep as many digits of it as the tile engine would.
+_LEFT_OVER = {torch.float64: 1e-2, torch.float32: 1e-7}
 
 
 def possible(comparison: Comparison) -> bool:
@@ -50,12 +50,22 @@ def cheaper(comparison: Comparison) -> bool:
     return feature < pair
 
 
-def cancels(moments: PairMoments) -> bool:
-    """Whether centring the moments would cost more digits than the pair form loses."""
-    sides = ((moments.wc, moments.wcc), (moments.wt, moments.wtt))
-    return any(
-        square - total * total / moments.w < _CANCELLATION * square for total, square in sides
-    )
+class FeatureMoments(NamedTuple):
+    """The moments, and how much of a sum over all entries of C and of T they are the rest of."""
+
+    moments: PairMoments
+    c_full: float  # |C|^2, diagonal included
+    t_full: float
+
+    def cancel(self, dtype: torch.dtype, *, centred: bool) -> bool:
+        """Whether taking out diagonal and mean costs more digits than the pair form loses."""
+        m = self.moments
+        least = _LEFT_OVER[torch.float64 if dtype == torch.float64 else torch.float32]
+        for total, square, full in ((m.wc, m.wcc, self.c_full), (m.wt, m.wtt, self.t_full)):
+            mean = total * total / m.w if centred and m.w > 0 else 0.0
+            if not 2 * (square - mean) >= least * full:
+                return True
+        return False
 
 
 def prepared_rows(side: Similarities, begin: int, end: int) -> Tensor:
@@ -96,7 +106,7 @@ class _Rows:
             yield slice(begin, end), prepared_rows(c, begin, end), prepared_rows(t, begin, end)
 
 
-def pair_moments(comparison: Comparison, *, row_sums: bool) -> PairMoments:
+def pair_moments(comparison: Comparison, *, row_sums: bool) -> FeatureMoments:
     """Compute the same sums as `_engine.pair_moments`, unshifted."""
     n, d, k = comparison.items, comparison.c.data.shape[1], comparison.t.data.shape[1]
     cc = torch.zeros(d, d, dtype=torch.float64)
@@ -125,7 +135,7 @@ def pair_moments(comparison: Comparison, *, row_sums: bool) -> PairMoments:
         for own, z, u in rows:
             c_row[own] = z @ c_sum - c_own[own]
             t_row[own] = u @ t_sum - t_own[own]
-    return PairMoments(
+    moments = PairMoments(
         w=n * (n - 1) / 2,
         wc=pairs(c_sum @ c_sum, c_own.sum()),
         wt=pairs(t_sum @ t_sum, t_own.sum()),
@@ -137,6 +147,7 @@ def pair_moments(comparison: Comparison, *, row_sums: bool) -> PairMoments:
         c_row=c_row,
         t_row=t_row,
     )
+    return FeatureMoments(moments, float(cc.square().sum()), float(tt.square().sum()))
 
 
 def linear_backward(

@@ -86,7 +86,6 @@ def _rsa_backward(
         options.comparison(features, target, pair_weights),
         options.compare,
         options.epsilon,
-        options.form,
         recipe,
         float(grad),
     )

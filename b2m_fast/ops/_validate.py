@@ -43,12 +43,16 @@ def floats(x: object, name: str, ndim: int = 2) -> Tensor:
         )
     if x.layout != torch.strided:
         raise TypeError(f"{name} has layout {x.layout}; expected a dense (strided) tensor")
-    if x.device.type not in ("cpu", "meta"):
-        raise ValueError(f"{name} is on device {x.device}; this version computes on the CPU only")
+    _on_cpu(x, name)
     if x.ndim != ndim:
         wanted = {0: "a scalar", 1: "a vector (n,)", 2: "a matrix (n, d)"}[ndim]
         raise ValueError(f"{name} has shape {shape_of(x)}; expected {wanted}")
     return x
+
+
+def _on_cpu(x: Tensor, name: str) -> None:
+    if x.device.type != "cpu":
+        raise ValueError(f"{name} is on device {x.device}; this version computes on the CPU only")
 
 
 def same_dtype(x: Tensor, y: Tensor, x_name: str, y_name: str) -> tuple[Tensor, Tensor]:
@@ -79,13 +83,14 @@ def nonempty_depth(x: Tensor, name: str) -> None:
 
 
 def integers(x: object, name: str, length: int) -> Tensor:
-    """Return x as a contiguous int64 vector of the given length, or raise."""
+    """Return x as an int64 vector of the given length, or raise."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} is a {type(x).__name__}; expected a torch.Tensor of integers")
     if x.dtype not in INTEGERS:
         raise TypeError(f"{name} has dtype {x.dtype}; expected integers")
     if x.ndim != 1 or x.shape[0] != length:
         raise ValueError(f"{name} has shape {shape_of(x)}; expected ({length},)")
+    _on_cpu(x, name)
     return x.to(torch.int64)
 
 
@@ -128,7 +133,7 @@ def scoring_gamma(metric: str, gamma: float | None, depth: int, name: str = "gam
 def from_array(x: Tensor | npt.NDArray[np.floating[Any]], name: str) -> Tensor:
     """Return a tensor over the same memory; a read-only (memory-mapped) array stays one."""
     if isinstance(x, Tensor):
-        return x
+        return x.resolve_neg()  # a lazily negated tensor's memory holds the opposite sign
     if not hasattr(x, "__array_interface__"):
         raise TypeError(f"{name} is a {type(x).__name__}; expected a torch.Tensor or a NumPy array")
     with warnings.catch_warnings():

@@ -127,7 +127,11 @@ def _write(
     for name, other in (("x", x), ("y", y)):
         if other is not None and _overlap(target, other):
             raise ValueError(f"out shares memory with {name}; expected memory of its own")
-    _engine.pairwise(x.detach(), None if y is None else y.detach(), scoring, condensed, target)
+    if target.is_neg():
+        raise ValueError("out is a lazily negated tensor; expected one that holds its own values")
+    y = None if y is None else y.detach().resolve_neg()
+    _engine.pairwise(x.detach().resolve_neg(), y, scoring, condensed, target)
+    torch.autograd.graph.increment_version(target)  # a graph that saved `out` must notice
 
 
 def _overlaps_itself(x: Tensor) -> bool:
@@ -192,7 +196,9 @@ def pair_similarity(
     x, width = _checked(x, metric, gamma)
     if not isinstance(i, Tensor):
         raise TypeError(f"i is a {type(i).__name__}; expected a torch.Tensor of integers")
-    length = i.shape[0] if i.ndim == 1 else -1
+    if i.ndim != 1:
+        raise ValueError(f"i has shape {_validate.shape_of(i)}; expected a vector (p,)")
+    length = i.shape[0]
     i = _validate.integers(i, "i", length)
     j = _validate.integers(j, "j", length)
     result: Tensor = _ops.pair_similarity(x, i, j, metric, width)

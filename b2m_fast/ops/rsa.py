@@ -90,12 +90,12 @@ def rsa_penalty(
     gamma
         Width of "rbf" on both sides; 1/d of either side if None.
     layer_weights
-        (L,): g_k, which get their exact gradients; 1/L by default.
+        (L,): g_k >= 0 (NaN below), which get their exact gradients; 1/L by default.
     pair_weights
         (n, n), of which the part above the diagonal is read, or condensed; for mse, atanh, pearson
         and cosine. No gradient.
     epsilon
-        e of atanh, which keeps F finite at similarities of 1 and -1.
+        e of atanh, which keeps F finite at similarities of 1 and -1; at least 9.6e-7 in float32.
     form
         "pair": tile by tile over the pairs; "feature": matrix products in feature space (bilinear
         metrics, responses, no pair weights, not for mse and atanh); "auto": the cheaper one.
@@ -137,6 +137,7 @@ def rsa_penalty(
     compare = "pearson" if compare == "corr" else compare
     _validate.one_of(compare, "compare", COMPARISONS)
     _validate.one_of(metric, "metric", tuple(METRICS))
+    gamma, target_gamma = _gamma_of_sides(gamma, metric, target_metric or metric)
     patterns, scoring = _checked_features(features, metric, center, gamma, layer_weights)
     target = _validate.from_array(target, "target")
     if target.requires_grad:
@@ -144,12 +145,11 @@ def rsa_penalty(
             "target requires a gradient, but it is data here; detach it, or swap the two sides"
         )
     stored = _checked_side(
-        target, "target", target_kind, target_metric or metric, target_center, gamma
+        target, "target", target_kind, target_metric or metric, target_center, target_gamma
     )
     _same_count(patterns.shape[0], stored, "features", "target")
     weights = _checked_weights(pair_weights, compare, patterns.shape[0])
-    if not epsilon > 0:
-        raise ValueError(f"epsilon is {epsilon}; expected a number above 0")
+    _check_epsilon(epsilon, patterns.dtype)
     _check_comparison(compare, metric, target_metric or metric, patterns.shape[0])
     _check_form(form, compare, patterns, scoring, stored, weights)
     value, _ = _ops.rsa_penalty(
@@ -244,13 +244,13 @@ def rsa_score(
     _validate.one_of(compare, "compare", (*COMPARISONS, *RANK_COMPARISONS))
     y_metric = y_metric or metric
     x, y = _validate.from_array(x, "x").detach(), _validate.from_array(y, "y").detach()
+    gamma, y_gamma = _gamma_of_sides(gamma, metric, y_metric)
     c = _checked_side(x, "x", x_kind, metric, center, gamma)
-    t = _checked_side(y, "y", y_kind, y_metric, y_center, gamma)
+    t = _checked_side(y, "y", y_kind, y_metric, y_center, y_gamma)
     count = _items(c, "x")
     _same_count(count, t, "x", "y")
     weights = _checked_weights(pair_weights, compare, count)
-    if not epsilon > 0:
-        raise ValueError(f"epsilon is {epsilon}; expected a number above 0")
+    _check_epsilon(epsilon, torch.promote_types(x.dtype, y.dtype))
     _check_comparison(compare, metric, y_metric, count)
     if t.data.dtype == torch.float64 and c.data.dtype != torch.float64:
         c, t = t, c  # every comparison is symmetric; computed in the precision of the first side
@@ -265,6 +265,28 @@ def rsa_score(
         value = _comparison.score(comparison, compare, float(epsilon), form)
     double = c.data.dtype == torch.float64
     return torch.tensor(value, dtype=torch.float64 if double else torch.float32)
+
+
+def _gamma_of_sides(
+    gamma: float | None, metric: str, other_metric: str
+) -> tuple[float | None, float | None]:
+    """Return gamma for the sides that are "rbf"."""
+    if gamma is not None and "rbf" not in (metric, other_metric):
+        raise ValueError(
+            f"gamma is {gamma}, but the metrics are {metric!r} and {other_metric!r}; only 'rbf' has "
+            "one"
+        )
+    return gamma if metric == "rbf" else None, gamma if other_metric == "rbf" else None
+
+
+def _check_epsilon(epsilon: float, dtype: torch.dtype) -> None:
+    """Raise unless epsilon covers what rounding adds to a similarity of 1."""
+    least = 8 * torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).eps
+    if not epsilon >= least:
+        raise ValueError(
+            f"epsilon is {epsilon}; expected at least {least:.1e}, by which rounding may carry a "
+            "similarity past 1"
+        )
 
 
 def _checked_features(
@@ -335,8 +357,12 @@ def _prepared(x: Tensor, metric: str) -> Tensor:
         x = x - mean
         rounding: float = 8 * torch.finfo(x.dtype).eps * x.shape[1] ** 0.5
         zero = rounding * mean.detach().abs()
+    # By the largest value first: the squares of very large or small rows would leave the range.
+    largest = x.detach().abs().amax(dim=1, keepdim=True)
+    largest = torch.where(largest == 0, 1.0, largest)
+    x = x / largest
     square = x.square().sum(dim=1, keepdim=True)
-    is_zero = square <= zero.square()
+    is_zero = square <= (zero / largest).square()
     return torch.where(is_zero, 0.0, x) / torch.where(is_zero, 1.0, square).sqrt()
 
 

@@ -14,6 +14,7 @@
 #include "cpu/dispatch.h"
 
 namespace py = pybind11;
+using namespace pybind11::literals;
 
 namespace {
 
@@ -45,6 +46,11 @@ class MaybeMatrix {
 template <class T>
 T* array(Address address) {
   return reinterpret_cast<T*>(address);
+}
+
+template <class Enumeration>
+int code(Enumeration value) {
+  return static_cast<int>(value);
 }
 
 b2m::Scoring scoring(int metric, double gamma) { return {static_cast<b2m::Metric>(metric), gamma}; }
@@ -85,7 +91,7 @@ struct ComparisonArguments {
 };
 
 void register_pairwise(py::module_& m) {
-  using Release = py::call_guard<py::gil_scoped_release>;
+  using Release = py::call_guard<b2m::LevelScope, py::gil_scoped_release>;
   m.def(
       "pairwise_forward",
       [](const MatrixTuple& x, const OptionalMatrix& y, int metric, double gamma, int layout, const MatrixTuple& out,
@@ -134,7 +140,7 @@ void register_pairwise(py::module_& m) {
 }
 
 void register_contrastive(py::module_& m) {
-  using Release = py::call_guard<py::gil_scoped_release>;
+  using Release = py::call_guard<b2m::LevelScope, py::gil_scoped_release>;
   m.def(
       "info_nce_forward",
       [](const MatrixTuple& query, const MatrixTuple& key, int metric, double logit_scale, Address row_label,
@@ -176,7 +182,7 @@ void register_contrastive(py::module_& m) {
 }
 
 void register_rsa(py::module_& m) {
-  using Release = py::call_guard<py::gil_scoped_release>;
+  using Release = py::call_guard<b2m::LevelScope, py::gil_scoped_release>;
   m.def(
       "typical_score",
       [](const SimilaritiesTuple& from, std::int64_t count, int threads) {
@@ -239,6 +245,18 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   register_pairwise(m);
   register_contrastive(m);
   register_rsa(m);
+  // The codes of the enumerations, so that Python does not write them down a second time.
+  m.attr("METRICS") =
+      py::dict("dot"_a = code(b2m::Metric::dot), "cosine"_a = code(b2m::Metric::cosine),
+               "correlation"_a = code(b2m::Metric::correlation), "sqeuclidean"_a = code(b2m::Metric::sqeuclidean),
+               "euclidean"_a = code(b2m::Metric::euclidean), "rbf"_a = code(b2m::Metric::rbf));
+  m.attr("DTYPES") = py::dict("float64"_a = code(b2m::DType::float64), "float32"_a = code(b2m::DType::float32),
+                              "bfloat16"_a = code(b2m::DType::bfloat16), "float16"_a = code(b2m::DType::float16));
+  m.attr("LAYOUTS") = py::dict("full"_a = code(b2m::Layout::full), "condensed"_a = code(b2m::Layout::condensed));
+  m.attr("KINDS") =
+      py::dict("patterns"_a = code(b2m::Similarities::Kind::patterns), "matrix"_a = code(b2m::Similarities::Kind::matrix),
+               "condensed"_a = code(b2m::Similarities::Kind::condensed));
+  m.attr("TRANSFORMS") = py::dict("identity"_a = code(b2m::Transform::identity), "atanh"_a = code(b2m::Transform::atanh));
   m.def("isa_compiled", &b2m::compiled_levels);
   m.def("isa_available", &b2m::available_levels);
   m.def("isa_chosen", [] { return std::string(b2m::chosen_level().name); });

@@ -69,7 +69,7 @@ void add_moments(Tile<T> c, Tile<T> t, Tile<T> w, T c_shift, T t_shift, Moments&
 }
 
 /// Clears what for_upper leaves out, so that the pairs on and below the diagonal carry no gradient.
-template <class V, class T>
+template <class T>
 B2M_INLINE void clear_lower(Tile<T>& tile, std::int64_t i) {
   const std::int64_t last = tile.row0 + i + 1 - tile.column0;
   for (std::int64_t j = 0; j < last && j < tile.columns; ++j) tile.data[i * tile.stride + j] = T(0);
@@ -88,7 +88,7 @@ void linear_weight(Tile<T> c, Tile<T> t, Tile<T> w, const LinearWeight<T>& weigh
       if (weight.per_row) g = g + of_row + V::load(weight.per_row + c.column0 + j);
       select(valid, g, zero).store(at);
     });
-    clear_lower<V>(c, i);
+    clear_lower(c, i);
   }
 }
 
@@ -134,7 +134,7 @@ void atanh_weight(Tile<T> c, Tile<T> t, Tile<T> w, T epsilon, T factor) {
       const V g = V(factor) * load_weight<V>(w, i, j) * difference * pair::atanh_slope<V>(cv, e);
       select(valid, g, zero).store(at);
     });
-    clear_lower<V>(c, i);
+    clear_lower(c, i);
   }
 }
 

@@ -5,7 +5,6 @@
 
 #include "cpu/engine.h"
 #include "cpu/operands.h"
-#include "pair/contrastive.h"
 
 namespace b2m {
 namespace {
@@ -97,7 +96,7 @@ struct DirectionState {
     const double count = static_cast<double>(positive_count[i]);
     to.negative_lse[i] = static_cast<double>(negative_max[i]) + std::log(negative_sum[i]);
     to.positive_lse[i] = static_cast<double>(positive_max[i]) + std::log(positive_sum[i]);
-    to.positive_mean[i] = positive_total[i] / count;
+    to.positive_mean[i] = count > 0 ? positive_total[i] / count : 0;
     to.positive_count[i] = count;
     if (negative_sum[i] == 0) to.negative_lse[i] = -std::numeric_limits<double>::infinity();
     if (count == 0) to.positive_lse[i] = -std::numeric_limits<double>::infinity();
@@ -123,7 +122,7 @@ void write_logit_mean(const Operand<T>& of, const Operand<T>& over, double scale
   for (std::int64_t j = 0; j < over.count; ++j) {
     for (std::int64_t k = 0; k < over.depth; ++k) mean[k] += static_cast<double>(over.rows[j * over.stride + k]);
   }
-  for (std::int64_t k = 0; k < over.depth; ++k) mean[k] /= static_cast<double>(over.count);
+  for (std::int64_t k = 0; over.count > 0 && k < over.depth; ++k) mean[k] /= static_cast<double>(over.count);
   parallel_ranges(threads, of.count, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) {
       double sum = 0;
@@ -171,14 +170,16 @@ void forward(const ContrastiveProblem& problem, const SoftmaxStatistics& rows, c
           });
         } else if (positives.may_occur(tile)) {
           const Tile<T> positive = with_data(pairs, space.second);
-          score.level.split_positives(tile, positive, positives.rows(tile), positives.columns(tile),
-                                      row_state.positive_count.data() + tile.row0, row_state.positive_total.data() + tile.row0,
-                                      both ? column_state->positive_count.data() : nullptr,
-                                      both ? column_state->positive_total.data() : nullptr);
-          // Exact shifts: the log-sum-exp of a single positive is then that positive, to the bit.
-          score.level.add_exp(positive, row_state.positives(tile.row0), both ? column_state->positives(0) : none,
-                              space.vectors.data(), true);
-          if (tops) raise(positive, &DirectionState<T>::top_positive);
+          const bool any = score.level.split_positives(
+              tile, positive, positives.rows(tile), positives.columns(tile), row_state.positive_count.data() + tile.row0,
+              row_state.positive_total.data() + tile.row0, both ? column_state->positive_count.data() : nullptr,
+              both ? column_state->positive_total.data() : nullptr);
+          if (any) {
+            // Exact shifts: the log-sum-exp of a single positive is then that positive, to the bit.
+            score.level.add_exp(positive, row_state.positives(tile.row0), both ? column_state->positives(0) : none,
+                                space.vectors.data(), true);
+            if (tops) raise(positive, &DirectionState<T>::top_positive);
+          }
         }
         score.level.add_exp(tile, row_state.negatives(tile.row0), both ? column_state->negatives(0) : none,
                             space.vectors.data(), false);

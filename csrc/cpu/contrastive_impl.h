@@ -24,6 +24,9 @@ B2M_INLINE void merge(T& max, double& sum, T shift, double part) {
 template <class T>
 constexpr T kSpread = T(sizeof(T) == 4 ? 60 : 600);
 
+template <class T>
+constexpr T kLargest = T(sizeof(T) == 4 ? 3.402823466e38 : 1.7976931348623157e308);
+
 /// Each row and column with a shift of its own: two exponentials a pair, no assumption about the logits.
 template <class V, class T = typename V::scalar>
 void add_exp_exact(Tile<T> l, LogSumExp<T> row, LogSumExp<T> column, T* scratch) {
@@ -52,7 +55,7 @@ void add_exp_exact(Tile<T> l, LogSumExp<T> row, LogSumExp<T> column, T* scratch)
       row_sum = row_sum + pair::exp<V>(value - row_shift);
       if (column.max) {
         V shift = V::load(column_max + j);
-        shift = select(shift < V(-pair::MathConstants<T>::exp_overflow * T(1e30)), V(T(0)), shift);
+        shift = select(shift < V(-kLargest<T>), V(T(0)), shift);
         (V::load(column_sum + j) + pair::exp<V>(value - shift)).store(column_sum + j);
       }
     });
@@ -124,8 +127,9 @@ void raise_top(Tile<T> l, T* row_top, T* column_top) {
 }
 
 template <class V, class T = typename V::scalar>
-void split_positives(Tile<T> l, Tile<T> positive, const std::int32_t* row_label, const std::int32_t* column_label, T* row_count,
+bool split_positives(Tile<T> l, Tile<T> positive, const std::int32_t* row_label, const std::int32_t* column_label, T* row_count,
                      double* row_sum, T* column_count, double* column_sum) {
+  bool any = false;
   for (std::int64_t i = 0; i < l.rows; ++i) {
     T* from = l.data + i * l.stride;
     T* to = positive.data + i * positive.stride;
@@ -134,6 +138,7 @@ void split_positives(Tile<T> l, Tile<T> positive, const std::int32_t* row_label,
       const T value = from[j];
       to[j] = agree ? value : -infinity<T>();
       from[j] = agree ? -infinity<T>() : value;
+      any |= agree;
       if (agree) {
         row_count[i] += T(1);
         row_sum[i] += static_cast<double>(value);
@@ -144,6 +149,7 @@ void split_positives(Tile<T> l, Tile<T> positive, const std::int32_t* row_label,
       }
     }
   }
+  return any;
 }
 
 template <class V, class T = typename V::scalar>
@@ -156,7 +162,7 @@ void negate_positives(Tile<T> l, const std::int32_t* row_label, const std::int32
 
 /// [low, high] becomes the range of the log-sum-exps of the entries that carry weight.
 template <class T>
-B2M_INLINE void widen(const SoftmaxSide<T>& side, std::int64_t count, T& low, T& high) {
+B2M_INLINE void widen_range(const SoftmaxSide<T>& side, std::int64_t count, T& low, T& high) {
   for (std::int64_t i = 0; i < count; ++i) {
     if (side.weight[i] == T(0)) continue;
     low = smaller(side.lse[i], low);
@@ -170,8 +176,8 @@ void softmax_weight(Tile<T> l, SoftmaxSide<T> row, SoftmaxSide<T> column, T* scr
   T* column_factor = scratch;
   T* column_lse = scratch + padded;
   T low = infinity<T>(), high = -infinity<T>();
-  widen(row, l.rows, low, high);
-  if (column.weight) widen(column, l.columns, low, high);
+  widen_range(row, l.rows, low, high);
+  if (column.weight) widen_range(column, l.columns, low, high);
   const T shift = low <= high ? T(0.5) * (low + high) : T(0);
   // exp(l - shift) must not overflow (l <= lse <= high), nor the factors exp(shift - lse).
   const bool shared = !(high - low > T(sizeof(T) == 4 ? 80 : 800));

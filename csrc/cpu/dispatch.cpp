@@ -33,6 +33,8 @@ const Entry kLevels[] = {
 #endif
 };
 
+thread_local const InstructionLevel* fixed_level = nullptr;
+
 std::string joined(const std::vector<std::string>& names) {
   std::string text;
   for (const std::string& name : names) text += (text.empty() ? "" : ", ") + name;
@@ -56,6 +58,7 @@ std::vector<std::string> available_levels() {
 }
 
 const InstructionLevel& chosen_level() {
+  if (fixed_level) return *fixed_level;
   const char* wanted = std::getenv("B2M_ISA");
   const InstructionLevel* best = nullptr;
   for (const Entry& entry : kLevels) {
@@ -70,5 +73,8 @@ const InstructionLevel& chosen_level() {
   }
   return *best;
 }
+
+LevelScope::LevelScope() { fixed_level = &chosen_level(); }
+LevelScope::~LevelScope() { fixed_level = nullptr; }
 
 }  // namespace b2m

@@ -16,6 +16,16 @@ std::vector<std::string> available_levels();
 /// it). Throws std::invalid_argument for a name that is unknown, not compiled in, or not available here.
 const InstructionLevel& chosen_level();
 
+/// Fixes the choice for the calling thread while it lives, so that an op runs at one level throughout and reads the environment
+/// once, before the interpreter lock is released.
+class LevelScope {
+ public:
+  LevelScope();
+  ~LevelScope();
+  LevelScope(const LevelScope&) = delete;
+  LevelScope& operator=(const LevelScope&) = delete;
+};
+
 template <class T>
 const Kernels<T>& kernels();
 template <>

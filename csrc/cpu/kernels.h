@@ -87,8 +87,8 @@ struct Kernels {
   /// row_top[i] = max(row_top[i], max_j l_ij), and columns; NaN never wins.
   void (*raise_top)(Tile<T> l, T* row_top, T* column_top);
   /// Moves logits whose labels agree from l to positive (which gets -inf elsewhere, l gets -inf there), and adds them to
-  /// count and sum of their row and column.
-  void (*split_positives)(Tile<T> l, Tile<T> positive, const std::int32_t* row_label, const std::int32_t* column_label,
+  /// count and sum of their row and column. Returns whether there were any.
+  bool (*split_positives)(Tile<T> l, Tile<T> positive, const std::int32_t* row_label, const std::int32_t* column_label,
                           T* row_count, double* row_sum, T* column_count, double* column_sum);
   void (*negate_positives)(Tile<T> l, const std::int32_t* row_label, const std::int32_t* column_label);
 

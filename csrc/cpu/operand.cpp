@@ -118,7 +118,10 @@ Buffer<double> mean_row(const Matrix& matrix, int threads) {
         }
       });
     }
-    for (std::int64_t k = begin; k < end; ++k) mean[k] /= static_cast<double>(matrix.rows);
+    for (std::int64_t k = begin; k < end; ++k) {
+      mean[k] /= static_cast<double>(matrix.rows);
+      if (!std::isfinite(mean[k])) mean[k] = 0;
+    }
   });
   return mean;
 }

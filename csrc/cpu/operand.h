@@ -31,7 +31,7 @@ enum class Packing { rows, rows_and_panels };
 template <class T>
 Operand<T> prepare(const Matrix& matrix, Metric metric, const double* origin, Packing packing, int threads);
 
-/// Mean row, in double.
+/// Mean row, in double; 0 where it is not finite, so that as an origin it spoils no other row.
 Buffer<double> mean_row(const Matrix& matrix, int threads);
 
 /// Turns `gradient` (count, stride), the gradient of the prepared rows, times `factor` into the gradient of the caller's rows and

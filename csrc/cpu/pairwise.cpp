@@ -124,22 +124,24 @@ void list_backward(const Matrix& x, const std::int64_t* i, const std::int64_t* j
       }
     });
   }
-  Buffer<T> gradient(rows.count * rows.stride, T(0));
+  // In double: a row may take part in millions of pairs, and a running float sum would lose it.
+  Buffer<double> sums(rows.count * rows.stride, 0.0);
   parallel_ranges(threads, rows.depth, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t p = 0; p < pairs; ++p) {
-      const T g = static_cast<T>(bilinear ? out_gradient[p] : 2 * weight[p]);
+      const double g = bilinear ? out_gradient[p] : 2 * weight[p];
       const T* xi = rows.rows.data() + i[p] * rows.stride;
       const T* xj = rows.rows.data() + j[p] * rows.stride;
-      T* gi = gradient.data() + i[p] * rows.stride;
-      T* gj = gradient.data() + j[p] * rows.stride;
+      double* gi = sums.data() + i[p] * rows.stride;
+      double* gj = sums.data() + j[p] * rows.stride;
       for (std::int64_t k = begin; k < end; ++k) {
-        const T to_i = g * (bilinear ? xj[k] : xi[k] - xj[k]);
-        const T to_j = g * (bilinear ? xi[k] : xj[k] - xi[k]);
-        gi[k] += to_i;
-        gj[k] += to_j;
+        const double a = static_cast<double>(xi[k]), b = static_cast<double>(xj[k]);
+        gi[k] += g * (bilinear ? b : a - b);
+        gj[k] += g * (bilinear ? a : b - a);
       }
     }
   });
+  Buffer<T> gradient(sums.size());
+  for (std::int64_t k = 0; k < sums.size(); ++k) gradient[k] = static_cast<T>(sums[k]);
   finish_gradient(rows, gradient, 1.0, dx, threads);
 }
 
@@ -159,8 +161,8 @@ bool better(const Candidate<T>& a, const Candidate<T>& b) {
 }
 
 template <class T>
-void best(const Matrix& x, const Matrix* y, Scoring scoring, std::int64_t k, double* values, std::int64_t* indices,
-          int threads) {
+void topk_rows(const Matrix& x, const Matrix* y, Scoring scoring, std::int64_t k, double* values, std::int64_t* indices,
+               int threads) {
   const Operands<T> operands(x, y, scoring.metric, Use::scores, threads);
   const Scorer<T> score{kernels<T>(), operands.row(), operands.column(), scoring};
   const Blocking blocking(x.rows, threads);
@@ -207,7 +209,7 @@ void best(const Matrix& x, const Matrix* y, Scoring scoring, std::int64_t k, dou
       Candidate<T>* heap = heaps.data() + row * k;
       std::sort(heap, heap + k, better<T>);
       for (std::int64_t r = 0; r < k; ++r) {
-        values[row * k + r] = static_cast<double>(smallest ? -heap[r].rank : heap[r].rank);
+        values[row * k + r] = static_cast<double>(smallest ? -heap[r].rank : heap[r].rank) + 0.0;  // never -0
         indices[row * k + r] = heap[r].index;
       }
     }
@@ -239,7 +241,7 @@ void pair_list_backward(const Matrix& x, const std::int64_t* i, const std::int64
 
 void topk(const Matrix& x, const Matrix* y, Scoring scoring, std::int64_t k, double* values, std::int64_t* indices,
           int threads) {
-  with_compute_type(x.dtype, [&](auto zero) { best<decltype(zero)>(x, y, scoring, k, values, indices, threads); });
+  with_compute_type(x.dtype, [&](auto zero) { topk_rows<decltype(zero)>(x, y, scoring, k, values, indices, threads); });
 }
 
 void self_scores(const Matrix& x, Scoring scoring, double* out, int threads) {

@@ -217,6 +217,7 @@ double typical_score(const Similarities& similarities, std::int64_t count, int t
       }
       typical = sum / number;
     }
+    typical = static_cast<double>(static_cast<T>(typical));  // what the kernels will subtract
   });
   return std::isfinite(typical) ? typical : 0;
 }
