@@ -207,6 +207,10 @@ def info_nce(
     return rows, columns
 
 
+def _zeroed(x: Tensor | None) -> Tensor | None:
+    return None if x is None else x.zero_()
+
+
 def info_nce_backward(
     problem: ContrastiveProblem,
     rows: Tensor,
@@ -219,6 +223,8 @@ def info_nce_backward(
     """Gradients of query, key and logit_scale; weights are the float64 gradients of the losses."""
     dquery = torch.empty(problem.query.shape, dtype=problem.query.dtype) if wanted[0] else None
     dkey = torch.empty(problem.key.shape, dtype=problem.key.dtype) if wanted[1] else None
+    if not (len(problem.query) and len(problem.key)):
+        return _zeroed(dquery), _zeroed(dkey), 0.0
     dscale = _C.info_nce_backward(
         *problem.arguments(),
         *problem.labels(),
@@ -253,6 +259,8 @@ def sigmoid_contrastive_backward(
     """Gradients of query, key, logit_scale and logit_bias."""
     dquery = torch.empty(problem.query.shape, dtype=problem.query.dtype) if wanted[0] else None
     dkey = torch.empty(problem.key.shape, dtype=problem.key.dtype) if wanted[1] else None
+    if not (len(problem.query) and len(problem.key)):
+        return _zeroed(dquery), _zeroed(dkey), 0.0, 0.0
     dscale, dbias = _C.sigmoid_backward(
         *problem.arguments(),
         logit_bias,
