@@ -197,6 +197,11 @@ def info_nce(
         logits = torch.nn.functional.cosine_similarity(query[:, None], keys, dim=2) / temperature
         first = torch.zeros(len(query), dtype=torch.int64, device=query.device)
         return torch.nn.functional.cross_entropy(logits, first, reduction=reduction)
+    if negative_keys.ndim != 2 or negative_keys.shape[1] != query.shape[1]:
+        raise ValueError(
+            f"negative_keys has shape {tuple(negative_keys.shape)}; expected (M, {query.shape[1]}) "
+            "for negative_mode='unpaired'"
+        )
     return _against_shared_negatives(query, positive_key, negative_keys, temperature, reduction)
 
 

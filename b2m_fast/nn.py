@@ -153,6 +153,11 @@ class InfoNCELoss(_Options):
         )
         if not temperature > 0:
             raise ValueError(f"temperature is {temperature}; expected a number above 0")
+        if learnable and temperature * max_logit_scale < 1:
+            raise ValueError(
+                f"temperature is {temperature}, but max_logit_scale is {max_logit_scale}; a learned "
+                f"temperature starts at {1 / max_logit_scale} or above"
+            )
         self.max_logit_scale = max_logit_scale
         self.temperature = temperature
         self.log_logit_scale: torch.nn.Parameter | None
@@ -160,6 +165,12 @@ class InfoNCELoss(_Options):
             self.log_logit_scale = torch.nn.Parameter(torch.tensor(-math.log(temperature)))
         else:
             self.register_parameter("log_logit_scale", None)
+
+    def extra_repr(self) -> str:
+        """Return temperature and options, for printing."""
+        learned = self.log_logit_scale is not None
+        start = "learned from " if learned else ""
+        return f"temperature={start}{self.temperature}, {super().extra_repr()}"
 
     def logit_scale(self) -> Tensor | float:
         """Return 1 / temperature, as the loss uses it."""
@@ -302,6 +313,8 @@ class RSAPenalty(_Options):
         self.layer_logits: torch.nn.Parameter | None
         if layers is None:
             self.register_parameter("layer_logits", None)
+        elif layers < 1:
+            raise ValueError(f"layers is {layers}; expected at least 1, or None")
         else:
             self.layer_logits = torch.nn.Parameter(torch.zeros(layers))
 

@@ -42,6 +42,18 @@ def side(data: Tensor, kind: str, scoring: Scoring) -> Similarities:
     return Similarities(data, "patterns" if kind == "responses" else "matrix", scoring)
 
 
+def between(c: Similarities, t: Similarities, w: Similarities | None, items: int) -> Comparison:
+    """Make the comparison of two sides, computed in the precision of c.
+
+    Patterns of t are brought to that precision first: their scores with one another come from the
+    tile engine, those with themselves from elsewhere, and both must round alike.
+    """
+    doubles = (c.data.dtype == torch.float64, t.data.dtype == torch.float64)
+    if t.kind == "patterns" and doubles[0] != doubles[1]:
+        t = t._replace(data=t.data.to(torch.float64 if doubles[0] else torch.float32))
+    return Comparison(items, c, t, w)
+
+
 def problem(
     features: Tensor,
     target: Tensor,
@@ -51,12 +63,9 @@ def problem(
     target_scoring: Scoring,
 ) -> Comparison:
     """Make the comparison of patterns with a target."""
-    return Comparison(
-        items=features.shape[0],
-        c=side(features, "responses", scoring),
-        t=side(target, target_kind, target_scoring),
-        w=None if pair_weights is None else side(pair_weights, "similarity", Scoring("dot")),
-    )
+    w = None if pair_weights is None else side(pair_weights, "similarity", Scoring("dot"))
+    c, t = side(features, "responses", scoring), side(target, target_kind, target_scoring)
+    return between(c, t, w, features.shape[0])
 
 
 class Recipe(NamedTuple):

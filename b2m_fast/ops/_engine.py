@@ -26,7 +26,7 @@ def _matrix(x: Tensor) -> _Matrix:
     """Address, dtype, sizes and strides; a vector counts as a matrix of one row."""
     rows, columns = (1, x.shape[0]) if x.ndim == 1 else (x.shape[0], x.shape[1])
     row_stride, column_stride = (0, x.stride(0)) if x.ndim == 1 else (x.stride(0), x.stride(1))
-    return x.data_ptr(), _DTYPES[x.dtype], rows, columns, row_stride, column_stride
+    return address(x), _DTYPES[x.dtype], rows, columns, row_stride, column_stride
 
 
 def _maybe_matrix(x: Tensor | None) -> _Matrix | None:
@@ -35,7 +35,12 @@ def _maybe_matrix(x: Tensor | None) -> _Matrix | None:
 
 def address(x: Tensor | None) -> int:
     """Address of the first element; 0 for None."""
-    return 0 if x is None else x.data_ptr()
+    if x is None:
+        return 0
+    pointer = x.data_ptr()
+    if pointer == 0 and x.numel() > 0:
+        raise RuntimeError(f"a tensor of shape {tuple(x.shape)} has no memory (fake, or freed)")
+    return pointer
 
 
 def _doubles(*shape: int) -> Tensor:

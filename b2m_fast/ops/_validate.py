@@ -6,16 +6,18 @@ torch.compile; what depends on values is checked inside the ops.
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
     import numpy.typing as npt
 
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -44,6 +46,7 @@ def floats(x: object, name: str, ndim: int = 2) -> Tensor:
     if x.layout != torch.strided:
         raise TypeError(f"{name} has layout {x.layout}; expected a dense (strided) tensor")
     _on_cpu(x, name)
+    _no_tangent(x, name)
     if x.ndim != ndim:
         wanted = {0: "a scalar", 1: "a vector (n,)", 2: "a matrix (n, d)"}[ndim]
         raise ValueError(f"{name} has shape {shape_of(x)}; expected {wanted}")
@@ -53,6 +56,15 @@ def floats(x: object, name: str, ndim: int = 2) -> Tensor:
 def _on_cpu(x: Tensor, name: str) -> None:
     if x.device.type != "cpu":
         raise ValueError(f"{name} is on device {x.device}; this version computes on the CPU only")
+
+
+def _no_tangent(x: Tensor, name: str) -> None:
+    # PyTorch would silently take the tangent of an op without a forward formula for zero.
+    if forward_ad._current_level >= 0 and forward_ad.unpack_dual(x).tangent is not None:
+        raise NotImplementedError(
+            f"{name} carries a forward-mode tangent, but the ops have no forward-mode derivative; "
+            "use b2m_fast.ops.reference"
+        )
 
 
 def same_dtype(x: Tensor, y: Tensor, x_name: str, y_name: str) -> tuple[Tensor, Tensor]:
@@ -91,6 +103,8 @@ def integers(x: object, name: str, length: int) -> Tensor:
     if x.ndim != 1 or x.shape[0] != length:
         raise ValueError(f"{name} has shape {shape_of(x)}; expected ({length},)")
     _on_cpu(x, name)
+    if x._is_zerotensor():
+        x = x.clone()
     return x.to(torch.int64)
 
 
@@ -102,12 +116,18 @@ def vector(x: object, name: str, length: int) -> Tensor:
     return x
 
 
+def number(x: object, name: str, expected: str = "a number") -> float:
+    """Return a Python or NumPy number as a float, or raise."""
+    if isinstance(x, bool) or not isinstance(x, int | float | np.number):
+        raise TypeError(f"{name} is a {type(x).__name__}; expected {expected}")
+    return float(x)
+
+
 def scalar(x: object, name: str) -> Tensor:
     """Return a number or a one-element tensor as a 0-d tensor."""
-    if isinstance(x, bool) or not isinstance(x, int | float | Tensor):
-        raise TypeError(f"{name} is a {type(x).__name__}; expected a number or a scalar tensor")
     if not isinstance(x, Tensor):
-        return torch.tensor(float(x), dtype=torch.float64)
+        return torch.tensor(number(x, name, "a number or a scalar tensor"), dtype=torch.float64)
+    _on_cpu(x, name)
     if x.numel() != 1:
         raise ValueError(f"{name} has shape {shape_of(x)}; expected a scalar")
     if x.dtype not in FLOATS:
@@ -123,11 +143,10 @@ def scoring_gamma(metric: str, gamma: float | None, depth: int, name: str = "gam
         return 0.0
     if gamma is None:
         return 1.0 / max(depth, 1)
-    if isinstance(gamma, bool) or not isinstance(gamma, int | float):
-        raise TypeError(f"{name} is a {type(gamma).__name__}; expected a number")
-    if not gamma >= 0:
-        raise ValueError(f"{name} is {gamma}; expected a number >= 0")
-    return float(gamma)
+    width = number(gamma, name)
+    if not 0 <= width < math.inf:
+        raise ValueError(f"{name} is {gamma}; expected a finite number >= 0")
+    return width
 
 
 def from_array(x: Tensor | npt.NDArray[np.floating[Any]], name: str) -> Tensor:

@@ -159,6 +159,7 @@ def info_nce(
         raise ValueError(
             f"reduction='none' with symmetric=True needs as many keys as queries; got {m} and {n}"
         )
+    label_smoothing = _validate.number(label_smoothing, "label_smoothing")
     if not 0.0 <= label_smoothing <= 1.0:
         raise ValueError(f"label_smoothing is {label_smoothing}; expected a number from 0 to 1")
     if key_weights is not None and not symmetric:
@@ -312,11 +313,7 @@ def _logit_scale(temperature: float | Tensor | None, logit_scale: float | Tensor
     if temperature is None:
         temperature = DEFAULT_TEMPERATURE
     if not isinstance(temperature, Tensor):
-        if isinstance(temperature, bool) or not isinstance(temperature, int | float):
-            raise TypeError(
-                f"temperature is a {type(temperature).__name__}; expected a number or a scalar "
-                "tensor"
-            )
+        temperature = _validate.number(temperature, "temperature", "a number or a scalar tensor")
         if not temperature > 0:
             raise ValueError(f"temperature is {temperature}; expected a number above 0")
     # In float64: half precision would keep three digits of the scale.

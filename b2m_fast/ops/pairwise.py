@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -12,7 +13,6 @@ from ._engine import METRICS, Scoring
 from ._pairwise_ops import ops as _ops
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
 
     Out = TypeVar("Out", Tensor, npt.NDArray[np.floating[Any]])
@@ -254,10 +254,14 @@ def topk_similarity(
     if y is not None:
         x, y = _checked_other(x, y)
     available = x.shape[0] - 1 if y is None else y.shape[0]
-    if isinstance(k, bool) or not isinstance(k, int):
+    if isinstance(k, bool) or not isinstance(k, int | np.integer):
         raise TypeError(f"k is a {type(k).__name__}; expected an int")
     if not 0 < k <= available:
-        raise ValueError(f"k is {k}; expected 1 to {available}, the number of rows to choose from")
+        choice = f"1 to {available}" if available > 0 else "more rows"
+        raise ValueError(
+            f"k is {k}; expected {choice}, there being {max(available, 0)} rows to choose from"
+        )
+    k = int(k)
     y = None if y is None else y.detach()
     values, indices = _ops.topk_similarity(x.detach(), y, k, metric, width)
     return values, indices

@@ -255,7 +255,7 @@ def rsa_score(
     if t.data.dtype == torch.float64 and c.data.dtype != torch.float64:
         c, t = t, c  # every comparison is symmetric; computed in the precision of the first side
     w = None if weights is None else _comparison.side(weights, "similarity", Scoring("dot"))
-    comparison = Comparison(count, c, t, w)
+    comparison = _comparison.between(c, t, w, count)
     _validate.one_of(form, "form", _FORMS)
     if form == "feature":
         _check_feature_form(compare, comparison)
@@ -281,10 +281,11 @@ def _gamma_of_sides(
 
 def _check_epsilon(epsilon: float, dtype: torch.dtype) -> None:
     """Raise unless epsilon covers what rounding adds to a similarity of 1."""
+    epsilon = _validate.number(epsilon, "epsilon")
     least = 8 * torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).eps
-    if not epsilon >= least:
+    if not least <= epsilon < math.inf:
         raise ValueError(
-            f"epsilon is {epsilon}; expected at least {least:.1e}, by which rounding may carry a "
+            f"epsilon is {epsilon}; expected a finite number of at least {least:.1e}, by which rounding may carry a "
             "similarity past 1"
         )
 
@@ -321,6 +322,10 @@ def _checked_features(
         raise ValueError(
             f"metric is {metric!r}; a list of layers needs one of "
             f"{', '.join(map(repr, BILINEAR))}, whose mixtures are dot products"
+        )
+    if not isinstance(center, bool | Tensor | list | tuple):
+        raise TypeError(
+            f"center is a {type(center).__name__}; expected a bool, a tensor, or a list of tensors"
         )
     centers = [center] * len(layers) if isinstance(center, bool | Tensor) else list(center)
     if len(centers) != len(layers):
@@ -454,6 +459,11 @@ def _check_comparison(compare: str, metric: str, other_metric: str, count: int) 
                     f"compare={compare!r} compares similarities, but a metric is {name!r}; use "
                     "whitened_cosine for distances"
                 )
+    if compare == "atanh" and not {metric, other_metric}.isdisjoint(DISTANCES):
+        raise ValueError(
+            f"compare='atanh' is defined for similarities from -1 to 1, but the metrics are "
+            f"{metric!r} and {other_metric!r}"
+        )
     if compare == "cka_debiased" and count < 4:
         raise ValueError(f"compare='cka_debiased' needs at least 4 rows; got {count}")
 
