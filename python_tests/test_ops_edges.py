@@ -251,6 +251,14 @@ def test_no_rows(sizes: tuple[int, int], metric: str) -> None:
             assert loss == 0
             assert aux.row_logsumexp.shape == (n,)
             assert all((g == 0).all() for g in gradients(loss, x, y))
+        for side, other in ((x, y), (y, x)):  # one gradient wanted
+            for loss in (
+                ops.info_nce(side, other.detach(), metric=metric),
+                ops.info_nce(other.detach(), side, metric=metric),
+                ops.sigmoid_contrastive(side, other.detach(), metric=metric),
+                ops.sigmoid_contrastive(other.detach(), side, metric=metric),
+            ):
+                assert gradients(loss, side)[0].shape == side.shape
         assert ops.sigmoid_contrastive(x, y, metric=metric, reduction="sum") == 0
         assert ops.sigmoid_contrastive(x, y, metric=metric) == 0
 

@@ -80,7 +80,19 @@ def low_level_calls(dtype: torch.dtype, needs_grad: bool) -> Iterator[tuple[Any,
         for form in ("pair", "feature"):
             yield (
                 LOW.rsa_penalty,
-                (x, target, None, compare, "cosine", 0.0, "responses", "dot", 0.0, 1e-5, form),
+                (
+                    x,
+                    target,
+                    None,
+                    compare,
+                    "cosine",
+                    0.0,
+                    "responses",
+                    "correlation",
+                    0.0,
+                    1e-5,
+                    form,
+                ),
             )
     weights = randoms(4, 21, dtype=dtype).abs()
     similarity = torch.rand(7, 7).to(dtype)
