@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import os
 import sys
 from dataclasses import asdict, replace
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,12 +59,21 @@ exit codes
 def _positive(kind: Callable[[str], float]) -> Callable[[str], Any]:
     def parse(text: str) -> float:
         value = kind(text)
-        if value <= 0:
-            raise argparse.ArgumentTypeError(f"must be positive, got {text}")
+        if not 0 < value < math.inf:
+            raise argparse.ArgumentTypeError(f"must be positive and finite, got {text}")
         return value
 
     parse.__name__ = f"positive {kind.__name__}"
     return parse
+
+
+def _folder(text: str) -> Path:
+    path = Path(text)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error.strerror}") from None
+    return path
 
 
 def _add_regularize(commands: Any) -> None:
@@ -89,7 +98,7 @@ def _add_regularize(commands: Any) -> None:
     what.add_argument("--data", metavar="DIR", help="your recordings (or set B2M_DATA)")
     what.add_argument("--arms", nargs="+", choices=list(ARMS), metavar="ARM", help="see below")
     what.add_argument("--seeds", nargs="+", type=int, metavar="N", help="default: 0 1 2")
-    what.add_argument("--out", type=Path, metavar="DIR", help="default: b2m-results/BRAIN-TASK")
+    what.add_argument("--out", type=_folder, metavar="DIR", help="default: b2m-results/BRAIN-TASK")
     how = parser.add_argument_group("how")
     how.add_argument("--alpha", type=real, help="weight of the penalty")
     how.add_argument(
@@ -304,8 +313,10 @@ def _info(_: argparse.Namespace) -> int:
     return OK
 
 
-def _bench(options: argparse.Namespace) -> int:
-    return int(import_module("b2m_fast._bench").main(options.rest))
+def _bench(arguments: list[str]) -> int:
+    from b2m_fast import _bench  # noqa: PLC0415
+
+    return _bench.main(arguments)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -329,11 +340,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     _add_regularize(commands)
     info = commands.add_parser("info", help="version, build, processor: what a bug report needs")
     info.set_defaults(action=_info)
-    bench = commands.add_parser("bench", help="time the ops on this machine", add_help=False)
-    bench.add_argument("rest", nargs=argparse.REMAINDER)
-    bench.set_defaults(action=_bench)
-    options = parser.parse_args(argv)
+    commands.add_parser("bench", help="time the ops on this machine", add_help=False)
+    arguments = list(sys.argv[1:] if argv is None else argv)
     try:
+        if arguments[:1] == ["bench"]:  # it has options of its own
+            return _bench(arguments[1:])
+        options = parser.parse_args(arguments)
         return int(options.action(options))
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
