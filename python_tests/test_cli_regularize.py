@@ -156,7 +156,7 @@ def test_stopped_and_resumed(
     ("arguments", "words"),
     [
         (["--arms", "nural"], "invalid choice: 'nural'"),
-        (["--alpha", "0"], "must be positive, got 0"),
+        (["--alpha", "0"], "must be positive and finite, got 0"),
         (["--epochs", "many"], "--epochs"),
         (["--seeds", "-1"], "--seeds must not be negative, got -1"),
         (["--neural-batch", "2"], "--neural-batch must be at least 4, got 2"),
@@ -202,3 +202,13 @@ def test_commands_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     assert all(name in text for name in ("regularize", "info", "bench"))
     assert exit_code() == 2
+
+
+def test_bench_gets_its_own_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything after `b2m bench` reaches the benchmark's own parser, --help included."""
+    from b2m_fast import _bench
+
+    seen: list[list[str]] = []
+    monkeypatch.setattr(_bench, "main", lambda argv: seen.append(argv) or 0)
+    assert exit_code("bench", "--help", "x") == 0
+    assert seen == [["--help", "x"]]
