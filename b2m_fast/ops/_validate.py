@@ -103,7 +103,7 @@ def integers(x: object, name: str, length: int) -> Tensor:
     if x.ndim != 1 or x.shape[0] != length:
         raise ValueError(f"{name} has shape {shape_of(x)}; expected ({length},)")
     _on_cpu(x, name)
-    if x._is_zerotensor():
+    if not torch.compiler.is_compiling() and x._is_zerotensor():
         x = x.clone()
     return x.to(torch.int64)
 
