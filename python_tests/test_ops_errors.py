@@ -12,6 +12,7 @@ from b2m_fast import ops
 from ops_helpers import randoms
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
 X = randoms(1, 6, 4, dtype=torch.float32)
@@ -200,7 +201,7 @@ RSA: list[Case] = [
             ((X, X), {"center": [torch.zeros(4)]}, TypeError, "center is a list"),
             ((X, X), {"target_center": torch.zeros(3)}, ValueError, r"target_center .*\(3,\)"),
             ((X, X), {"gamma": 1.0}, ValueError, "gamma .*'rbf'"),
-            ((X, X), {"epsilon": 0.0}, ValueError, "epsilon is 0.0.*above 0"),
+            ((X, X), {"epsilon": 0.0}, ValueError, "epsilon is 0.0.*at least"),
             ((X, X), {"layer_weights": torch.ones(1)}, ValueError, "layer_weights .*one tensor"),
             (([], X), {}, ValueError, "features is an empty list"),
             (([X, 3], X), {}, TypeError, r"features\[1\] is a int"),
@@ -286,10 +287,19 @@ def test_message(case: Case) -> None:
 
 
 def test_other_devices() -> None:
-    """A tensor elsewhere is refused by name; the meta device, which holds no values, is not."""
-    shapes = ops.pairwise_similarity(X.to("meta"), Y.to("meta"))
-    assert shapes.shape == (6, 5)
-    assert shapes.device.type == "meta"
+    """A tensor elsewhere is refused by name, wherever it is passed."""
+    away = X.to("meta")
+    calls: dict[str, Callable[[], Any]] = {
+        "x": lambda: ops.pairwise_similarity(away),
+        "y": lambda: ops.pairwise_similarity(X, away),
+        "key": lambda: ops.info_nce(X, away),
+        "labels": lambda: ops.info_nce(X, X, labels=torch.arange(6, device="meta")),
+        "weights": lambda: ops.info_nce(X, X, weights=torch.ones(6, device="meta")),
+        "target": lambda: ops.rsa_penalty(X, away),
+    }
+    for name, call in calls.items():
+        with pytest.raises(ValueError, match=f"{name} is on device meta.*CPU only"):
+            call()
 
 
 def test_read_only_memory_map(tmp_path: Path) -> None:
