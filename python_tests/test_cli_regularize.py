@@ -209,6 +209,11 @@ def test_bench_gets_its_own_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
     from b2m_fast import _bench
 
     seen: list[list[str]] = []
-    monkeypatch.setattr(_bench, "main", lambda argv: seen.append(argv) or 0)
+
+    def bench(arguments: list[str]) -> int:
+        seen.append(arguments)
+        return 0
+
+    monkeypatch.setattr(_bench, "main", bench)
     assert exit_code("bench", "--help", "x") == 0
     assert seen == [["--help", "x"]]

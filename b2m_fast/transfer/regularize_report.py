@@ -233,7 +233,34 @@ def sentences(runs: Runs, evaluation: dict[str, Any], teacher: dict[str, Any]) -
             parts = ["one seed only, so nothing can be said about chance"]
         if parts:
             out.append(f"{arm} against {base}: {'; '.join(parts)} ({seeds} seeds).")
-    return out
+    return out + _verdict(runs, metrics(evaluation)[1:])
+
+
+def _verdict(runs: Runs, robustness: Sequence[Metric]) -> list[str]:
+    """One sentence: does the neural teacher make students robust, and is it the brain.
+
+    A gain is a 95 % interval above 0, for the same measure against `none` and against a control.
+    """
+    if "neural" not in runs or "none" not in runs or len(runs["neural"]) < 2:
+        return []
+
+    def gains(base: str, measures: Sequence[Metric]) -> list[Metric]:
+        found = [(m, _difference(runs, "neural", base, m)) for m in measures]
+        return [m for m, i in found if i is not None and i.excludes_zero and i.mean > 0]
+
+    better = gains("none", robustness)
+    if not better:
+        return [
+            "In short: the neural teacher did not make these students more robust than no teacher."
+        ]
+    names = ", ".join(m.name for m in better)
+    equal = [arm for arm in runs if arm not in {"none", "neural"} and not gains(arm, better)]
+    end = (
+        f"but not there than {', '.join(equal)}: that it is the brain that helps is not shown."
+        if equal
+        else "and there than every control that was run."
+    )
+    return [f"In short: students with the neural teacher are more robust in {names}, {end}"]
 
 
 def _about_teacher(recordings: Sequence[dict[str, Any]]) -> list[str]:
