@@ -100,7 +100,9 @@ struct DirectionState {
     to.positive_count[i] = count;
     if (negative_sum[i] == 0) to.negative_lse[i] = -std::numeric_limits<double>::infinity();
     if (count == 0) to.positive_lse[i] = -std::numeric_limits<double>::infinity();
-    if (to.top1) to.top1[i] = top_positive[i] > top_negative[i] && std::isfinite(negative_sum[i]) ? 1 : 0;  // a tie is a miss
+    if (!to.top1) return;
+    const bool is_number = std::isfinite(negative_sum[i]) && !std::isnan(positive_total[i]);
+    to.top1[i] = is_number && top_positive[i] > top_negative[i] ? 1 : 0;  // a tie is a miss
   }
 
  private:
@@ -139,7 +141,7 @@ void forward(const ContrastiveProblem& problem, const SoftmaxStatistics& rows, c
   const Scorer<T> score{kernels<T>(), operands.row(), operands.column(), {problem.metric, 0}};
   const Blocking blocking(problem.query.rows, threads);
   const Positives positives(problem);
-  const bool both = columns.negative_lse != nullptr, tops = rows.top1 != nullptr;
+  const bool both = columns.negative_lse != nullptr, tops = rows.top1 != nullptr || columns.top1 != nullptr;
   const T scale = static_cast<T>(problem.logit_scale);
 
   auto spaces = make_workspaces<T>(blocking, threads, positives.diagonal() ? 1 : 2);
@@ -260,9 +262,12 @@ double weighted_score_sum(const Operand<T>& operand, const Buffer<T>& gradient, 
 template <class T>
 double finish(const ContrastiveProblem& problem, const Operands<T>& operands, GradientSums<T>& sums, const Matrix* dquery,
               const Matrix* dkey) {
-  const double scale_gradient = sums.row_gradient.size() > 0
-                                    ? weighted_score_sum(operands.row(), sums.row_gradient, problem.threads)
-                                    : weighted_score_sum(operands.column(), sums.column_gradient, problem.threads);
+  double scale_gradient = 0;  // without pairs there are no sums either
+  if (sums.row_gradient.size() > 0) {
+    scale_gradient = weighted_score_sum(operands.row(), sums.row_gradient, problem.threads);
+  } else if (sums.column_gradient.size() > 0) {
+    scale_gradient = weighted_score_sum(operands.column(), sums.column_gradient, problem.threads);
+  }
   if (dquery) finish_gradient(operands.row(), sums.row_gradient, problem.logit_scale, *dquery, problem.threads);
   if (dkey) finish_gradient(operands.column(), sums.column_gradient, problem.logit_scale, *dkey, problem.threads);
   return scale_gradient;
