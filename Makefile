@@ -51,7 +51,7 @@ lint: $(TEST)/.installed  ## ruff, mypy, clang-format: report, change nothing
 	@$(TEST)/bin/ruff check .
 	@$(TEST)/bin/ruff format --check .
 	$(say) "Checking the Python types: mypy"
-	@$(TEST)/bin/mypy b2m_fast python_tests $(wildcard benches)
+	@$(TEST)/bin/mypy
 	$(say) "Checking the C++ style: clang-format"
 	@find csrc \( -name '*.h' -o -name '*.cpp' \) -print0 | xargs -0r $(TEST)/bin/clang-format --dry-run -Werror
 
@@ -70,7 +70,7 @@ clean:  ## remove the environments and everything built (results stay)
 # Environments
 # ----------------------------------------------------------------------------------------------------------------------
 $(DEMO)/.installed: EXTRAS := transfer
-$(TEST)/.installed: EXTRAS := transfer,test,bench,lint
+$(TEST)/.installed: EXTRAS := transfer,cnn,test,bench,lint
 
 $(DEMO)/.installed $(TEST)/.installed: %/.installed: %/.created $(SOURCES)
 	$(say) "Installing b2m_fast with [$(EXTRAS)] into $* (the first time this fetches PyTorch: some minutes)"

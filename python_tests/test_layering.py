@@ -284,15 +284,20 @@ def test_baseline_holds_no_vector_extension(objects: dict[str, Path]) -> None:
 # The stub of the extension
 # --------------------------------------------------------------------------------------------------
 def test_stub_lists_what_the_extension_has() -> None:
-    tree = ast.parse((PACKAGE / "_C.pyi").read_text(encoding="utf-8"))
-    stub = {
-        node.name: len(node.args.posonlyargs) + len(node.args.args)
-        for node in tree.body
-        if isinstance(node, ast.FunctionDef)
+    body = ast.parse((PACKAGE / "_C.pyi").read_text(encoding="utf-8")).body
+    arguments = {
+        node.name: len(node.args.posonlyargs) for node in body if isinstance(node, ast.FunctionDef)
     }
-    extension = {
-        name: len(re.findall(r"\barg\d+:", getattr(_C, name).__doc__.splitlines()[0]))
-        for name in dir(_C)
-        if not name.startswith("_")
+    names = {
+        node.target.id
+        for node in body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
     }
-    assert stub == extension
+    constants = {name for name in names if not name.startswith("_")}
+    public = {name: getattr(_C, name) for name in dir(_C) if not name.startswith("_")}
+    functions = {name: value for name, value in public.items() if callable(value)}
+    assert constants == set(public) - set(functions)
+    assert arguments == {
+        name: len(re.findall(r"\barg\d+:", value.__doc__.splitlines()[0]))
+        for name, value in functions.items()
+    }
