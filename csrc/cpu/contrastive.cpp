@@ -258,9 +258,10 @@ double weighted_score_sum(const Operand<T>& operand, const Buffer<T>& gradient, 
   return total;
 }
 
-/// Gradients of query and key, and of the scale, from the summed weights.
+/// Gradients of query and key, and of the scale, from the summed weights. Buffers are given back as soon as they are done with: the
+/// results are written here, and the peak of the whole step is reached.
 template <class T>
-double finish(const ContrastiveProblem& problem, const Operands<T>& operands, GradientSums<T>& sums, const Matrix* dquery,
+double finish(const ContrastiveProblem& problem, Operands<T>& operands, GradientSums<T>& sums, const Matrix* dquery,
               const Matrix* dkey) {
   double scale_gradient = 0;  // without pairs there are no sums either
   if (sums.row_gradient.size() > 0) {
@@ -268,7 +269,10 @@ double finish(const ContrastiveProblem& problem, const Operands<T>& operands, Gr
   } else if (sums.column_gradient.size() > 0) {
     scale_gradient = weighted_score_sum(operands.column(), sums.column_gradient, problem.threads);
   }
+  operands.release_panels();
   if (dquery) finish_gradient(operands.row(), sums.row_gradient, problem.logit_scale, *dquery, problem.threads);
+  sums.row_gradient = Buffer<T>();
+  operands.release_row();
   if (dkey) finish_gradient(operands.column(), sums.column_gradient, problem.logit_scale, *dkey, problem.threads);
   return scale_gradient;
 }
@@ -279,7 +283,7 @@ double backward(const ContrastiveProblem& problem, const SoftmaxStatistics& rows
                 const Matrix* dkey) {
   const int threads = problem.threads;
   const std::int64_t n = problem.query.rows, m = problem.key.rows;
-  const Operands<T> operands(problem.query, &problem.key, problem.metric, Use::scores_and_gradient, threads);
+  Operands<T> operands(problem.query, &problem.key, problem.metric, Use::scores_and_gradient, threads);
   const Scorer<T> score{kernels<T>(), operands.row(), operands.column(), {problem.metric, 0}};
   const Blocking blocking(n, threads);
   const Positives positives(problem);
@@ -363,7 +367,7 @@ template <class T>
 ScalarGradients sigmoid_gradients(const ContrastiveProblem& problem, double bias, const double* row_weight,
                                   const Matrix* dquery, const Matrix* dkey) {
   const std::int64_t n = problem.query.rows;
-  const Operands<T> operands(problem.query, &problem.key, problem.metric, Use::scores_and_gradient, problem.threads);
+  Operands<T> operands(problem.query, &problem.key, problem.metric, Use::scores_and_gradient, problem.threads);
   const Scorer<T> score{kernels<T>(), operands.row(), operands.column(), {problem.metric, 0}};
   const Blocking blocking(n, problem.threads);
   const Positives positives(problem);

@@ -30,6 +30,14 @@ class Operands {
     if (y) column_ = prepare<T>(*y, metric, from, Packing::rows_and_panels, threads);
     same_ = y == nullptr;
   }
+  /// Gives back what only the scores needed, before results are written.
+  void release_panels() {
+    row_.panels = Buffer<T>();
+    column_.panels = Buffer<T>();
+  }
+  /// Gives back the rows' side (of two distinct sides), when its gradient is done.
+  void release_row() { row_ = Operand<T>(); }
+
   const Operand<T>& row() const { return row_; }
   const Operand<T>& column() const { return same_ ? row_ : column_; }
 
