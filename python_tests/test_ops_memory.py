@@ -80,7 +80,11 @@ def megabytes(call: str, mapped: bool, folder: Path) -> float:
         pytest.skip("this system does not tell the peak memory of a process")
     script = SETUP.replace("{call}", call).replace("{mapped}", str(mapped))
     done = subprocess.run(
-        [sys.executable, "-c", script, str(folder)], capture_output=True, text=True, check=False
+        [sys.executable, "-c", script, str(folder)],
+        cwd=folder,  # in the repository, "-c" would import the sources, which lack the extension
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if "clear_refs" in done.stderr:
         pytest.skip("this system does not let a process reset its peak memory")
