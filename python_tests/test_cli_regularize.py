@@ -124,7 +124,7 @@ def test_stopped_and_resumed(
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         # A test run in the background of a shell inherits that Ctrl-C is ignored.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     first = tmp_path / "runs" / "none-seed0.json"
     deadline = time.monotonic() + 120
