@@ -38,9 +38,10 @@ test-cpp: $(TEST)/.installed
 	  ctest --preset "$$preset"; \
 	done
 
+# From inside the environment's folder: what is tested is the installed package, also in processes that the tests start.
 test-python: $(TEST)/.installed test-cpp
 	$(say) "Running the Python tests"
-	@$(TEST)/bin/pytest python_tests $(PYTEST_ARGS)
+	@cd $(TEST) && bin/pytest -c ../pyproject.toml --rootdir .. ../python_tests $(PYTEST_ARGS)
 
 bench: $(TEST)/.installed  ## time the ops (about 15 minutes; B2M_BENCH=short: one)
 	$(say) "Running the benchmarks"
