@@ -15,7 +15,7 @@ B2M_INLINE void for_upper(const Tile<T>& tile, std::int64_t i, Body body) {
   if (first >= tile.columns) return;
   const std::int64_t start = first / V::width * V::width;
   const auto shifted_first = V::broadcast_integer(static_cast<typename V::integer>(first - start - 1));
-  const auto above = V::lane_index() > shifted_first;
+  const typename V::mask above = V::lane_index() > shifted_first;
   for_columns<V>(tile.columns - start, [&](std::int64_t j, auto valid) {
     if (j == 0) {
       body(start, both(valid, above));
