@@ -98,8 +98,9 @@ def crossfit(
 ) -> Denoised:
     """Predict every response by a model trained without its image.
 
-    Per fold: features and responses are standardised on the training images, the penalty is
-    chosen on the training images alone, the held-out images are predicted.
+    Per fold: features are standardised on the training images, the penalty is chosen on the
+    training images alone, the held-out images are predicted. (Responses are standardised once, over
+    all images: that sets their unit, and a fold's fit subtracts its own mean.)
 
     Parameters
     ----------

@@ -55,7 +55,7 @@ def draw_images(
     """Endless batches of neural images of one image set, with their similarities.
 
     The sets take turns in proportion to their images; within a set images are shuffled and used
-    up before they come again.
+    up before they come again, but for those of the last, incomplete batch.
 
     Parameters
     ----------

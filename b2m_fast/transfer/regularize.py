@@ -354,6 +354,11 @@ def train(
             best, out.best_epoch = entry["validation_loss"], epoch + 1
             best_state = copy.deepcopy(both.state_dict())
         tick(entry)
+    if out.best_epoch == 0:
+        raise FloatingPointError(
+            "the validation loss was never a number: training diverged; try a smaller alpha or "
+            "learning rate"
+        )
     both.load_state_dict(best_state)
     return out
 
