@@ -137,7 +137,8 @@ def info_nce(
     direction's. The returned gradient is always that of the returned loss. Not twice
     differentiable (`reference.info_nce` is).
 
-    Cost: 2 N M d operations forward, 6 N M d backward; one exponential a pair each; memory
+    Cost: 2 N M d operations forward, 6 N M d backward; one exponential a pair each,
+    more in tiles with labelled positives; memory
     O((N + M) d). `torch.set_float32_matmul_precision` has no effect yet: float32 is always float32.
 
     References

@@ -33,7 +33,7 @@ struct SoftmaxStatistics {
   double* top1;
 };
 
-/// One pass over the pairs for both directions, one exponential a pair. columns.negative_lse null: rows only.
+/// One pass over the pairs for both directions, one exponential a pair (more in tiles with labelled positives). columns.negative_lse null: rows only.
 /// Work 2 n m d, memory O((n + m) d).
 void info_nce_forward(const ContrastiveProblem& problem, const SoftmaxStatistics& rows, const SoftmaxStatistics& columns);
 
