@@ -5,8 +5,8 @@
 #include <limits>
 
 #include "cpu/dispatch.h"
-#include "cpu/elements.h"
 #include "cpu/parallel.h"
+#include "pair/elements.h"
 
 namespace b2m {
 namespace {

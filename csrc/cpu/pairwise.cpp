@@ -3,9 +3,9 @@
 #include <cmath>
 #include <limits>
 
-#include "cpu/elements.h"
 #include "cpu/engine.h"
 #include "cpu/operands.h"
+#include "pair/elements.h"
 
 namespace b2m {
 namespace {

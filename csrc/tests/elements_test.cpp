@@ -1,5 +1,5 @@
 // Half precision conversions, exhaustively, and rows of any stride.
-#include "cpu/elements.h"
+#include "pair/elements.h"
 
 #include <limits>
 

@@ -1,10 +1,10 @@
-// Reading and writing elements of any dtype.
+// Reading and writing elements of any dtype, on the host and on a device.
 #pragma once
 
 #include <cstdint>
-#include <cstring>
 
 #include "b2m/types.h"
+#include "pair/lanes.h"
 
 namespace b2m {
 
@@ -15,21 +15,21 @@ struct Float16 {
   std::uint16_t bits;
 };
 
-inline float float_from_bits(std::uint32_t bits) {
+B2M_INLINE float float_from_bits(std::uint32_t bits) {
   float value;
-  std::memcpy(&value, &bits, sizeof value);
+  __builtin_memcpy(&value, &bits, sizeof value);
   return value;
 }
-inline std::uint32_t bits_of_float(float value) {
+B2M_INLINE std::uint32_t bits_of_float(float value) {
   std::uint32_t bits;
-  std::memcpy(&bits, &value, sizeof bits);
+  __builtin_memcpy(&bits, &value, sizeof bits);
   return bits;
 }
 
-inline double widen(double value) { return value; }
-inline float widen(float value) { return value; }
-inline float widen(BFloat16 value) { return float_from_bits(static_cast<std::uint32_t>(value.bits) << 16); }
-inline float widen(Float16 value) {
+B2M_INLINE double widen(double value) { return value; }
+B2M_INLINE float widen(float value) { return value; }
+B2M_INLINE float widen(BFloat16 value) { return float_from_bits(static_cast<std::uint32_t>(value.bits) << 16); }
+B2M_INLINE float widen(Float16 value) {
   const std::uint32_t sign = static_cast<std::uint32_t>(value.bits & 0x8000u) << 16;
   const std::uint32_t magnitude = value.bits & 0x7fffu;
   if (magnitude >= 0x7c00u) return float_from_bits(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);  // infinity, NaN
@@ -37,17 +37,17 @@ inline float widen(Float16 value) {
   return float_from_bits(sign | bits_of_float(float_from_bits(magnitude << 13) * 0x1p112f));
 }
 
-inline void narrow(double from, double& to) { to = from; }
-inline void narrow(double from, float& to) { to = static_cast<float>(from); }
-inline void narrow(float from, double& to) { to = static_cast<double>(from); }
-inline void narrow(float from, float& to) { to = from; }
-inline void narrow(float from, BFloat16& to) {  // to nearest, ties to even
+B2M_INLINE void narrow(double from, double& to) { to = from; }
+B2M_INLINE void narrow(double from, float& to) { to = static_cast<float>(from); }
+B2M_INLINE void narrow(float from, double& to) { to = static_cast<double>(from); }
+B2M_INLINE void narrow(float from, float& to) { to = from; }
+B2M_INLINE void narrow(float from, BFloat16& to) {  // to nearest, ties to even
   const std::uint32_t bits = bits_of_float(from);
   const bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
   const std::uint32_t rounded = is_nan ? (bits | 0x00400000u) : bits + 0x7fffu + ((bits >> 16) & 1u);
   to.bits = static_cast<std::uint16_t>(rounded >> 16);
 }
-inline void narrow(float from, Float16& to) {  // to nearest, ties to even
+B2M_INLINE void narrow(float from, Float16& to) {  // to nearest, ties to even
   const std::uint32_t bits = bits_of_float(from);
   const std::uint32_t sign = bits >> 16 & 0x8000u;
   const std::uint32_t magnitude = bits & 0x7fffffffu;
@@ -63,8 +63,8 @@ inline void narrow(float from, Float16& to) {  // to nearest, ties to even
   }
   to.bits = static_cast<std::uint16_t>(sign | half);
 }
-inline void narrow(double from, BFloat16& to) { narrow(static_cast<float>(from), to); }
-inline void narrow(double from, Float16& to) { narrow(static_cast<float>(from), to); }
+B2M_INLINE void narrow(double from, BFloat16& to) { narrow(static_cast<float>(from), to); }
+B2M_INLINE void narrow(double from, Float16& to) { narrow(static_cast<float>(from), to); }
 
 /// body(pointer to the element type) for the dtype of `data`.
 template <class Body>
