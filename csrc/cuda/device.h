@@ -53,11 +53,19 @@ __device__ __forceinline__ std::uint32_t pack_bfloat16(float low, float high) {
   return packed;
 }
 
+/// 2^x to 2 units in the last place; 0 for -inf and where the result would be denormal.
+__device__ __forceinline__ float power_of_two(float x) {
+  float result;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+
 // -------------------------------------------------------------------------------------------------------- sm_80: copies and products
 
 /// Starts a copy of 16 bytes from global to shared memory; with bytes < 16 the rest is zeros.
 __device__ __forceinline__ void copy_async(void* shared, const void* global, int bytes) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes) : "memory");
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes)
+               : "memory");
 }
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 /// Waits until at most `kPending` of this thread's committed groups are under way.
@@ -86,7 +94,7 @@ __device__ __forceinline__ void multiply_16x8x16(float* d, const std::uint32_t (
 
 // -------------------------------------------------------------------------------------------------------- sm_90a: barriers, TMA, wgmma
 
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL) || !defined(__CUDA_ARCH__)  // the host pass only reads it
 
 /// A barrier in shared memory that completes a phase when `arrivals` arrivals, and all bytes announced to it, have come.
 __device__ __forceinline__ void initialise_barrier(std::uint64_t* barrier, int arrivals) {
@@ -123,11 +131,10 @@ __device__ __forceinline__ void prefetch(const TensorMap* map) {
 /// Starts the copy of the map's box at (row, column) to shared memory (1024-byte aligned); its bytes count towards the barrier. What lies
 /// outside the matrix arrives as zeros.
 __device__ __forceinline__ void copy_box(void* shared, const TensorMap* map, std::uint64_t* barrier, int column, int row) {
-  asm volatile(
-      "cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];" ::"r"(
-          shared_address(shared)),
-      "l"(map), "r"(shared_address(barrier)), "r"(column), "r"(row)
-      : "memory");
+  asm volatile("cp.async.bulk.tensor.2d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4}], [%2];" ::"r"(
+                   shared_address(shared)),
+               "l"(map), "r"(shared_address(barrier)), "r"(column), "r"(row)
+               : "memory");
 }
 
 /// Orders the warpgroup's register and shared memory accesses before the products that follow.

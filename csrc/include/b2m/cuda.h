@@ -125,22 +125,23 @@ void pairwise_weights(const Scores& scores, bool condensed, Band band, const Mat
 
 // -------------------------------------------------------------------------------------------------------------- comparisons
 
-/// One side of a comparison: prepared patterns, or stored scores (data; rows unused).
+/// One side of a comparison: prepared patterns or, where stored is not null, scores somebody stored: those of the band, row-major,
+/// (i, j) at stored[(i - band.begin) * stride + (j - band.begin)], float (double for float64 rows).
 struct Side {
-  Similarities::Kind kind;
   Rows rows;
   Products products;
-  Matrix data;
   Scoring scoring;
+  const void* stored;
+  std::int64_t stride;
 };
 
 /// Pairs i < j of `count` items. Both sides' patterns are of the same arithmetic (of a stored side, rows.arithmetic is that of the other).
-/// weights null: every pair counts 1; else a stored side.
+/// weights (stored null: every pair counts 1) has stored and stride alone.
 struct PairProblem {
   std::int64_t count;
   Side c;
   Side t;
-  const Side* weights;
+  Side weights;
 };
 
 /// partials: two arrays of a double per tile of the band, (band tiles, tiles from the band's first column on); tiles below the diagonal
