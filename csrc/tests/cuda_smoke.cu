@@ -16,7 +16,6 @@ using namespace device_arrays;
 using b2m::DType;
 using b2m::Metric;
 using b2m::Scoring;
-using Kind = b2m::Similarities::Kind;
 namespace cuda = b2m::cuda;
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
@@ -322,23 +321,25 @@ void scores(Scoring scoring, bool condensed, DType dtype, Layout layout, const P
 // ---------------------------------------------------------------------------------------------------------------------
 // Comparisons
 // ---------------------------------------------------------------------------------------------------------------------
+/// What a side's scores come from.
+enum class Kind { patterns, stored };
+
 /// One side of a comparison: patterns, or stored values; and all its scores.
 class Side {
  public:
   Side(Kind kind, std::int64_t n, std::int64_t d, const Scoring& scoring, const Precision& precision, unsigned seed)
       : values(n, n), derivatives(n, n, 1.0) {
-    side_ = {kind, {}, precision.products, {}, scoring};
+    side_ = {{}, precision.products, scoring, nullptr, 0};
     if (kind == Kind::patterns) {
       const DeviceMatrix x(random_array(n, d, seed), DType::float32);
       rows_ = std::make_unique<Prepared>(x.view(), scoring.metric, nullptr, precision);
       side_.rows = rows_->rows;
     } else {
-      const bool condensed = kind == Kind::condensed;
-      Array stored = random_array(condensed ? 1 : n, condensed ? n * (n - 1) / 2 : n, seed);
+      Array stored = random_array(n, n, seed);
       for (double& value : stored.values) value = std::tanh(value) * std::tanh(value);
-      matrix_ = std::make_unique<DeviceMatrix>(stored, DType::float32, condensed ? Layout::plain : Layout::strange);
-      side_.data = matrix_->view();
+      matrix_ = std::make_unique<DeviceMatrix>(stored, precision.is_double() ? DType::float64 : DType::float32);
       side_.rows.arithmetic = precision.arithmetic;
+      side_.stride = n;
     }
     const Array stored = matrix_ ? matrix_->host() : Array(0, 0);
     for (std::int64_t i = 0; i < n; ++i) {
@@ -348,12 +349,19 @@ class Side {
           values.at(i, j) = score(scoring, value);
           derivatives.at(i, j) = score_derivative(scoring, value);
         } else {
-          values.at(i, j) = kind == Kind::condensed ? stored.at(0, condensed_index(i, j, n)) : stored.at(i, j);
+          values.at(i, j) = stored.at(i, j);
         }
       }
     }
   }
-  const cuda::Side& get() const { return side_; }
+  /// As the kernels want it for a band: stored scores from the band's first on.
+  cuda::Side of(cuda::Band band) const {
+    cuda::Side side = side_;
+    if (!matrix_) return side;
+    const std::int64_t element = matrix_->view().dtype == DType::float64 ? 8 : 4;
+    side.stored = static_cast<const char*>(matrix_->view().data) + band.begin * (side.stride + 1) * element;
+    return side;
+  }
 
  private:
   std::unique_ptr<Prepared> rows_;
@@ -372,8 +380,10 @@ void comparisons(Scoring scoring, Kind target, bool weighted, const Precision& p
   const std::int64_t n = 290, height = 256;
   const Scoring cosine{Metric::cosine, 0};
   const Side c(Kind::patterns, n, 70, scoring, precision, 12), t(target, n, 20, cosine, precision, 13);
-  const Side w(Kind::condensed, n, 0, cosine, precision, 14);
-  const cuda::PairProblem problem{n, c.get(), t.get(), weighted ? &w.get() : nullptr};
+  const Side w(Kind::stored, n, 0, cosine, precision, 14);
+  const auto problem_of = [&](cuda::Band band) {
+    return cuda::PairProblem{n, c.of(band), t.of(band), weighted ? w.of(band) : cuda::Side{}};
+  };
   const bool bilinear = b2m::is_bilinear(scoring.metric);  // else scores leave (-1, 1), where F ends
 
   const double shifts[2] = {0.05, -0.1}, constants[3] = {0.3, -0.7, 1.1};
@@ -398,14 +408,14 @@ void comparisons(Scoring scoring, Kind target, bool weighted, const Precision& p
         const Memory workspace(4 * across * across * cuda::kTile * 8, Purpose::workspace);
         of_band(band, 6, moments, [&](double* partials) {
           const bool sums = !weighted;
-          cuda::pair_moments(problem, band, device_shifts.as<double>(), partials, sums ? c_row.as<double>() : nullptr,
+          cuda::pair_moments(problem_of(band), band, device_shifts.as<double>(), partials, sums ? c_row.as<double>() : nullptr,
                              sums ? t_row.as<double>() : nullptr, sums ? workspace.as<double>() : nullptr, stream());
         });
         of_band(band, 2, identity, [&](double* partials) {
-          cuda::squared_difference(problem, band, b2m::Transform::identity, kEpsilon, partials, stream());
+          cuda::squared_difference(problem_of(band), band, b2m::Transform::identity, kEpsilon, partials, stream());
         });
-        cuda::linear_weights(problem, band, coefficients.as<double>(), weighted ? nullptr : per_item.as<double>(), weights,
-                             stream());
+        cuda::linear_weights(problem_of(band), band, coefficients.as<double>(), weighted ? nullptr : per_item.as<double>(),
+                             weights, stream());
       });
 
   double expected[6] = {}, difference = 0, fisher_difference = 0;
@@ -444,9 +454,9 @@ void comparisons(Scoring scoring, Kind target, bool weighted, const Precision& p
   const Array slopes =
       gather_weights(n, n, height, true, precision.working(), [&](cuda::Band band, const cuda::Weights& weights) {
         of_band(band, 2, atanh, [&](double* partials) {
-          cuda::squared_difference(problem, band, b2m::Transform::atanh, kEpsilon, partials, stream());
+          cuda::squared_difference(problem_of(band), band, b2m::Transform::atanh, kEpsilon, partials, stream());
         });
-        cuda::atanh_weights(problem, band, kEpsilon, factor.as<double>(), weights, stream());
+        cuda::atanh_weights(problem_of(band), band, kEpsilon, factor.as<double>(), weights, stream());
       });
   NEAR(atanh[0], expected[0], precision.tolerance);
   NEAR(atanh[1], fisher_difference, precision.tolerance);
@@ -492,8 +502,8 @@ void run_all() {
     run("pairwise, condensed" + name, [&] { scores(cosine, true, DType::float64, Layout::plain, precision); });
     run("pairwise, bfloat16 out" + name, [&] { scores(cosine, false, DType::bfloat16, Layout::strange, precision); });
     run("comparisons with patterns" + name, [&] { comparisons(cosine, Kind::patterns, false, precision); });
-    run("comparisons with a matrix" + name, [&] { comparisons(cosine, Kind::matrix, true, precision); });
-    run("comparisons with a vector" + name, [&] { comparisons(cosine, Kind::condensed, false, precision); });
+    run("weighted comparisons with a matrix" + name, [&] { comparisons(cosine, Kind::stored, true, precision); });
+    run("comparisons with a matrix" + name, [&] { comparisons(cosine, Kind::stored, false, precision); });
     if (precision.is(cuda::Arithmetic::bfloat16)) continue;
     for (const Scoring scoring : {Scoring{Metric::sqeuclidean, 0}, Scoring{Metric::euclidean, 0}, Scoring{Metric::rbf, 0.02}}) {
       const std::string metric = ", metric " + std::to_string(static_cast<int>(scoring.metric)) + name;
