@@ -288,8 +288,8 @@ void sigmoid_loss(const Pairing& pairing) {
 // ---------------------------------------------------------------------------------------------------------------------
 // Scores
 // ---------------------------------------------------------------------------------------------------------------------
-void scores(Scoring scoring, bool condensed, DType dtype, Layout layout, const Precision& precision) {
-  const std::int64_t n = 150, m = condensed ? n : 133, d = 35;
+void scores(Scoring scoring, bool condensed, DType dtype, Layout layout, const Precision& precision, std::int64_t d = 35) {
+  const std::int64_t n = 150, m = condensed ? n : 133;
   const DeviceMatrix x(random_array(n, d, 9), DType::float32), y(random_array(m, d, 10), DType::float32);
   const Prepared xs(x.view(), scoring.metric, nullptr, precision);
   const Prepared ys(y.view(), scoring.metric, nullptr, precision);
@@ -499,6 +499,8 @@ void run_all() {
     }
     const Scoring cosine{Metric::cosine, 0};
     run("pairwise" + name, [&] { scores(cosine, false, DType::float32, Layout::plain, precision); });
+    // More stages than a ring has, so that each is filled again while others are read.
+    run("pairwise, deep" + name, [&] { scores(cosine, false, DType::float32, Layout::plain, precision, 600); });
     run("pairwise, condensed" + name, [&] { scores(cosine, true, DType::float64, Layout::plain, precision); });
     run("pairwise, bfloat16 out" + name, [&] { scores(cosine, false, DType::bfloat16, Layout::strange, precision); });
     run("comparisons with patterns" + name, [&] { comparisons(cosine, Kind::patterns, false, precision); });
