@@ -87,14 +87,12 @@ class Run:
 
     def ratio(self, cases: str, who: str, target: float) -> Figure:
         """How many times as long `who` takes: geometric mean over the cases of that name."""
-        among = " compiled" if who == "torch.compile" else ""
+        several = cases.endswith("N=")
         names = [
             case
             for case, contender in self._of
             if contender == who
-            and case.startswith(cases)
-            and "N=1024 " not in case
-            and case.endswith(among)
+            and (case.startswith(cases) and "N=1024 " not in case if several else case == cases)
         ]
         ratios, reasons = [], set()
         for case in names:
@@ -103,11 +101,11 @@ class Run:
                 reasons.add(self.why_not(case, OURS if ours is None else who))
             else:
                 ratios.append(theirs / ours)
-        label = cases.removesuffix(" N=") + (", all N and D" if cases.endswith("N=") else "")
+        label = cases.removesuffix(" N=") + (", all N and D" if several else "")
         if not ratios:
             reason = "; ".join(sorted(reasons)) or self.why_not(cases, who)
             return Figure(label, who, target, "x", None, reason)
-        note = f"{len(ratios)} cases, {min(ratios):.1f} to {max(ratios):.1f}"
+        note = f"{len(ratios)} cases, {min(ratios):.1f} to {max(ratios):.1f}" if several else ""
         if reasons:
             note += f"; {len(names) - len(ratios)} without: {'; '.join(sorted(reasons))}"
         return Figure(label, who, target, "x", statistics.geometric_mean(ratios), note)

@@ -61,6 +61,9 @@ class Bench:
         """n, or a toy size in its place."""
         return max(16, n // 512) if self.rehearse else n
 
+    def budget(self, seconds: float) -> float:
+        return seconds / 50 if self.rehearse else seconds
+
     def emit(self, case: str, contender: str, **facts: Any) -> None:
         self._emit({"case": case, "contender": contender, **facts})
 
@@ -97,7 +100,7 @@ class Bench:
             else:
                 calls[name] = step.call
         ours = None
-        for name, timed in timing.interleave(self.clock, calls, seconds).items():
+        for name, timed in timing.interleave(self.clock, calls, self.budget(seconds)).items():
             self.emit(case, name, **summary(timed), **facts)
         for step in steps.values():
             step.forget()
@@ -366,6 +369,8 @@ def child(names: list[str], rehearse: bool) -> int:
         print(json.dumps(line), flush=True)
 
     bench = Bench(rehearse, say)
+    if rehearse:
+        torch.set_num_threads(1)
     by_name = {item.name: item for item in items()}
     for name in names:
         say({"begin": name})
