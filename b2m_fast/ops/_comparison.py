@@ -10,19 +10,21 @@ c' and t' being the scores minus a shift near their mean, which keeps centred mo
 cancelling. A forward pass gathers the sums and works out the value and these coefficients (the
 "recipe"); the backward pass only applies them. Sums and gradient come from the tile engine ("pair"
 form) or, for scores that are dot products, from matrix products in feature space ("feature" form,
-`_feature_form`): the same numbers, whichever way is cheaper.
+`_feature_form`): the same numbers, whichever way is cheaper. Numbers stay on the device that made
+them (`_scalars`).
 """
 
 from __future__ import annotations
 
-import math
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from . import _engine, _feature_form
-from ._engine import DISTANCES, Comparison, PairMoments, Scoring, Similarities
+from . import _feature_form
+from ._engine import engine_of, may_wait
+from ._problems import DISTANCES, Comparison, PairMoments, Scoring, Similarities
+from ._scalars import Condition, Scalar, sqrt, to_vector, where
 
 DIFFERENCES = ("mse", "atanh")
 MATRIX_COMPARISONS = ("cka", "cka_debiased", "whitened_cosine")
@@ -71,14 +73,11 @@ def problem(
 class Recipe(NamedTuple):
     """Coefficients of the gradient of a value that is linear in the scores."""
 
-    constant: float
-    of_c: float
-    of_t: float
+    constant: Scalar
+    of_c: Scalar
+    of_t: Scalar
     per_item: Tensor | None = None
     diagonal: Tensor | None = None  # gradient of c_ii itself
-
-
-_NO_GRADIENT = Recipe(0.0, 0.0, 0.0)
 
 
 def recipe_size(compare: str, count: int) -> int:
@@ -90,36 +89,41 @@ def recipe_size(compare: str, count: int) -> int:
 
 def penalty(
     comparison: Comparison, compare: str, epsilon: float, form: str
-) -> tuple[float, Tensor]:
+) -> tuple[Scalar, Tensor]:
     """Value of the penalty and the recipe of its gradient, packed in a float64 vector."""
+    device = comparison.device
     if compare in DIFFERENCES:
-        weight, total = _engine.squared_difference(
+        weight, total = engine_of(device).squared_difference(
             comparison, atanh=compare == "atanh", epsilon=epsilon
         )
-        value, scale = (total / weight, 1 / weight) if weight != 0 else (total * 0.0, 0.0)
+        is_zero = weight == 0
+        scale = where(is_zero, 0.0, 1 / where(is_zero, 1.0, weight))
+        value = total * scale
         if compare == "atanh":
-            return value, torch.tensor([scale], dtype=torch.float64)
-        return value, torch.tensor([0, 0, 0, 2 * scale, -2 * scale, 0], dtype=torch.float64)
+            return value, to_vector([scale], device)
+        return value, to_vector([0.0, 0.0, 0.0, 2 * scale, -2 * scale, 0.0], device)
     moments, in_features, similarity, recipe = _correlate(comparison, compare, form)
-    packed = torch.zeros(recipe_size(compare, comparison.items), dtype=torch.float64)
     # The penalty is 1 - similarity.
-    packed[:_COEFFICIENTS] = torch.tensor(
+    packed = to_vector(
         [
             moments.c_shift,
             moments.t_shift,
             -recipe.constant,
             -recipe.of_c,
             -recipe.of_t,
-            in_features,
+            float(in_features),
         ],
-        dtype=torch.float64,
+        device,
     )
-    if recipe.per_item is not None and recipe.diagonal is not None:
-        packed[_COEFFICIENTS:] = -torch.cat([recipe.per_item, recipe.diagonal])
+    if compare in MATRIX_COMPARISONS:
+        if recipe.per_item is None or recipe.diagonal is None:  # no items
+            packed = packed.new_zeros(recipe_size(compare, comparison.items))
+        else:
+            packed = torch.cat([packed, -recipe.per_item, -recipe.diagonal])
     return 1 - similarity, packed
 
 
-def score(comparison: Comparison, compare: str, epsilon: float, form: str) -> float:
+def score(comparison: Comparison, compare: str, epsilon: float, form: str) -> Scalar:
     """Value of a comparison: a correlation, or a difference for mse and atanh."""
     if compare in DIFFERENCES:
         return penalty(comparison, compare, epsilon, form)[0]
@@ -127,98 +131,98 @@ def score(comparison: Comparison, compare: str, epsilon: float, form: str) -> fl
 
 
 def penalty_backward(
-    comparison: Comparison, compare: str, epsilon: float, recipe: Tensor, grad: float
+    comparison: Comparison, compare: str, epsilon: float, form: str, recipe: Tensor, grad: Tensor
 ) -> Tensor:
-    """Gradient of the patterns of c."""
+    """Gradient of the patterns of c, for the gradient `grad` of the penalty."""
+    engine = engine_of(comparison.device)
+    by = engine.scalar(grad)
     if compare == "atanh":
-        return _engine.atanh_backward(comparison, epsilon, grad * float(recipe[0]))
-    c_shift, t_shift, constant, of_c, of_t, in_features = recipe[:_COEFFICIENTS].tolist()
-    coefficients = (c_shift, t_shift, grad * constant, grad * of_c, grad * of_t)
+        return engine.atanh_backward(comparison, epsilon, by * engine.scalar(recipe[0]))
+    c_shift, t_shift, constant, of_c, of_t, in_features = engine.scalars(recipe[:_COEFFICIENTS])
+    coefficients = (c_shift, t_shift, by * constant, by * of_c, by * of_t)
     per_item = diagonal = None
     if compare in MATRIX_COMPARISONS:
-        per_item, diagonal = (grad * recipe[_COEFFICIENTS:]).reshape(2, -1).contiguous()
-    if in_features:
+        per_item, diagonal = (by * recipe[_COEFFICIENTS:]).reshape(2, -1)
+    # (Looked at where both forms are possible only: it may mean waiting for the device.)
+    if _could_be_in_feature_space(comparison, compare, form) and bool(in_features):
         return _feature_form.linear_backward(comparison, coefficients, per_item, diagonal)
-    return _engine.linear_backward(comparison, coefficients, per_item, diagonal)
+    return engine.linear_backward(comparison, coefficients, per_item, diagonal)
 
 
-def _in_feature_space(comparison: Comparison, compare: str, form: str) -> bool:
-    """Whether to compute in feature space; `form` was checked to be possible."""
-    if compare in DIFFERENCES or not _feature_form.possible(comparison):
+def _could_be_in_feature_space(comparison: Comparison, compare: str, form: str) -> bool:
+    """Whether the sums may come from feature space; `form` was checked to be possible.
+
+    "auto" has to look at them before it takes them, which a CUDA graph cannot: there it means pairs.
+    """
+    if form == "pair" or compare in DIFFERENCES or not _feature_form.possible(comparison):
         return False
-    return form == "feature" or (form == "auto" and _feature_form.cheaper(comparison))
+    return form == "feature" or (_feature_form.cheaper(comparison) and may_wait(comparison.device))
 
 
 def _correlate(
     comparison: Comparison, compare: str, form: str
-) -> tuple[PairMoments, bool, float, Recipe]:
+) -> tuple[PairMoments, bool, Scalar, Recipe]:
     """Moments, whether from feature space, similarity, and the gradient of the similarity."""
     centred = compare != "cosine"
     matrices = compare in MATRIX_COMPARISONS
     moments = None
-    if _in_feature_space(comparison, compare, form):
+    if _could_be_in_feature_space(comparison, compare, form):
         feature = _feature_form.pair_moments(comparison, row_sums=matrices)
-        if form == "feature" or not feature.cancel(comparison.c.data.dtype, centred=centred):
+        if form == "feature" or feature.hold(comparison.dtype, centred=centred):
             moments = feature.moments
     in_features = moments is not None
     if moments is None:
-        moments = _engine.pair_moments(comparison, shifted=centred, row_sums=matrices)
-    eps = torch.finfo(torch.float64 if _is_double(comparison) else torch.float32).eps
+        moments = engine_of(comparison.device).pair_moments(
+            comparison, shifted=centred, row_sums=matrices
+        )
+    rounding = _ROUNDING_ERRORS * torch.finfo(comparison.dtype).eps
     if matrices:
-        similarity, recipe = _matrix_cosine(comparison, compare, moments, _ROUNDING_ERRORS * eps)
+        similarity, recipe = _matrix_cosine(comparison, compare, moments, rounding)
     elif compare == "cosine":
         similarity, recipe = _cosine(moments)
     else:
-        similarity, recipe = _pearson(moments, _ROUNDING_ERRORS * eps)
+        similarity, recipe = _pearson(moments, rounding)
     return moments, in_features, similarity, recipe
 
 
-def _is_double(comparison: Comparison) -> bool:
-    return comparison.c.data.dtype == torch.float64
+def _either(first: Condition, second: Condition) -> Condition:
+    return first | second
 
 
-def _is_zero(square: float, zero_square: float) -> bool:
-    return square <= zero_square  # False for NaN
+def _inverse_norms(cc: Scalar, tt: Scalar, is_zero: Condition) -> tuple[Scalar, Scalar]:
+    """1 / (|c| |t|) and 1 / |c|^2, both 0 where a side counts as zero."""
+    c_square, t_square = where(is_zero, 1.0, cc), where(is_zero, 1.0, tt)
+    inverse_norms = 1 / (sqrt(c_square) * sqrt(t_square))
+    return where(is_zero, 0.0, inverse_norms), where(is_zero, 0.0, 1 / c_square)
 
 
-def _cosine(m: PairMoments) -> tuple[float, Recipe]:
+def _cosine(m: PairMoments) -> tuple[Scalar, Recipe]:
     """S = sum w c t / sqrt(sum w c^2 sum w t^2)."""
-    if _is_zero(m.wcc, 0.0) or _is_zero(m.wtt, 0.0):
-        return 0.0, _NO_GRADIENT
-    inverse_norms = 1 / (math.sqrt(m.wcc) * math.sqrt(m.wtt))
-    similarity = m.wct * inverse_norms
-    return similarity, Recipe(0.0, of_c=-similarity / m.wcc, of_t=inverse_norms)
+    is_zero = _either(m.wcc <= 0.0, m.wtt <= 0.0)  # False for NaN
+    inverse_norms, inverse_square = _inverse_norms(m.wcc, m.wtt, is_zero)
+    similarity = where(is_zero, 0.0, m.wct * inverse_norms)
+    return similarity, Recipe(0.0, of_c=-similarity * inverse_square, of_t=inverse_norms)
 
 
-def _pearson(m: PairMoments, rounding: float) -> tuple[float, Recipe]:
+def _pearson(m: PairMoments, rounding: float) -> tuple[Scalar, Recipe]:
     """Cosine of the scores minus their weighted means."""
-    if m.w == 0:
-        return 0.0, _NO_GRADIENT
-    c_mean, t_mean = m.wc / m.w, m.wt / m.w  # of the shifted scores
+    weight = where(m.w == 0, 1.0, m.w)
+    c_mean, t_mean = m.wc / weight, m.wt / weight  # of the shifted scores
     cc, tt = m.wcc - m.wc * c_mean, m.wtt - m.wt * t_mean
     ct = m.wct - m.wc * t_mean
     c_zero = m.w * (rounding * (m.c_shift + c_mean)) ** 2
     t_zero = m.w * (rounding * (m.t_shift + t_mean)) ** 2
-    if _is_zero(cc, c_zero) or _is_zero(tt, t_zero):
-        return 0.0, _NO_GRADIENT
-    inverse_norms = 1 / (math.sqrt(cc) * math.sqrt(tt))
-    similarity = ct * inverse_norms
-    of_c = -similarity / cc
+    is_zero = _either(cc <= c_zero, tt <= t_zero)
+    inverse_norms, inverse_square = _inverse_norms(cc, tt, is_zero)
+    similarity = where(is_zero, 0.0, ct * inverse_norms)
+    of_c = -similarity * inverse_square
     constant = -(inverse_norms * t_mean + of_c * c_mean)
     return similarity, Recipe(constant, of_c, of_t=inverse_norms)
 
 
-class _Centred(NamedTuple):
-    """Row sums of a matrix and what centring subtracts: a_ij - row_i - row_j + mean."""
-
-    row: Tensor
-    mean: float
-    diagonal: Tensor  # of the centred matrix
-
-
 def _matrix_cosine(
     comparison: Comparison, compare: str, m: PairMoments, rounding: float
-) -> tuple[float, Recipe]:
+) -> tuple[Scalar, Recipe]:
     """Cosine of two centred matrices: double-centred with their diagonals, or U-centred without.
 
     <HCH, HTH> = sum_ij c_ij t_ij - 2/n sum_i C_i T_i + C T / n^2 with row sums C_i and total C;
@@ -227,36 +231,39 @@ def _matrix_cosine(
     """
     n = comparison.items
     if n == 0:
-        return 0.0, _NO_GRADIENT
+        return 0.0, Recipe(0.0, 0.0, 0.0)
+    scalar = engine_of(comparison.device).scalar
     debiased = compare == "cka_debiased"
     per_row, per_total = (n - 2, (n - 1) * (n - 2)) if debiased else (n, n * n)
-    c_diagonal = (
-        _diagonal(comparison.c, m.c_shift, n) if not debiased else torch.zeros_like(m.c_row)
-    )
-    t_diagonal = (
-        _diagonal(comparison.t, m.t_shift, n) if not debiased else torch.zeros_like(m.t_row)
-    )
+    if debiased:
+        c_diagonal, t_diagonal = torch.zeros_like(m.c_row), torch.zeros_like(m.t_row)
+    else:
+        c_diagonal = _diagonal(comparison, comparison.c, m.c_shift)
+        t_diagonal = _diagonal(comparison, comparison.t, m.t_shift)
     c_row, t_row = m.c_row + c_diagonal, m.t_row + t_diagonal
-    c_total, t_total = float(c_row.sum()), float(t_row.sum())
+    c_total, t_total = scalar(c_row.sum()), scalar(t_row.sum())
 
-    def inner(pairs: float, a: Tensor, b: Tensor, rows: float, totals: float) -> float:
-        return 2 * pairs + float(a @ b) - 2 / per_row * rows + totals / per_total
+    def inner(pairs: Scalar, a: Tensor, b: Tensor, rows: Scalar, totals: Scalar) -> Scalar:
+        return 2 * pairs + scalar(a @ b) - 2 / per_row * rows + totals / per_total
 
-    cc = inner(m.wcc, c_diagonal, c_diagonal, float(c_row @ c_row), c_total * c_total)
-    tt = inner(m.wtt, t_diagonal, t_diagonal, float(t_row @ t_row), t_total * t_total)
-    ct = inner(m.wct, c_diagonal, t_diagonal, float(c_row @ t_row), c_total * t_total)
-    c_size = _size(m.w, m.wcc, m.wc, m.c_shift, c_diagonal, debiased)
-    t_size = _size(m.w, m.wtt, m.wt, m.t_shift, t_diagonal, debiased)
-    if _is_zero(cc, rounding**2 * c_size) or _is_zero(tt, rounding**2 * t_size):
-        return 0.0, _NO_GRADIENT
+    cc = inner(m.wcc, c_diagonal, c_diagonal, scalar(c_row @ c_row), c_total * c_total)
+    tt = inner(m.wtt, t_diagonal, t_diagonal, scalar(t_row @ t_row), t_total * t_total)
+    ct = inner(m.wct, c_diagonal, t_diagonal, scalar(c_row @ t_row), c_total * t_total)
+    c_size = _size(m.w, m.wcc, m.wc, m.c_shift)
+    t_size = _size(m.w, m.wtt, m.wt, m.t_shift)
+    if not debiased:
+        c_size = c_size + scalar((c_diagonal + m.c_shift).square().sum())
+        t_size = t_size + scalar((t_diagonal + m.t_shift).square().sum())
+    is_zero = _either(cc <= rounding**2 * c_size, tt <= rounding**2 * t_size)
     sign = 1.0
     if compare == "whitened_cosine":
         distances = [s.scoring.metric in DISTANCES for s in (comparison.c, comparison.t)]
         sign = -1.0 if distances[0] != distances[1] else 1.0
-    inverse_norms = sign / (math.sqrt(cc) * math.sqrt(tt))
-    similarity = ct * inverse_norms
-    # Of an entry of C: inverse_norms T~_ij - similarity / cc C~_ij; a pair stands for two entries.
-    of_c, of_t = -similarity / cc, inverse_norms
+    inverse_norms, inverse_square = _inverse_norms(cc, tt, is_zero)
+    # Of an entry of C: of_t T~_ij + of_c C~_ij; a pair stands for two entries.
+    of_t = sign * inverse_norms
+    similarity = where(is_zero, 0.0, ct * of_t)
+    of_c = -similarity * inverse_square
     mean = (of_t * t_total + of_c * c_total) / per_total
     row = (of_t * t_row + of_c * c_row) / per_row
     diagonal = torch.zeros_like(row)
@@ -266,21 +273,17 @@ def _matrix_cosine(
     return similarity, Recipe(2 * mean, 2 * of_c, 2 * of_t, per_item=-2 * row, diagonal=diagonal)
 
 
-def _diagonal(side_: Similarities, shift: float, count: int) -> Tensor:
+def _diagonal(comparison: Comparison, side_: Similarities, shift: Scalar) -> Tensor:
     """Scores of the items with themselves, minus the shift; (n,) float64."""
+    device = comparison.device
     if side_.kind == "patterns":
-        scores = _engine.self_scores(side_.data, side_.scoring)
-    elif side_.kind == "matrix":
-        scores = side_.data.diagonal().to(torch.float64)
-    else:
-        own = 0.0 if side_.scoring.metric in DISTANCES else 1.0
-        scores = torch.full((count,), own, dtype=torch.float64)
-    return scores - shift
+        return engine_of(device).self_scores(side_.data, side_.scoring) - shift
+    if side_.kind == "matrix":
+        return side_.data.diagonal().to(device, torch.float64) - shift
+    own = 0.0 if side_.scoring.metric in DISTANCES else 1.0
+    return torch.full((comparison.items,), own, dtype=torch.float64, device=device) - shift
 
 
-def _size(
-    pairs: float, squares: float, total: float, shift: float, diagonal: Tensor, debiased: bool
-) -> float:
-    """Squared norm of a matrix before centring."""
-    size = 2 * (squares + 2 * shift * total + pairs * shift * shift)
-    return size if debiased else size + float((diagonal + shift).square().sum())
+def _size(pairs: Scalar, squares: Scalar, total: Scalar, shift: Scalar) -> Scalar:
+    """Squared norm of a matrix without its diagonal, before centring."""
+    return 2 * (squares + 2 * shift * total + pairs * shift * shift)

@@ -2,37 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from . import _engine
-from ._engine import STATISTICS, ContrastiveProblem
+from ._engine import engine_of
 from ._library import fake, gradient, loss_dtype, not_twice, op, ops, or_empty
+from ._problems import STATISTICS, ContrastiveProblem
+
+if TYPE_CHECKING:
+    from ._scalars import Scalar
 
 __all__ = ["ops"]
 
 # ----------------------------------------------------------------------------------- info_nce
 
 
-def _dense_labels(
-    labels: Tensor | None, key_labels: Tensor | None, query: Tensor, key: Tensor, extra: int
-) -> tuple[Tensor | None, Tensor | None]:
-    """Labels as int32 numbered from 0; the `extra` last keys get -1, which no query has.
-
-    None, None stands for the diagonal; a query that would meet an extra key there needs labels.
-    """
-    n, m = len(query), len(key) - extra
-    if labels is None:
-        if extra == 0 or n <= m:
-            return None, None
-        row, column = torch.arange(n), torch.arange(m)
-    else:
-        row, column = labels, labels if key_labels is None else key_labels
-    _, dense = torch.unique(torch.cat([row, column]), return_inverse=True)
-    dense = dense.to(torch.int32)
-    return dense[:n].contiguous(), torch.cat([dense[n:], dense.new_full((extra,), -1)])
+def _of_scalar(gradient: Scalar, like: Tensor) -> Tensor:
+    """Gradient of a scalar input, in its dtype and on its device."""
+    if isinstance(gradient, Tensor):
+        return gradient.to(like)
+    return torch.full_like(like, gradient)
 
 
 def _losses(statistics: Tensor, label_smoothing: float) -> Tensor:
@@ -50,9 +41,9 @@ def _losses(statistics: Tensor, label_smoothing: float) -> Tensor:
     return torch.where(count > 0, loss, 0.0)
 
 
+# Labels are int32, those of the keys with those of the extra keys at their end.
 _INFO_NCE = (
-    "Tensor query, Tensor key, Tensor logit_scale, Tensor? labels, Tensor? key_labels, int extra, "
-    "str metric"
+    "Tensor query, Tensor key, Tensor logit_scale, Tensor? labels, Tensor? key_labels, str metric"
 )
 
 
@@ -66,15 +57,15 @@ def _info_nce(
     logit_scale: Tensor,
     labels: Tensor | None,
     key_labels: Tensor | None,
-    extra: int,
     metric: str,
     symmetric: bool,
     label_smoothing: float,
     top1: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    row_label, column_label = _dense_labels(labels, key_labels, query, key, extra)
-    problem = ContrastiveProblem(query, key, metric, float(logit_scale), row_label, column_label)
-    rows, columns = _engine.info_nce(problem, symmetric, top1)
+    problem = ContrastiveProblem(query, key, metric, logit_scale, labels, key_labels)
+    rows, columns = engine_of(query.device).info_nce(
+        problem, symmetric, top1=top1, logit_mean=label_smoothing > 0
+    )
     if columns is None:
         columns = rows.new_empty((len(STATISTICS), 0))
     dtype = loss_dtype(query)
@@ -111,16 +102,14 @@ def _info_nce_backward(
     logit_scale: Tensor,
     labels: Tensor | None,
     key_labels: Tensor | None,
-    extra: int,
     metric: str,
     label_smoothing: float,
     need_query: bool,
     need_key: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    row_label, column_label = _dense_labels(labels, key_labels, query, key, extra)
-    problem = ContrastiveProblem(query, key, metric, float(logit_scale), row_label, column_label)
+    problem = ContrastiveProblem(query, key, metric, logit_scale, labels, key_labels)
     symmetric = columns.shape[1] > 0
-    dquery, dkey, dscale = _engine.info_nce_backward(
+    dquery, dkey, dscale = engine_of(query.device).info_nce_backward(
         problem,
         rows.contiguous(),
         columns.contiguous() if symmetric else None,
@@ -129,8 +118,7 @@ def _info_nce_backward(
         label_smoothing,
         (need_query, need_key),
     )
-    scale_gradient = torch.full_like(logit_scale, dscale)
-    return or_empty(dquery, query), or_empty(dkey, key), scale_gradient
+    return or_empty(dquery, query), or_empty(dkey, key), _of_scalar(dscale, logit_scale)
 
 
 def _positive_weight(grad: Tensor, statistics: Tensor) -> Tensor:
@@ -159,11 +147,11 @@ def _(
 
 
 def _info_nce_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    query, key, logit_scale, labels, key_labels, extra, metric, _, label_smoothing, _ = inputs
+    query, key, logit_scale, labels, key_labels, metric, _, label_smoothing, _ = inputs
     _, _, rows, columns = output
     ctx.mark_non_differentiable(rows, columns)
     ctx.save_for_backward(query, key, logit_scale, labels, key_labels, rows, columns)
-    ctx.options = extra, metric, label_smoothing
+    ctx.options = metric, label_smoothing
 
 
 def _info_nce_gradient(
@@ -189,7 +177,7 @@ def _info_nce_gradient(
         dquery if need_query else None,
         dkey if need_key else None,
         dscale if need_scale else None,
-        *(None,) * 7,
+        *(None,) * 6,
     )
 
 
@@ -215,9 +203,9 @@ def _sigmoid(
     key_labels: Tensor | None,
     metric: str,
 ) -> Tensor:
-    row_label, column_label = _dense_labels(labels, key_labels, query, key, 0)
-    problem = ContrastiveProblem(query, key, metric, float(logit_scale), row_label, column_label)
-    return _engine.sigmoid_contrastive(problem, float(logit_bias)).to(loss_dtype(query))
+    problem = ContrastiveProblem(query, key, metric, logit_scale, labels, key_labels)
+    losses = engine_of(query.device).sigmoid_contrastive(problem, logit_bias)
+    return losses.to(loss_dtype(query))
 
 
 @fake("sigmoid_contrastive")
@@ -241,16 +229,15 @@ def _sigmoid_backward(
     need_query: bool,
     need_key: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    row_label, column_label = _dense_labels(labels, key_labels, query, key, 0)
-    problem = ContrastiveProblem(query, key, metric, float(logit_scale), row_label, column_label)
-    dquery, dkey, dscale, dbias = _engine.sigmoid_contrastive_backward(
-        problem, float(logit_bias), grad.to(torch.float64).contiguous(), (need_query, need_key)
+    problem = ContrastiveProblem(query, key, metric, logit_scale, labels, key_labels)
+    dquery, dkey, dscale, dbias = engine_of(query.device).sigmoid_contrastive_backward(
+        problem, logit_bias, grad.to(torch.float64).contiguous(), (need_query, need_key)
     )
     return (
         or_empty(dquery, query),
         or_empty(dkey, key),
-        torch.full_like(logit_scale, dscale),
-        torch.full_like(logit_bias, dbias),
+        _of_scalar(dscale, logit_scale),
+        _of_scalar(dbias, logit_bias),
     )
 
 

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from ._engine import BILINEAR, Comparison, PairMoments, Similarities
+from ._engine import engine_of
+from ._problems import Coefficients, Comparison, PairMoments, Similarities
+from ._rows import CHUNK, prepared, through_preparation
+from ._scalars import Condition, Scalar, where
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-# Rows prepared at a time: 4096 x 1000 in float64 is 33 MB.
-_CHUNK = 4096
 
 # Prepared values (64 MiB) up to which they are kept for the passes that follow.
 _KEPT = 2**23
@@ -36,9 +36,7 @@ _LEFT_OVER = {torch.float64: 1e-2, torch.float32: 1e-7}
 def possible(comparison: Comparison) -> bool:
     """Whether both sides are patterns under a bilinear metric and every pair counts the same."""
     sides = (comparison.c, comparison.t)
-    return comparison.w is None and all(
-        s.kind == "patterns" and s.scoring.metric in BILINEAR for s in sides
-    )
+    return comparison.w is None and all(s.kind == "patterns" and s.scoring.bilinear for s in sides)
 
 
 def cheaper(comparison: Comparison) -> bool:
@@ -54,36 +52,22 @@ class FeatureMoments(NamedTuple):
     """The moments, and how much of a sum over all entries of C and of T they are the rest of."""
 
     moments: PairMoments
-    c_full: float  # |C|^2, diagonal included
-    t_full: float
+    c_full: Scalar  # |C|^2, diagonal included
+    t_full: Scalar
 
-    def cancel(self, dtype: torch.dtype, *, centred: bool) -> bool:
-        """Whether taking out diagonal and mean costs more digits than the pair form loses."""
+    def hold(self, dtype: torch.dtype, *, centred: bool) -> bool:
+        """Whether they keep the digits that the pair form keeps, when diagonal and mean are out.
+
+        (Waits for the device.)
+        """
         m = self.moments
-        least = _LEFT_OVER[torch.float64 if dtype == torch.float64 else torch.float32]
-        for total, square, full in ((m.wc, m.wcc, self.c_full), (m.wt, m.wtt, self.t_full)):
-            mean = total * total / m.w if centred and m.w > 0 else 0.0
-            if not 2 * (square - mean) >= least * full:
-                return True
-        return False
+        least = _LEFT_OVER[dtype]
 
+        def holds(total: Scalar, square: Scalar, full: Scalar) -> Condition:
+            mean = total * total / where(m.w == 0, 1.0, m.w) if centred else 0.0
+            return 2 * (square - mean) >= least * full
 
-def prepared_rows(side: Similarities, begin: int, end: int) -> Tensor:
-    """Rows whose dot products are the scores, in float64; zero rows stay zero."""
-    x = side.data[begin:end].to(torch.float64)
-    computing_eps = torch.finfo(
-        torch.float64 if side.data.dtype == torch.float64 else torch.float32
-    ).eps
-    if side.scoring.metric == "dot":
-        return x
-    zero = torch.zeros(len(x), 1, dtype=torch.float64)
-    if side.scoring.metric == "correlation":
-        mean = x.mean(dim=1, keepdim=True)
-        x = x - mean
-        zero = 8 * computing_eps * x.shape[1] ** 0.5 * mean.abs()
-    norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-    is_zero = norm <= zero
-    return torch.where(is_zero, 0.0, x / torch.where(is_zero, 1.0, norm))
+        return bool(holds(m.wc, m.wcc, self.c_full) & holds(m.wt, m.wtt, self.t_full))
 
 
 class _Rows:
@@ -101,21 +85,23 @@ class _Rows:
 
     def _prepare(self) -> Iterator[tuple[slice, Tensor, Tensor]]:
         c, t = self.comparison.c, self.comparison.t
-        for begin in range(0, self.comparison.items, _CHUNK):
-            end = min(begin + _CHUNK, self.comparison.items)
-            yield slice(begin, end), prepared_rows(c, begin, end), prepared_rows(t, begin, end)
+        for begin in range(0, self.comparison.items, CHUNK):
+            end = min(begin + CHUNK, self.comparison.items)
+            yield slice(begin, end), _of(c, begin, end), _of(t, begin, end)
+
+
+def _of(side: Similarities, begin: int, end: int) -> Tensor:
+    return prepared(side.data[begin:end], side.scoring.metric)
 
 
 def pair_moments(comparison: Comparison, *, row_sums: bool) -> FeatureMoments:
-    """Compute the same sums as `_engine.pair_moments`, unshifted."""
+    """Compute the same sums as `Engine.pair_moments`, unshifted."""
     n, d, k = comparison.items, comparison.c.data.shape[1], comparison.t.data.shape[1]
-    cc = torch.zeros(d, d, dtype=torch.float64)
-    tt = torch.zeros(k, k, dtype=torch.float64)
-    ct = torch.zeros(d, k, dtype=torch.float64)
-    c_sum = torch.zeros(d, dtype=torch.float64)
-    t_sum = torch.zeros(k, dtype=torch.float64)
-    c_own = torch.empty(n, dtype=torch.float64)
-    t_own = torch.empty(n, dtype=torch.float64)
+    scalar = engine_of(comparison.device).scalar
+    c_own = torch.empty(n, dtype=torch.float64, device=comparison.device)
+    t_own = torch.empty_like(c_own)
+    cc, tt, ct = c_own.new_zeros(d, d), c_own.new_zeros(k, k), c_own.new_zeros(d, k)
+    c_sum, t_sum = c_own.new_zeros(d), c_own.new_zeros(k)
     rows = _Rows(comparison)
     for own, z, u in rows:
         cc.addmm_(z.T, z)
@@ -126,8 +112,8 @@ def pair_moments(comparison: Comparison, *, row_sums: bool) -> FeatureMoments:
         c_own[own] = z.square().sum(dim=1)
         t_own[own] = u.square().sum(dim=1)
 
-    def pairs(full: Tensor, own: Tensor) -> float:
-        return float(full - own) / 2
+    def pairs(full: Tensor, own: Tensor) -> Scalar:
+        return scalar(full - own) / 2
 
     c_row, t_row = c_own[:0], t_own[:0]
     if row_sums:
@@ -147,35 +133,36 @@ def pair_moments(comparison: Comparison, *, row_sums: bool) -> FeatureMoments:
         c_row=c_row,
         t_row=t_row,
     )
-    return FeatureMoments(moments, float(cc.square().sum()), float(tt.square().sum()))
+    return FeatureMoments(moments, scalar(cc.square().sum()), scalar(tt.square().sum()))
 
 
 def linear_backward(
     comparison: Comparison,
-    coefficients: tuple[float, float, float, float, float],
+    coefficients: Coefficients,
     per_item: Tensor | None,
     diagonal: Tensor | None,
 ) -> Tensor:
-    """Compute the same gradient as `_engine.linear_backward`.
+    """Compute the same gradient as `Engine.linear_backward`.
 
     sum_{j != i} (a + of_c c_ij + of_t t_ij + p_i + p_j) z_j, each term a product with a d x d or
     k x d matrix or with a sum over all rows, minus its share of j = i.
     """
     c_shift, t_shift, constant, of_c, of_t = coefficients
-    constant -= of_c * c_shift + of_t * t_shift
+    constant = constant - (of_c * c_shift + of_t * t_shift)
     n, d, k = comparison.items, comparison.c.data.shape[1], comparison.t.data.shape[1]
-    item = torch.zeros(n, dtype=torch.float64) if per_item is None else per_item
-    cc = torch.zeros(d, d, dtype=torch.float64)
-    tc = torch.zeros(k, d, dtype=torch.float64)
-    total = torch.zeros(d, dtype=torch.float64)
-    item_total = torch.zeros(d, dtype=torch.float64)
+    item = per_item
+    if item is None:
+        item = torch.zeros(n, dtype=torch.float64, device=comparison.device)
+    cc, tc = item.new_zeros(d, d), item.new_zeros(k, d)
+    total, item_total = item.new_zeros(d), item.new_zeros(d)
     rows = _Rows(comparison)
     for own, z, u in rows:
         cc.addmm_(z.T, z)
         tc.addmm_(u.T, z)
         total += z.sum(dim=0)
         item_total += item[own] @ z
-    gradient = torch.empty(comparison.c.data.shape, dtype=comparison.c.data.dtype)
+    patterns = comparison.c.data
+    gradient = torch.empty(patterns.shape, dtype=patterns.dtype, device=patterns.device)
     for own, z, u in rows:
         p = item[own, None]
         with_itself = constant + 2 * p
@@ -185,20 +172,5 @@ def linear_backward(
         g -= with_itself * z
         if diagonal is not None:
             g += 2 * diagonal[own, None] * z
-        gradient[own] = _through_preparation(comparison.c, own, z, g)
+        gradient[own] = through_preparation(patterns[own], comparison.c.scoring.metric, z, g)
     return gradient
-
-
-def _through_preparation(side: Similarities, own: slice, z: Tensor, g: Tensor) -> Tensor:
-    """Gradient of the caller's rows from that of the prepared ones."""
-    if side.scoring.metric == "dot":
-        return g.to(side.data.dtype)
-    x = side.data[own].to(torch.float64)
-    if side.scoring.metric == "correlation":
-        x = x - x.mean(dim=1, keepdim=True)
-    norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
-    is_zero = (z == 0).all(dim=1, keepdim=True)
-    g = (g - z * (z * g).sum(dim=1, keepdim=True)) / torch.where(is_zero, 1.0, norm)
-    if side.scoring.metric == "correlation":
-        g = g - g.mean(dim=1, keepdim=True)
-    return torch.where(is_zero, 0.0, g).to(side.data.dtype)

@@ -17,17 +17,21 @@ if TYPE_CHECKING:
 
 _library = torch.library.Library("b2m_fast", "DEF")
 
+# One function computes on every device: it asks `_engine` who does.
+_KEYS = ("CPU", "CUDA")
+
 #: The ops that `op` defined, as torch.ops knows them.
 ops = torch.ops.b2m_fast
 
 
 def op(schema: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Define an op, with the decorated function as its computation on CPU tensors."""
+    """Define an op, with the decorated function as its computation on tensors of any device."""
 
     def register(function: Callable[..., Any]) -> Callable[..., Any]:
         _library.define(schema)
         name = schema.partition("(")[0]
-        _library.impl(name, function, "CPU")
+        for key in _KEYS:
+            _library.impl(name, function, key)
         return function
 
     return register

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _engine
-from ._engine import Scoring
+from ._engine import engine_of, may_wait
 from ._library import fake, gradient, not_twice, op, ops, or_empty
+from ._problems import Scoring
 
 __all__ = ["ops"]
 
@@ -18,8 +18,8 @@ __all__ = ["ops"]
 
 @op("pairwise_similarity(Tensor x, Tensor? y, str metric, float gamma, bool condensed) -> Tensor")
 def _pairwise(x: Tensor, y: Tensor | None, metric: str, gamma: float, condensed: bool) -> Tensor:
-    out = torch.empty(_pairwise_shape(x, y, condensed), dtype=x.dtype)
-    _engine.pairwise(x, y, Scoring(metric, gamma), condensed, out)
+    out = torch.empty(_pairwise_shape(x, y, condensed), dtype=x.dtype, device=x.device)
+    engine_of(x.device).pairwise(x, y, Scoring(metric, gamma), condensed, out)
     return out
 
 
@@ -48,7 +48,9 @@ def _pairwise_backward(
     need_y: bool,
 ) -> tuple[Tensor, Tensor]:
     wanted = (need_x, need_y)
-    dx, dy = _engine.pairwise_backward(grad, x, y, Scoring(metric, gamma), condensed, wanted)
+    dx, dy = engine_of(x.device).pairwise_backward(
+        grad, x, y, Scoring(metric, gamma), condensed, wanted
+    )
     return or_empty(dx, x), or_empty(dy, x)
 
 
@@ -80,13 +82,22 @@ not_twice("pairwise_similarity")
 
 @op("pair_similarity(Tensor x, Tensor i, Tensor j, str metric, float gamma) -> Tensor")
 def _pair_list(x: Tensor, i: Tensor, j: Tensor, metric: str, gamma: float) -> Tensor:
-    for name, index in (("i", i), ("j", j)):
-        if len(index) and not (int(index.min()) >= 0 and int(index.max()) < len(x)):
+    if may_wait(x.device):
+        _check_indices(x, i, j)
+    return engine_of(x.device).pair_list(x, i, j, Scoring(metric, gamma)).to(x.dtype)
+
+
+def _check_indices(x: Tensor, i: Tensor, j: Tensor) -> None:
+    """Raise unless all indices are rows of x; waits for the device."""
+    if not len(i):
+        return
+    bounds = torch.stack([*torch.aminmax(i), *torch.aminmax(j)]).tolist()
+    for name, low, high in (("i", *bounds[:2]), ("j", *bounds[2:])):
+        if not 0 <= low <= high < len(x):
             raise IndexError(
-                f"{name} holds indices from {int(index.min())} to {int(index.max())}; "
+                f"{name} holds indices from {low} to {high}; "
                 f"expected 0 to {len(x) - 1}, x has {len(x)} rows"
             )
-    return _engine.pair_list(x, i, j, Scoring(metric, gamma)).to(x.dtype)
 
 
 @fake("pair_similarity")
@@ -101,7 +112,7 @@ def _(x: Tensor, i: Tensor, *_others: Any) -> Tensor:
 def _pair_list_backward(
     grad: Tensor, x: Tensor, i: Tensor, j: Tensor, metric: str, gamma: float
 ) -> Tensor:
-    return _engine.pair_list_backward(grad, x, i, j, Scoring(metric, gamma))
+    return engine_of(x.device).pair_list_backward(grad, x, i, j, Scoring(metric, gamma))
 
 
 @fake("pair_similarity_backward")
@@ -129,7 +140,7 @@ not_twice("pair_similarity")
 
 @op("topk_similarity(Tensor x, Tensor? y, int k, str metric, float gamma) -> (Tensor, Tensor)")
 def _topk(x: Tensor, y: Tensor | None, k: int, metric: str, gamma: float) -> tuple[Tensor, Tensor]:
-    values, indices = _engine.topk(x, y, k, Scoring(metric, gamma))
+    values, indices = engine_of(x.device).topk(x, y, k, Scoring(metric, gamma))
     return values.to(x.dtype), indices
 
 

@@ -4,7 +4,8 @@ Ranks need the scores of all pairs at once, which at n items are n (n - 1) / 2 o
 `PAIRS_IN_MEMORY` they are simply held. Beyond that the values of a side are cut into slabs by
 quantiles: a slab is collected in one pass over the pairs (the tile engine computes the scores
 anew), ranked, and used in the next, so memory stays bounded and passes are traded for it. Exact
-either way; a run of equal scores always stays in one slab.
+either way; a run of equal scores always stays in one slab. Scores are made, sorted and ranked where
+the responses are; inversions, which Kendall's tau counts, always on the CPU.
 
 With p pairs of scores, ranks R and S (ties: the average of the ranks they fill):
     spearman   Pearson correlation of R and S
@@ -22,12 +23,14 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from . import _engine
+from ._cpu_engine import count_inversions
+from ._engine import engine_of
+from ._problems import computing_dtype, condensed_start
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ._engine import Comparison, Similarities
+    from ._problems import Comparison, Similarities
 
 RANK_COMPARISONS = ("spearman", "rho-a", "tau-a", "tau-b", "kendall")
 
@@ -73,9 +76,10 @@ class _Scores:
         rows = max(1, _BLOCK // max(n, 1))
         for begin in range(0, n - 1, rows):
             end = min(begin + rows, n - 1)
+            device = self.comparison.device
             yield (
-                _block(self.comparison.c, begin, end, n),
-                _block(self.comparison.t, begin, end, n),
+                _block(self.comparison.c, begin, end, n, device),
+                _block(self.comparison.t, begin, end, n, device),
             )
 
     def slab_edges(self, side: int) -> list[float]:
@@ -101,27 +105,22 @@ def _inside(values: Tensor, low: float, high: float) -> Tensor:
     return (values >= low) & ((values < high) | (high == math.inf))
 
 
-def _block(side: Similarities, begin: int, end: int, n: int) -> Tensor:
-    """Scores (i, j), begin <= i < end, i < j, as one vector."""
+def _block(side: Similarities, begin: int, end: int, n: int, device: torch.device) -> Tensor:
+    """Scores (i, j), begin <= i < end, i < j, as one vector on the device."""
+    dtype = computing_dtype(side.data)
     if side.kind == "condensed":
-
-        def start(i: int) -> int:
-            return i * n - i * (i + 1) // 2
-
-        return _computing(side.data[start(begin) : start(end)])
+        part = side.data[condensed_start(begin, n) : condensed_start(end, n)]
+        return part.to(device, dtype)
     if side.kind == "matrix":
-        block = _computing(side.data[begin:end, begin:])
+        block = side.data[begin:end, begin:].to(device, dtype)
     else:
-        dtype = torch.float64 if side.data.dtype == torch.float64 else torch.float32
-        block = torch.empty((end - begin, n - begin), dtype=dtype)
-        _engine.pairwise(side.data[begin:end], side.data[begin:], side.scoring, False, block)
+        block = torch.empty((end - begin, n - begin), dtype=dtype, device=device)
+        engine_of(device).pairwise(
+            side.data[begin:end], side.data[begin:], side.scoring, False, block
+        )
     rows, columns = block.shape
-    scores: Tensor = block[torch.arange(rows)[:, None] < torch.arange(columns)]
-    return scores
-
-
-def _computing(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.to(torch.float32)
+    i, j = torch.triu_indices(rows, columns, offset=1, device=device)
+    return block[i, j]
 
 
 class _Ranks:
@@ -148,7 +147,7 @@ def _average_ranks(values: Tensor) -> Tensor:
     values, order = values.sort()
     _, run, length = torch.unique_consecutive(values, return_inverse=True, return_counts=True)
     last = length.cumsum(0).to(torch.float64)
-    ranks = torch.empty(len(values), dtype=torch.float64)
+    ranks = torch.empty(len(values), dtype=torch.float64, device=values.device)
     ranks[order] = (last - (length.to(torch.float64) - 1) / 2)[run]
     return ranks
 
@@ -205,10 +204,10 @@ def _tau(scores: _Scores, compare: str) -> float:
         order = order[c[order].argsort(stable=True)]  # by c, then by t
         c, t = c[order], t[order]
         c_ties += _pairs_of(torch.unique_consecutive(c, return_counts=True)[1])
-        new = torch.ones(len(c), dtype=torch.bool)
+        new = torch.ones(len(c), dtype=torch.bool, device=c.device)
         new[1:] = (c[1:] != c[:-1]) | (t[1:] != t[:-1])
         joint_ties += _pairs_of(torch.bincount(new.cumsum(0)) if len(c) else torch.zeros(1))
-        discordant += _engine.count_inversions(t.to(torch.float64).contiguous())
+        discordant += count_inversions(t.to("cpu", torch.float64).contiguous())
         if high != math.inf:  # against every pair of a higher slab
             t_sorted = t.sort().values
             for c_block, t_block in scores.blocks():

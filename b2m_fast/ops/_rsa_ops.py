@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from . import _comparison, _engine
-from ._engine import Scoring
+from . import _comparison
 from ._library import fake, gradient, loss_dtype, not_twice, op, ops
+from ._problems import Comparison, Scoring
+from ._scalars import to_tensor
 
 __all__ = ["ops"]
 
@@ -35,7 +36,7 @@ class _RSAOptions(NamedTuple):
 
     def comparison(
         self, features: Tensor, target: Tensor, pair_weights: Tensor | None
-    ) -> _engine.Comparison:
+    ) -> Comparison:
         """Make the comparison of the tensors."""
         return _comparison.problem(
             features,
@@ -58,7 +59,7 @@ def _rsa(
         options.epsilon,
         options.form,
     )
-    return torch.tensor(value, dtype=loss_dtype(features)), recipe
+    return to_tensor(value, loss_dtype(features), features.device), recipe
 
 
 @fake("rsa_penalty")
@@ -86,8 +87,9 @@ def _rsa_backward(
         options.comparison(features, target, pair_weights),
         options.compare,
         options.epsilon,
+        options.form,
         recipe,
-        float(grad),
+        grad,
     )
 
 

@@ -1,6 +1,7 @@
 """Checks of what callers pass: every error names the argument, what it got and what it expected.
 
-Only shapes, dtypes and devices are looked at, so that the public functions can be traced by
+All tensors of a call are on one device; only what is read part by part may be in the host's memory
+instead. Only shapes, dtypes and devices are looked at, so that the public functions can be traced by
 torch.compile; what depends on values is checked inside the ops.
 """
 
@@ -15,12 +16,15 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from ._scalars import to_tensor
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy.typing as npt
 
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+DEVICE_TYPES = ("cpu", "cuda")
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
@@ -36,7 +40,7 @@ def one_of(value: str, name: str, options: Sequence[str]) -> None:
 
 
 def floats(x: object, name: str, ndim: int = 2) -> Tensor:
-    """Return x if it is a dense floating-point CPU tensor of `ndim` dimensions, else raise."""
+    """Return x if it is a dense floating-point tensor of `ndim` dimensions, else raise."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} is a {type(x).__name__}; expected a torch.Tensor")
     if x.dtype not in FLOATS:
@@ -45,7 +49,7 @@ def floats(x: object, name: str, ndim: int = 2) -> Tensor:
         )
     if x.layout != torch.strided:
         raise TypeError(f"{name} has layout {x.layout}; expected a dense (strided) tensor")
-    _on_cpu(x, name)
+    _on_known_device(x, name)
     _no_tangent(x, name)
     if x.ndim != ndim:
         wanted = {0: "a scalar", 1: "a vector (n,)", 2: "a matrix (n, d)"}[ndim]
@@ -53,9 +57,25 @@ def floats(x: object, name: str, ndim: int = 2) -> Tensor:
     return x
 
 
-def _on_cpu(x: Tensor, name: str) -> None:
+def _on_known_device(x: Tensor, name: str) -> None:
+    if x.device.type not in DEVICE_TYPES:
+        raise ValueError(
+            f"{name} is on device {x.device}; expected one of type {' or '.join(DEVICE_TYPES)}"
+        )
+
+
+def on_device(x: Tensor, name: str, device: torch.device) -> None:
+    """Raise unless x is on the device of the other tensors."""
+    if x.device != device:
+        raise ValueError(
+            f"{name} is on device {x.device}; expected {device}, where the other tensors are"
+        )
+
+
+def readable_from(x: Tensor, name: str, device: torch.device) -> None:
+    """Raise unless x is on the device or in the host's memory, from where parts can be brought."""
     if x.device.type != "cpu":
-        raise ValueError(f"{name} is on device {x.device}; this version computes on the CPU only")
+        on_device(x, name, device)
 
 
 def _no_tangent(x: Tensor, name: str) -> None:
@@ -94,23 +114,24 @@ def nonempty_depth(x: Tensor, name: str) -> None:
         raise ValueError(f"{name} has shape {shape_of(x)}; expected at least one column")
 
 
-def integers(x: object, name: str, length: int) -> Tensor:
-    """Return x as an int64 vector of the given length, or raise."""
+def integers(x: object, name: str, length: int, device: torch.device) -> Tensor:
+    """Return x as an int64 vector of the given length on the device, or raise."""
     if not isinstance(x, Tensor):
         raise TypeError(f"{name} is a {type(x).__name__}; expected a torch.Tensor of integers")
     if x.dtype not in INTEGERS:
         raise TypeError(f"{name} has dtype {x.dtype}; expected integers")
     if x.ndim != 1 or x.shape[0] != length:
         raise ValueError(f"{name} has shape {shape_of(x)}; expected ({length},)")
-    _on_cpu(x, name)
+    on_device(x, name, device)
     if not torch.compiler.is_compiling() and x._is_zerotensor():
         x = x.clone()
     return x.to(torch.int64)
 
 
-def vector(x: object, name: str, length: int) -> Tensor:
-    """Return x if it is a floating-point vector of the given length, or raise."""
+def vector(x: object, name: str, length: int, device: torch.device) -> Tensor:
+    """Return x if it is a floating-point vector of the given length on the device, or raise."""
     x = floats(x, name, ndim=1)
+    on_device(x, name, device)
     if x.shape[0] != length:
         raise ValueError(f"{name} has shape {shape_of(x)}; expected ({length},)")
     return x
@@ -123,16 +144,19 @@ def number(x: object, name: str, expected: str = "a number") -> float:
     return float(x)
 
 
-def scalar(x: object, name: str) -> Tensor:
-    """Return a number or a one-element tensor as a 0-d tensor."""
+def scalar(x: object, name: str, device: torch.device) -> Tensor:
+    """Return a number or a one-element tensor as a 0-d tensor on the device.
+
+    As everywhere in torch, a scalar may come from the host.
+    """
     if not isinstance(x, Tensor):
-        return torch.tensor(number(x, name, "a number or a scalar tensor"), dtype=torch.float64)
-    _on_cpu(x, name)
+        return to_tensor(number(x, name, "a number or a scalar tensor"), torch.float64, device)
+    readable_from(x, name, device)
     if x.numel() != 1:
         raise ValueError(f"{name} has shape {shape_of(x)}; expected a scalar")
     if x.dtype not in FLOATS:
         raise TypeError(f"{name} has dtype {x.dtype}; expected a floating-point scalar")
-    return x.reshape(())
+    return x.reshape(()).to(device)
 
 
 def scoring_gamma(metric: str, gamma: float | None, depth: int, name: str = "gamma") -> float:

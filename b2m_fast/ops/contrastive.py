@@ -9,7 +9,7 @@ from torch import Tensor
 
 from . import _validate
 from ._contrastive_ops import ops as _ops
-from ._engine import BILINEAR, STATISTICS
+from ._problems import BILINEAR, STATISTICS
 from .reference import InfoNCEAux
 
 __all__ = ["InfoNCEAux", "info_nce", "sigmoid_contrastive"]
@@ -152,9 +152,9 @@ def info_nce(
     tensor(0.3133)
     """
     query, key, extra = _checked_sides(query, key, extra_keys, metric)
-    scale = _logit_scale(temperature, logit_scale)
+    scale = _logit_scale(temperature, logit_scale, query.device)
     n, m = query.shape[0], key.shape[0] - extra
-    labels, key_labels = _checked_labels(labels, key_labels, n, m)
+    row_label, column_label = _labels(labels, key_labels, n, m, extra, query.device)
     _validate.one_of(reduction, "reduction", _REDUCTIONS)
     if reduction == "none" and symmetric and n != m:
         raise ValueError(
@@ -169,9 +169,8 @@ def info_nce(
         query,
         key,
         scale,
-        labels,
-        key_labels,
-        extra,
+        row_label,
+        column_label,
         metric,
         symmetric,
         float(label_smoothing),
@@ -274,15 +273,15 @@ def sigmoid_contrastive(
     """
     query, key, _ = _checked_sides(query, key, None, metric)
     n, m = query.shape[0], key.shape[0]
-    labels, key_labels = _checked_labels(labels, key_labels, n, m)
+    row_label, column_label = _labels(labels, key_labels, n, m, 0, query.device)
     _validate.one_of(reduction, "reduction", _REDUCTIONS)
     row_loss: Tensor = _ops.sigmoid_contrastive(
         query,
         key,
-        _validate.scalar(logit_scale, "logit_scale"),
-        _validate.scalar(logit_bias, "logit_bias"),
-        labels,
-        key_labels,
+        _validate.scalar(logit_scale, "logit_scale", query.device),
+        _validate.scalar(logit_bias, "logit_bias", query.device),
+        row_label,
+        column_label,
         metric,
     )
     row_weights = _checked_weights(weights, "weights", n, row_loss)
@@ -295,44 +294,75 @@ def _checked_sides(
     """Check both sides; extra keys are appended to the keys, and counted."""
     _validate.one_of(metric, "metric", BILINEAR)
     query, key = _validate.floats(query, "query"), _validate.floats(key, "key")
+    _validate.on_device(key, "key", query.device)
     _validate.nonempty_depth(query, "query")
     _validate.same_depth(query, key, "query", "key")
     query, key = _validate.same_dtype(query, key, "query", "key")
     if extra_keys is None:
         return query, key, 0
     extra_keys = _validate.floats(extra_keys, "extra_keys")
+    _validate.on_device(extra_keys, "extra_keys", query.device)
     _validate.same_depth(query, extra_keys, "query", "extra_keys")
     _, extra_keys = _validate.same_dtype(query, extra_keys, "query", "extra_keys")
     return query, torch.cat([key, extra_keys]), extra_keys.shape[0]
 
 
-def _logit_scale(temperature: float | Tensor | None, logit_scale: float | Tensor | None) -> Tensor:
+def _logit_scale(
+    temperature: float | Tensor | None, logit_scale: float | Tensor | None, device: torch.device
+) -> Tensor:
     if logit_scale is not None:
         if temperature is not None:
             raise ValueError("temperature and logit_scale are both given; expected at most one")
-        return _validate.scalar(logit_scale, "logit_scale")
+        return _validate.scalar(logit_scale, "logit_scale", device)
     if temperature is None:
         temperature = DEFAULT_TEMPERATURE
     if not isinstance(temperature, Tensor):
         temperature = _validate.number(temperature, "temperature", "a number or a scalar tensor")
         if not temperature > 0:
             raise ValueError(f"temperature is {temperature}; expected a number above 0")
+        return _validate.scalar(1 / temperature, "logit_scale", device)
     # In float64: half precision would keep three digits of the scale.
-    return 1 / _validate.scalar(temperature, "temperature").to(torch.float64)
+    return 1 / _validate.scalar(temperature, "temperature", device).to(torch.float64)
+
+
+def _labels(
+    labels: Tensor | None,
+    key_labels: Tensor | None,
+    n: int,
+    m: int,
+    extra: int,
+    device: torch.device,
+) -> tuple[Tensor | None, Tensor | None]:
+    """Check labels and return them as int32 numbered from 0; extra keys get -1, nobody's label.
+
+    None, None stands for the diagonal; a query that would meet an extra key there needs labels.
+    """
+    if labels is None and key_labels is None:
+        if extra == 0 or n <= m:
+            return None, None
+        row = torch.arange(n, device=device, dtype=torch.int32)
+        column = torch.arange(m, device=device, dtype=torch.int32)
+    else:
+        row, column = _checked_labels(labels, key_labels, n, m, device)
+        if column is row:
+            row = column = _dense(row)
+        else:
+            row, column = _dense(torch.cat([row, column])).split([n, m])
+    if extra:
+        column = torch.cat([column, column.new_full((extra,), -1)])
+    return row.contiguous(), column.contiguous()
 
 
 def _checked_labels(
-    labels: Tensor | None, key_labels: Tensor | None, n: int, m: int
-) -> tuple[Tensor | None, Tensor | None]:
-    """Return both labels or neither."""
-    if labels is None and key_labels is None:
-        return None, None
+    labels: Tensor | None, key_labels: Tensor | None, n: int, m: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Return both labels, which are one tensor if the keys' are the queries'."""
     if labels is not None:
-        labels = _validate.integers(labels, "labels", n)
+        labels = _validate.integers(labels, "labels", n, device)
     if key_labels is not None:
-        key_labels = _validate.integers(key_labels, "key_labels", m)
+        key_labels = _validate.integers(key_labels, "key_labels", m, device)
     if labels is None:
-        labels = torch.arange(n)
+        labels = torch.arange(n, device=device)
     if key_labels is None:
         if n != m:
             raise ValueError(
@@ -343,10 +373,20 @@ def _checked_labels(
     return labels, key_labels
 
 
+def _dense(labels: Tensor) -> Tensor:
+    """Number equal labels alike, from 0, as int32; without waiting for the device."""
+    values, order = labels.sort()
+    if len(values) < 2:
+        return torch.zeros_like(values, dtype=torch.int32)
+    is_new = (values[1:] != values[:-1]).cumsum(0, dtype=torch.int32)
+    numbers = torch.cat([is_new.new_zeros(1), is_new])
+    return torch.empty_like(numbers).scatter_(0, order, numbers)
+
+
 def _checked_weights(weights: Tensor | None, name: str, length: int, like: Tensor) -> Tensor | None:
     if weights is None:
         return None
-    return _validate.vector(weights, name, length).to(like.dtype)
+    return _validate.vector(weights, name, length, like.device).to(like.dtype)
 
 
 def _reduced(

@@ -8,9 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import _engine, _validate
-from ._engine import METRICS, Scoring
+from . import _validate
+from ._addresses import address
+from ._engine import engine_of
 from ._pairwise_ops import ops as _ops
+from ._problems import METRICS, Scoring
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -29,6 +31,7 @@ def _checked(x: Tensor, metric: str, gamma: float | None, name: str = "x") -> tu
 
 def _checked_other(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     y = _validate.floats(y, "y")
+    _validate.on_device(y, "y", x.device)
     _validate.same_depth(x, y, "x", "y")
     return _validate.same_dtype(x, y, "x", "y")
 
@@ -113,6 +116,7 @@ def _write(
     n = x.shape[0]
     shape = (n * (n - 1) // 2,) if condensed else (n, n if y is None else y.shape[0])
     target = _validate.floats(_validate.from_array(out, "out"), "out", ndim=len(shape))
+    _validate.readable_from(target, "out", x.device)
     if tuple(target.shape) != shape:
         raise ValueError(f"out has shape {_validate.shape_of(target)}; expected {shape}")
     if _overlaps_itself(target):
@@ -130,7 +134,7 @@ def _write(
     if target.is_neg():
         raise ValueError("out is a lazily negated tensor; expected one that holds its own values")
     y = None if y is None else y.detach().resolve_neg()
-    _engine.pairwise(x.detach().resolve_neg(), y, scoring, condensed, target)
+    engine_of(x.device).pairwise(x.detach().resolve_neg(), y, scoring, condensed, target)
     torch.autograd.graph.increment_version(target)  # a graph that saved `out` must notice
 
 
@@ -146,9 +150,11 @@ def _overlaps_itself(x: Tensor) -> bool:
 
 def _overlap(a: Tensor, b: Tensor) -> bool:
     """Whether two tensors' address ranges meet."""
+    if a.device != b.device:
+        return False
 
     def extent(x: Tensor) -> tuple[int, int]:
-        begin = _engine.address(x)
+        begin = address(x)
         span = sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
         return begin, begin + (span + 1) * x.element_size() if x.numel() else begin
 
@@ -199,8 +205,8 @@ def pair_similarity(
     if i.ndim != 1:
         raise ValueError(f"i has shape {_validate.shape_of(i)}; expected a vector (p,)")
     length = i.shape[0]
-    i = _validate.integers(i, "i", length)
-    j = _validate.integers(j, "j", length)
+    i = _validate.integers(i, "i", length, x.device)
+    j = _validate.integers(j, "j", length, x.device)
     result: Tensor = _ops.pair_similarity(x, i, j, metric, width)
     return result
 

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from . import _comparison, _feature_form, _ranks, _validate
 from ._comparison import COMPARISONS, DIFFERENCES, MATRIX_COMPARISONS
-from ._engine import BILINEAR, DISTANCES, METRICS, Comparison, Scoring, Similarities
+from ._problems import BILINEAR, DISTANCES, METRICS, Comparison, Scoring, Similarities
 from ._ranks import RANK_COMPARISONS
 from ._rsa_ops import ops as _ops
+from ._scalars import Scalar, to_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -139,16 +140,17 @@ def rsa_penalty(
     _validate.one_of(metric, "metric", tuple(METRICS))
     gamma, target_gamma = _gamma_of_sides(gamma, metric, target_metric or metric)
     patterns, scoring = _checked_features(features, metric, center, gamma, layer_weights)
-    target = _validate.from_array(target, "target")
+    device = patterns.device
+    target = _data(target, "target", target_kind, device)
     if target.requires_grad:
         raise ValueError(
             "target requires a gradient, but it is data here; detach it, or swap the two sides"
         )
     stored = _checked_side(
-        target, "target", target_kind, target_metric or metric, target_center, target_gamma
+        target, "target", target_kind, target_metric or metric, target_center, target_gamma, device
     )
     _same_count(patterns.shape[0], stored, "features", "target")
-    weights = _checked_weights(pair_weights, compare, patterns.shape[0])
+    weights = _checked_weights(pair_weights, compare, patterns.shape[0], device)
     _check_epsilon(epsilon, patterns.dtype)
     _check_comparison(compare, metric, target_metric or metric, patterns.shape[0])
     _check_form(form, compare, patterns, scoring, stored, weights)
@@ -243,13 +245,14 @@ def rsa_score(
     compare = "pearson" if compare == "corr" else compare
     _validate.one_of(compare, "compare", (*COMPARISONS, *RANK_COMPARISONS))
     y_metric = y_metric or metric
-    x, y = _validate.from_array(x, "x").detach(), _validate.from_array(y, "y").detach()
+    device = _device_of(x, y)
+    x, y = _data(x, "x", x_kind, device).detach(), _data(y, "y", y_kind, device).detach()
     gamma, y_gamma = _gamma_of_sides(gamma, metric, y_metric)
-    c = _checked_side(x, "x", x_kind, metric, center, gamma)
-    t = _checked_side(y, "y", y_kind, y_metric, y_center, y_gamma)
+    c = _checked_side(x, "x", x_kind, metric, center, gamma, device)
+    t = _checked_side(y, "y", y_kind, y_metric, y_center, y_gamma, device)
     count = _items(c, "x")
     _same_count(count, t, "x", "y")
-    weights = _checked_weights(pair_weights, compare, count)
+    weights = _checked_weights(pair_weights, compare, count, device)
     _check_epsilon(epsilon, torch.promote_types(x.dtype, y.dtype))
     _check_comparison(compare, metric, y_metric, count)
     if t.data.dtype == torch.float64 and c.data.dtype != torch.float64:
@@ -260,11 +263,24 @@ def rsa_score(
     if form == "feature":
         _check_feature_form(compare, comparison)
     if compare in RANK_COMPARISONS:
-        value = _ranks.score(comparison, compare)
+        value: Scalar = _ranks.score(comparison, compare)
     else:
         value = _comparison.score(comparison, compare, float(epsilon), form)
-    double = c.data.dtype == torch.float64
-    return torch.tensor(value, dtype=torch.float64 if double else torch.float32)
+    return to_tensor(value, comparison.dtype, device)
+
+
+def _device_of(*sides: Target) -> torch.device:
+    """Return the device that is not the host, if any."""
+    devices = [x.device for x in sides if isinstance(x, Tensor)]
+    return next((d for d in devices if d.type != "cpu"), torch.device("cpu"))
+
+
+def _data(x: Target, name: str, kind: str, device: torch.device) -> Tensor:
+    """Return data as a tensor; responses in a NumPy array are brought to the device."""
+    tensor = _validate.from_array(x, name)
+    if isinstance(x, Tensor) or kind != "responses" or tensor.ndim != 2:
+        return tensor
+    return tensor.to(device)
 
 
 def _gamma_of_sides(
@@ -337,13 +353,14 @@ def _checked_features(
                 f"{_validate.shape_of(layers[0])}; expected the same number of rows"
             )
         _validate.nonempty_depth(layer, f"features[{k}]")
-    dtype = layers[0].dtype
-    for layer in layers[1:]:
+    dtype, device = layers[0].dtype, layers[0].device
+    for k, layer in enumerate(layers[1:], start=1):
+        _validate.on_device(layer, f"features[{k}]", device)
         dtype = torch.promote_types(dtype, layer.dtype)
     computing = torch.float64 if dtype == torch.float64 else torch.float32
     if layer_weights is None:
-        layer_weights = torch.full((len(layers),), 1 / len(layers), dtype=computing)
-    shares = _validate.vector(layer_weights, "layer_weights", len(layers)).to(computing)
+        layer_weights = torch.full((len(layers),), 1 / len(layers), dtype=computing, device=device)
+    shares = _validate.vector(layer_weights, "layer_weights", len(layers), device).to(computing)
     roots = (shares + _SMALLEST_LAYER_WEIGHT).sqrt()
     mixed = [
         roots[k] * _prepared(_centred(layer.to(computing), centers[k], "center"), metric)
@@ -375,7 +392,7 @@ def _centred(x: Tensor, center: Center, center_name: str) -> Tensor:
     # Half precision would lose the small differences that centring is about.
     wide = x if x.dtype == torch.float64 else x.to(torch.float32)
     if isinstance(center, Tensor):
-        center = _validate.vector(center, center_name, x.shape[1])
+        center = _validate.vector(center, center_name, x.shape[1], x.device)
         return wide - center.detach().to(wide.dtype)
     if not isinstance(center, bool):
         raise TypeError(f"{center_name} is a {type(center).__name__}; expected a bool or a tensor")
@@ -385,13 +402,20 @@ def _centred(x: Tensor, center: Center, center_name: str) -> Tensor:
 
 
 def _checked_side(
-    data: Tensor, name: str, kind: str, metric: str, center: Center, gamma: float | None
+    data: Tensor,
+    name: str,
+    kind: str,
+    metric: str,
+    center: Center,
+    gamma: float | None,
+    device: torch.device,
 ) -> Similarities:
     """One side that has no gradient."""
     _validate.one_of(kind, f"{name}_kind", _KINDS)
     _validate.one_of(metric, f"{name}_metric", tuple(METRICS))
     data = _validate.floats(data, name, ndim=1 if data.ndim == 1 else 2)
     if data.ndim == 1 or kind == "similarity":
+        _validate.readable_from(data, name, device)
         if isinstance(center, Tensor) or center:
             raise ValueError(f"{name} holds similarities, which have no patterns to centre")
         if data.ndim == 2 and data.shape[0] != data.shape[1]:
@@ -400,6 +424,7 @@ def _checked_side(
                 "similarities"
             )
         return _comparison.side(data, "similarity", Scoring(metric))
+    _validate.on_device(data, name, device)
     data = _centred(data, center, f"{name}_center")
     _validate.nonempty_depth(data, name)
     scoring = Scoring(metric, _validate.scoring_gamma(metric, gamma, data.shape[1]))
@@ -431,7 +456,9 @@ def _same_count(count: int, side: Similarities, name: str, side_name: str) -> No
         )
 
 
-def _checked_weights(weights: Target | None, compare: str, count: int) -> Tensor | None:
+def _checked_weights(
+    weights: Target | None, compare: str, count: int, device: torch.device
+) -> Tensor | None:
     if weights is None:
         return None
     if compare in (*MATRIX_COMPARISONS, *RANK_COMPARISONS):
@@ -443,6 +470,7 @@ def _checked_weights(weights: Target | None, compare: str, count: int) -> Tensor
     if tensor.requires_grad:
         raise ValueError("pair_weights require a gradient, but they are data; detach them")
     tensor = _validate.floats(tensor, "pair_weights", ndim=1 if tensor.ndim == 1 else 2)
+    _validate.readable_from(tensor, "pair_weights", device)
     expected = (count * (count - 1) // 2,) if tensor.ndim == 1 else (count, count)
     if tuple(tensor.shape) != expected:
         raise ValueError(

@@ -1,0 +1,164 @@
+"""Which engine computes: the compiled one for the CPU, the CUDA kernels, or plain torch in chunks.
+
+An engine is a module with the functions of `Engine`; the ops ask `engine_of` a tensor and know of
+devices nothing else. CUDA tensors go to the kernels where this build has them, else to plain torch,
+which computes the same in bounded memory on any device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from b2m_fast import _C
+
+from . import _cpu_engine, _torch_engine
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from ._problems import Coefficients, Comparison, ContrastiveProblem, PairMoments, Scoring
+    from ._scalars import Scalar
+
+
+class Engine(Protocol):
+    """What every engine computes; results lie where the inputs do.
+
+    Results that are numbers are floats where the host has them at once, else 0-d tensors.
+    """
+
+    def scalar(self, x: Tensor) -> Scalar:
+        """Return a number as formulas over results take it."""
+
+    def scalars(self, x: Tensor) -> Sequence[Scalar]:
+        """Return the numbers of a vector in the same way."""
+
+    def pairwise(
+        self, x: Tensor, y: Tensor | None, scoring: Scoring, condensed: bool, out: Tensor
+    ) -> None:
+        """Write all scores to `out`: (n, m), or (n(n-1)/2,) if condensed."""
+
+    def pairwise_backward(
+        self,
+        grad: Tensor,
+        x: Tensor,
+        y: Tensor | None,
+        scoring: Scoring,
+        condensed: bool,
+        wanted: tuple[bool, bool],
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Gradients of x and y; None where not wanted."""
+
+    def pair_list(self, x: Tensor, i: Tensor, j: Tensor, scoring: Scoring) -> Tensor:
+        """Scores of the pairs (i[p], j[p]), in float64."""
+
+    def pair_list_backward(
+        self, grad: Tensor, x: Tensor, i: Tensor, j: Tensor, scoring: Scoring
+    ) -> Tensor:
+        """Gradient of x of the same."""
+
+    def topk(self, x: Tensor, y: Tensor | None, k: int, scoring: Scoring) -> tuple[Tensor, Tensor]:
+        """Values (n, k) in float64 and indices (n, k) of the best keys of each row."""
+
+    def self_scores(self, x: Tensor, scoring: Scoring) -> Tensor:
+        """score(x_i, x_i) of every row, (n,) float64."""
+
+    def info_nce(
+        self, problem: ContrastiveProblem, symmetric: bool, *, top1: bool, logit_mean: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Statistics (6, n) of the rows and (6, m) of the columns; 0 where not wanted."""
+
+    def info_nce_backward(
+        self,
+        problem: ContrastiveProblem,
+        rows: Tensor,
+        columns: Tensor | None,
+        row_weight: Tensor,
+        column_weight: Tensor | None,
+        label_smoothing: float,
+        wanted: tuple[bool, bool],
+    ) -> tuple[Tensor | None, Tensor | None, Scalar]:
+        """Gradients of query, key and logit_scale; weights are the float64 gradients of the losses."""
+
+    def sigmoid_contrastive(self, problem: ContrastiveProblem, logit_bias: Tensor) -> Tensor:
+        """Loss of every row, (n,) float64."""
+
+    def sigmoid_contrastive_backward(
+        self,
+        problem: ContrastiveProblem,
+        logit_bias: Tensor,
+        row_weight: Tensor,
+        wanted: tuple[bool, bool],
+    ) -> tuple[Tensor | None, Tensor | None, Scalar, Scalar]:
+        """Gradients of query, key, logit_scale and logit_bias."""
+
+    def pair_moments(self, comparison: Comparison, *, shifted: bool, row_sums: bool) -> PairMoments:
+        """First and second moments; `shifted` by a typical score, so that centred ones do not cancel."""
+
+    def squared_difference(
+        self, comparison: Comparison, *, atanh: bool, epsilon: float
+    ) -> tuple[Scalar, Scalar]:
+        """Sum of w and of w (F(c) - F(t))^2, F the identity or Fisher's z."""
+
+    def linear_backward(
+        self,
+        comparison: Comparison,
+        coefficients: Coefficients,
+        per_item: Tensor | None,
+        diagonal: Tensor | None,
+    ) -> Tensor:
+        """Gradient of the patterns of c."""
+
+    def atanh_backward(self, comparison: Comparison, epsilon: float, factor: Scalar) -> Tensor:
+        """Gradient of the patterns of c of factor * sum w (F(c) - F(t))^2."""
+
+
+ENGINES: dict[str, Engine] = {
+    "cpu": _cpu_engine,
+    "torch": _torch_engine,
+}
+
+_forced: list[Engine] = []
+
+
+def engine_of(device: torch.device) -> Engine:
+    """Return the engine for tensors on a device."""
+    if _forced:
+        return _forced[-1]
+    if device.type == "cpu":
+        return _cpu_engine
+    _warn_once(device.type)
+    return _torch_engine
+
+
+_warned: set[str] = set()
+
+
+def _warn_once(device_type: str) -> None:
+    if device_type not in _warned:
+        _warned.add(device_type)
+        warnings.warn(
+            f"this build of b2m_fast has no kernels for {device_type} tensors (CUDA: "
+            f"{_C.build_info()['cuda']}); they are computed by plain torch in chunks: the same "
+            "results, slower. Installing where nvcc (12.4 or later) is found builds the kernels",
+            stacklevel=2,
+        )
+
+
+@contextlib.contextmanager
+def forced(name: str) -> Iterator[None]:
+    """Compute with the engine of this name whatever the device, for tests; in all threads."""
+    _forced.append(ENGINES[name])
+    try:
+        yield
+    finally:
+        _forced.pop()
+
+
+def may_wait(device: torch.device) -> bool:
+    """Whether the host may look at a value on the device: not while a CUDA graph is captured."""
+    return device.type != "cuda" or not torch.cuda.is_current_stream_capturing()
