@@ -35,18 +35,10 @@ struct HopperKernel {
   static constexpr int kStageElements = kTile * kDepthStep;
   static constexpr int kStageBytes = 2 * kStageElements * 2;
 
-  struct alignas(1024) Shared {
-    std::uint16_t rows[kStages][kStageElements];
-    std::uint16_t columns[kStages][kStageElements];
-    std::uint64_t full[kStages];
-    std::uint64_t empty[kStages];
-    typename Epilogue::Shared epilogue;
-  };
-
-  /// Where in the ring of stages a warp is.
+  /// Where in the ring of stages somebody is.
   struct Ring {
-    int stage = 0;
-    int parity = 0;
+    int stage;
+    int parity;
     __device__ __forceinline__ void advance() {
       if (++stage == kStages) {
         stage = 0;
@@ -55,54 +47,66 @@ struct HopperKernel {
     }
   };
 
-  /// The thread that starts the copies: tile after tile, side after side, in the order in which they will be multiplied.
+  /// What the copying thread will copy next. In shared memory: registers are what a block is short of.
   struct Copier {
-    const HopperArguments<Epilogue>& arguments;
-    Shared& shared;
-    int number = static_cast<int>(blockIdx.x);
-    int side = 0, product = 0, k = 0;
+    int number, side, product, k;
     Ring ring;
-
-    __device__ __forceinline__ Copier(const HopperArguments<Epilogue>& all, Shared& to) : arguments(all), shared(to) {}
-
-    __device__ __forceinline__ const HopperSide& current() const {
-      return Epilogue::kSides == 2 && side == 0 ? arguments.t : arguments.c;
-    }
-    /// Moves on to a tile and a side that have something to copy; false at the end.
-    __device__ __forceinline__ bool find() {
-      while (number < static_cast<int>(arguments.grid.tiles())) {
-        if (side == Epilogue::kSides || (side == 0 && product == 0 && k == 0 && Tile(arguments.grid, number).skipped)) {
-          side = 0;
-          number += static_cast<int>(gridDim.x);
-        } else if (current().depth == 0 || product == current().products) {
-          product = 0;
-          ++side;
-        } else {
-          return true;
-        }
-      }
-      return false;
-    }
-    /// Starts filling the next stage, once it has been read.
-    __device__ __forceinline__ void fill_next() {
-      if (!find()) return;
-      const HopperSide& from = current();
-      const Tile tile(arguments.grid, number);
-      int row_part, column_part;
-      parts_of(from.products, product, row_part, column_part);
-      std::uint64_t* full = &shared.full[ring.stage];
-      device::wait_barrier(&shared.empty[ring.stage], ring.parity ^ 1);
-      device::arrive_expecting(full, kStageBytes);
-      device::copy_box(shared.rows[ring.stage], &from.rows, full, row_part * from.depth + k, static_cast<int>(tile.row0));
-      device::copy_box(shared.columns[ring.stage], &from.columns, full, column_part * from.depth + k,
-                       static_cast<int>(tile.column0));
-      ring.advance();
-      k += kDepthStep;
-      if (k < from.depth) return;
-      k = 0;
-      ++product;
-    }
   };
+
+  struct alignas(1024) Shared {
+    std::uint16_t rows[kStages][kStageElements];
+    std::uint16_t columns[kStages][kStageElements];
+    std::uint64_t full[kStages];
+    std::uint64_t empty[kStages];
+    Copier copier;
+    typename Epilogue::Shared epilogue;
+  };
+
+  /// Starts the next copy: tile after tile, side after side, in the order in which they will be multiplied. For the copying thread.
+  static __device__ __forceinline__ void fill_next(const HopperArguments<Epilogue>& arguments, Shared& shared) {
+    Copier copier = shared.copier;
+    if (find(arguments, copier)) {
+      const HopperSide& from = side_of(arguments, copier.side);
+      const Tile tile(arguments.grid, copier.number);
+      int row_part, column_part;
+      parts_of(kPrecise ? from.products : 1, copier.product, row_part, column_part);
+      std::uint64_t* full = &shared.full[copier.ring.stage];
+      device::wait_barrier(&shared.empty[copier.ring.stage], copier.ring.parity ^ 1);
+      device::arrive_expecting(full, kStageBytes);
+      device::copy_box(shared.rows[copier.ring.stage], &from.rows, full, row_part * from.depth + copier.k,
+                       static_cast<int>(tile.row0));
+      device::copy_box(shared.columns[copier.ring.stage], &from.columns, full, column_part * from.depth + copier.k,
+                       static_cast<int>(tile.column0));
+      copier.ring.advance();
+      copier.k += kDepthStep;
+      if (copier.k >= from.depth) {
+        copier.k = 0;
+        ++copier.product;
+      }
+    }
+    shared.copier = copier;
+  }
+
+  static __device__ __forceinline__ const HopperSide& side_of(const HopperArguments<Epilogue>& arguments, int side) {
+    return Epilogue::kSides == 2 && side == 0 ? arguments.t : arguments.c;
+  }
+
+  /// Moves on to a tile and a side that have something to copy; false at the end.
+  static __device__ __forceinline__ bool find(const HopperArguments<Epilogue>& arguments, Copier& copier) {
+    while (copier.number < static_cast<int>(arguments.grid.tiles())) {
+      const bool begun = copier.side + copier.product + copier.k > 0;
+      if (copier.side == Epilogue::kSides || (!begun && Tile(arguments.grid, copier.number).skipped)) {
+        copier.side = 0;
+        copier.number += static_cast<int>(gridDim.x);
+        continue;
+      }
+      const HopperSide& side = side_of(arguments, copier.side);
+      if (side.depth > 0 && copier.product < (kPrecise ? side.products : 1)) return true;
+      copier.product = 0;
+      ++copier.side;
+    }
+    return false;
+  }
 
   /// The four products of 16 elements that a stage holds.
   static __device__ __forceinline__ void multiply_stage(const std::uint16_t* rows, const std::uint16_t* columns,
@@ -121,16 +125,16 @@ struct HopperKernel {
   }
 
   /// A warpgroup has read a stage; the copying thread fills the next.
-  static __device__ __forceinline__ void release(Shared& shared, int stage, Copier& copier) {
+  static __device__ __forceinline__ void release(const HopperArguments<Epilogue>& arguments, Shared& shared, int stage) {
     if (threadIdx.x % 128 == 0) device::arrive(&shared.empty[stage]);
-    if (threadIdx.x == 0) copier.fill_next();
+    if (threadIdx.x == 0) fill_next(arguments, shared);
     device::synchronise_warp();
   }
 
-  static __device__ __forceinline__ void multiply_side(const HopperSide& side, Shared& shared, Ring& ring, Copier& copier,
-                                                       float (&values)[kValues]) {
+  static __device__ __forceinline__ void multiply_side(const HopperArguments<Epilogue>& arguments, const HopperSide& side,
+                                                       Shared& shared, Ring& ring, float (&values)[kValues]) {
     const int first_row = static_cast<int>(threadIdx.x) / 128 * 64 * kDepthStep;  // of the warpgroup, in elements
-    const int steps = side.products * (side.depth / kDepthStep);
+    const int steps = (kPrecise ? side.products : 1) * (side.depth / kDepthStep);
 #pragma unroll
     for (int i = 0; i < kValues; ++i) values[i] = 0;
     int previous = -1;
@@ -149,18 +153,18 @@ struct HopperKernel {
           device::pin(part[i]);
           values[i] += part[i];
         }
-        release(shared, ring.stage, copier);
+        release(arguments, shared, ring.stage);
       } else {
         multiply_stage(rows, columns, values, true);
         device::wait_products<1>();  // the stage before this one has been read
-        if (previous >= 0) release(shared, previous, copier);
+        if (previous >= 0) release(arguments, shared, previous);
         previous = ring.stage;
       }
     }
     device::wait_products<0>();
 #pragma unroll
     for (int i = 0; i < kValues; ++i) device::pin(values[i]);
-    if (previous >= 0) release(shared, previous, copier);
+    if (previous >= 0) release(arguments, shared, previous);
   }
 
   static __device__ __forceinline__ void run(const HopperArguments<Epilogue>& arguments) {
@@ -173,12 +177,12 @@ struct HopperKernel {
       device::publish_barriers();
     }
     __syncthreads();
-    Ring ring;
-    Copier copier(arguments, shared);
     if (threadIdx.x == 0) {
-      for (int stage = 0; stage < kStages; ++stage) copier.fill_next();
+      shared.copier = {static_cast<int>(blockIdx.x), 0, 0, 0, {0, 0}};
+      for (int stage = 0; stage < kStages; ++stage) fill_next(arguments, shared);
     }
     device::synchronise_warp();
+    Ring ring{0, 0};
     const int tiles = static_cast<int>(arguments.grid.tiles());
     for (int number = static_cast<int>(blockIdx.x); number < tiles; number += static_cast<int>(gridDim.x)) {
       const Tile tile(arguments.grid, number);
@@ -186,11 +190,11 @@ struct HopperKernel {
       float c[kValues];
       if constexpr (Epilogue::kSides == 2) {
         float t[kValues];
-        multiply_side(arguments.t, shared, ring, copier, t);
-        multiply_side(arguments.c, shared, ring, copier, c);
+        multiply_side(arguments, arguments.t, shared, ring, t);
+        multiply_side(arguments, arguments.c, shared, ring, c);
         Epilogue::apply(arguments.grid, arguments.parameters, tile, shared.epilogue, c, t);
       } else {
-        multiply_side(arguments.c, shared, ring, copier, c);
+        multiply_side(arguments, arguments.c, shared, ring, c);
         Epilogue::apply(arguments.grid, arguments.parameters, tile, shared.epilogue, c);
       }
       synchronise_tile();

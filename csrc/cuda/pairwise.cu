@@ -11,6 +11,12 @@ Grid grid_of(const Scores& scores, bool condensed, Band band) {
   return {band.begin, band.end, condensed ? band.begin : 0, scores.y.count, condensed};
 }
 
+bool is_plain(const Matrix& out, bool condensed, DType computed) {
+  const std::uintptr_t size = out.dtype == DType::bfloat16 ? 2 : out.dtype == DType::float32 ? 4 : 8;
+  return !condensed && (out.dtype == DType::bfloat16 || out.dtype == computed) && out.column_stride == 1 &&
+         out.row_stride % 2 == 0 && reinterpret_cast<std::uintptr_t>(out.data) % (2 * size) == 0;
+}
+
 }  // namespace
 
 void pairwise_scores(const Scores& scores, bool condensed, Band band, const Matrix& out, Stream stream) {

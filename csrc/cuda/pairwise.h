@@ -25,12 +25,18 @@ struct WriteScores {
   struct Parameters {
     PairPlaces places;
     Matrix out;
+    bool plain;  // row-major, of T or bfloat16, and aligned for two columns at a time
   };
   struct Shared {};
   static __device__ void apply(const Grid&, const Parameters& to, const Tile& tile, Shared&, T (&c)[kValues]) {
     const Place place;
-    if (!to.places.condensed && to.out.column_stride == 1) {
-      Block{to.out.data, to.out.dtype, to.out.row_stride}.write(tile, tile.row0 * to.out.row_stride + tile.column0, c);
+    if (to.plain && tile.whole()) {
+      const std::int64_t first = tile.row0 * to.out.row_stride + tile.column0;
+      if (to.out.dtype == DType::bfloat16) {
+        write_tile(static_cast<BFloat16*>(to.out.data) + first, to.out.row_stride, c);
+      } else {
+        write_tile(static_cast<T*>(to.out.data) + first, to.out.row_stride, c);
+      }
       return;
     }
     for_values(place, c, [&](int h, int column, T& value) {

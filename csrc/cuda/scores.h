@@ -61,50 +61,45 @@ __device__ __forceinline__ T score_derivative(const Scoring& scoring, T score) {
   }
 }
 
-/// A row-major block of memory that tiles are written to, by two columns at a time where its alignment allows.
-struct Block {
-  void* data;
-  DType dtype;
-  std::int64_t stride;
-
-  /// The tile's first element is number `first`; what does not exist is left alone.
-  template <class T>
-  __device__ __forceinline__ void write(const Tile& tile, std::int64_t first, T (&values)[kValues]) const {
-    const Place place;
-    const bool pairs = stride % 2 == 0 && first % 2 == 0 && reinterpret_cast<std::uintptr_t>(data) % 16 == 0;
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      if (place.row(h) >= tile.rows) continue;
-      const std::int64_t row = first + place.row(h) * stride;
-#pragma unroll
-      for (int j = 0; j < 16; ++j) {
-        const int column = place.column(j, 0);
-        const T low = values[4 * j + 2 * h], high = values[4 * j + 2 * h + 1];
-        if (pairs && column + 1 < tile.columns) {
-          if (dtype == DType::bfloat16) {
-            const std::uint32_t packed = device::pack_bfloat16(static_cast<float>(low), static_cast<float>(high));
-            *reinterpret_cast<std::uint32_t*>(static_cast<std::uint16_t*>(data) + row + column) = packed;
-            continue;
-          }
-          if (dtype == DType::float32) {
-            *reinterpret_cast<float2*>(static_cast<float*>(data) + row + column) =
-                make_float2(static_cast<float>(low), static_cast<float>(high));
-            continue;
-          }
-        }
-        const Matrix out{data, dtype, 0, 0, 0, 1};
-        if (column < tile.columns) store_element(out, 0, row + column, low);
-        if (column + 1 < tile.columns) store_element(out, 0, row + column + 1, high);
-      }
-    }
-  }
+/// Two neighbours of a row, written at once.
+template <class Element>
+struct alignas(2 * sizeof(Element)) Neighbours {
+  Element low, high;
 };
-
-/// Writes a tile's gradient weights.
 template <class T>
-__device__ __forceinline__ void write_weights(const Weights& weights, const Tile& tile, T (&values)[kValues]) {
+__device__ __forceinline__ void store_neighbours(BFloat16* to, T low, T high) {
+  *reinterpret_cast<std::uint32_t*>(to) = device::pack_bfloat16(static_cast<float>(low), static_cast<float>(high));
+}
+template <class T>
+__device__ __forceinline__ void store_neighbours(float* to, T low, T high) {
+  *reinterpret_cast<Neighbours<float>*>(to) = {static_cast<float>(low), static_cast<float>(high)};
+}
+template <class T>
+__device__ __forceinline__ void store_neighbours(double* to, T low, T high) {
+  *reinterpret_cast<Neighbours<double>*>(to) = {static_cast<double>(low), static_cast<double>(high)};
+}
+
+/// Writes a whole tile, two columns at a time: `to` is aligned for that, and `stride` even.
+template <class Element, class T>
+__device__ __forceinline__ void write_tile(Element* to, std::int64_t stride, const T (&values)[kValues]) {
+  const Place place;
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    Element* const row = to + place.row(h) * stride + place.column(0, 0);
+#pragma unroll
+    for (int j = 0; j < 16; ++j) store_neighbours(row + 8 * j, values[4 * j + 2 * h], values[4 * j + 2 * h + 1]);
+  }
+}
+
+/// Writes a tile's gradient weights: of double as double, of float as float or bfloat16.
+template <class T>
+__device__ __forceinline__ void write_weights(const Weights& weights, const Tile& tile, const T (&values)[kValues]) {
   const std::int64_t first = static_cast<std::int64_t>(tile.row_tile) * kTile * weights.stride + tile.column_tile * kTile;
-  Block{weights.data, weights.dtype, weights.stride}.write(tile, first, values);
+  if (sizeof(T) == 4 && weights.dtype == DType::bfloat16) {
+    write_tile(static_cast<BFloat16*>(weights.data) + first, weights.stride, values);
+  } else {
+    write_tile(static_cast<T*>(weights.data) + first, weights.stride, values);
+  }
 }
 
 }  // namespace cuda

@@ -285,8 +285,8 @@ inline Array gather_weights(std::int64_t rows, std::int64_t columns, std::int64_
   for (std::int64_t begin = 0; begin < rows; begin += height) {
     const b2m::cuda::Band band{begin, std::min(begin + height, rows)};
     const std::int64_t first = upper ? begin : 0;
-    const std::int64_t stride = (columns - first + 7) / 8 * 8;
-    const DeviceMatrix part(band.end - begin, stride, dtype);
+    const std::int64_t stride = tiles(columns - first) * b2m::cuda::kTile;
+    const DeviceMatrix part(tiles(band.end - begin) * b2m::cuda::kTile, stride, dtype);
     run(band, {part.get(), dtype, stride});
     const Array got = part.host();
     for (std::int64_t i = begin; i < band.end; ++i) {

@@ -57,7 +57,8 @@ struct Band {
 };
 
 /// Where a band's gradient weights go: entry (i, j) at data[(i - band.begin) * stride + j], or j - band.begin where only pairs i < j
-/// count; dtype bfloat16, float32 or float64. Tiles wholly below the diagonal are not written.
+/// count; dtype float64 for float64 rows, else bfloat16 or float32. stride is a multiple of kTile and the rows are padded to one: tiles are written whole, and
+/// what lies outside the band is not to be read. Tiles wholly below the diagonal are not written.
 struct Weights {
   void* data;
   DType dtype;
