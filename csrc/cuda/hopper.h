@@ -50,6 +50,7 @@ struct HopperKernel {
   /// What the copying thread will copy next. In shared memory: registers are what a block is short of.
   struct Copier {
     int number, side, product, k;
+    int row0, column0;  // of the tile
     Ring ring;
   };
 
@@ -67,16 +68,14 @@ struct HopperKernel {
     Copier copier = shared.copier;
     if (find(arguments, copier)) {
       const HopperSide& from = side_of(arguments, copier.side);
-      const Tile tile(arguments.grid, copier.number);
       int row_part, column_part;
       parts_of(kPrecise ? from.products : 1, copier.product, row_part, column_part);
       std::uint64_t* full = &shared.full[copier.ring.stage];
       device::wait_barrier(&shared.empty[copier.ring.stage], copier.ring.parity ^ 1);
       device::arrive_expecting(full, kStageBytes);
-      device::copy_box(shared.rows[copier.ring.stage], &from.rows, full, row_part * from.depth + copier.k,
-                       static_cast<int>(tile.row0));
+      device::copy_box(shared.rows[copier.ring.stage], &from.rows, full, row_part * from.depth + copier.k, copier.row0);
       device::copy_box(shared.columns[copier.ring.stage], &from.columns, full, column_part * from.depth + copier.k,
-                       static_cast<int>(tile.column0));
+                       copier.column0);
       copier.ring.advance();
       copier.k += kDepthStep;
       if (copier.k >= from.depth) {
@@ -94,8 +93,14 @@ struct HopperKernel {
   /// Moves on to a tile and a side that have something to copy; false at the end.
   static __device__ __forceinline__ bool find(const HopperArguments<Epilogue>& arguments, Copier& copier) {
     while (copier.number < static_cast<int>(arguments.grid.tiles())) {
-      const bool begun = copier.side + copier.product + copier.k > 0;
-      if (copier.side == Epilogue::kSides || (!begun && Tile(arguments.grid, copier.number).skipped)) {
+      bool leave = copier.side == Epilogue::kSides;
+      if (copier.side + copier.product + copier.k == 0) {
+        const Tile tile(arguments.grid, copier.number);
+        copier.row0 = static_cast<int>(tile.row0);
+        copier.column0 = static_cast<int>(tile.column0);
+        leave = tile.skipped;
+      }
+      if (leave) {
         copier.side = 0;
         copier.number += static_cast<int>(gridDim.x);
         continue;
@@ -178,7 +183,7 @@ struct HopperKernel {
     }
     __syncthreads();
     if (threadIdx.x == 0) {
-      shared.copier = {static_cast<int>(blockIdx.x), 0, 0, 0, {0, 0}};
+      shared.copier = {static_cast<int>(blockIdx.x), 0, 0, 0, 0, 0, {0, 0}};
       for (int stage = 0; stage < kStages; ++stage) fill_next(arguments, shared);
     }
     device::synchronise_warp();

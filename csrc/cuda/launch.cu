@@ -93,6 +93,7 @@ bool use_hopper(int device) {
 
 void allow_shared_memory(const void* kernel, int bytes, const char* what) {
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), what);
+  check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared), what);
 }
 
 TensorMap map_rows(const void* data, std::int64_t rows, std::int64_t columns, int box_rows) {
