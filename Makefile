@@ -11,6 +11,7 @@ JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 B2M_WERROR ?= OFF
 SANITIZERS ?= asan ubsan
 PYTEST_ARGS ?=
+EMULATED_TESTS := $(addprefix ../../,$(wildcard python_tests/test_cuda*.py))
 
 # The package is installed again when one of these changed (folders too: a file may have been removed).
 SOURCES := CMakeLists.txt pyproject.toml constraints.txt LICENSE README.md \
@@ -18,7 +19,7 @@ SOURCES := CMakeLists.txt pyproject.toml constraints.txt LICENSE README.md \
 
 say = @printf '\n==> %s\n'
 
-.PHONY: help demo test test-cpp test-python bench lint format clean
+.PHONY: help demo test test-cpp test-python test-emulated bench lint format clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -27,7 +28,7 @@ demo: $(DEMO)/.installed  ## install into .venv and run a small experiment
 	$(say) "Running the demo: b2m regularize --demo"
 	@$(DEMO)/bin/b2m regularize --demo
 
-test: test-cpp test-python  ## C++ tests (plain and under sanitizers), then the Python tests
+test: test-cpp test-python test-emulated  ## C++ tests (plain and under sanitizers), Python tests, and the CUDA kernels on the host
 
 test-cpp: $(TEST)/.installed
 	@export PATH="$(CURDIR)/$(TEST)/bin:$$PATH"; \
@@ -43,6 +44,19 @@ test-python: $(TEST)/.installed test-cpp
 	$(say) "Running the Python tests"
 	@cd $(TEST) && bin/pytest -c ../pyproject.toml --rootdir .. ../python_tests $(PYTEST_ARGS)
 
+# The CUDA engine's own sources, executed on the host, and with them the Python tests of that engine: what a machine without a GPU
+# can test. The build is not installed; its tests find it through PYTHONPATH.
+test-emulated: $(TEST)/.installed test-python
+	$(say) "Building and running the CUDA kernels on the host"
+	@export PATH="$(CURDIR)/$(TEST)/bin:$$PATH"; \
+	cmake --preset emulated -DB2M_WERROR=$(B2M_WERROR) -DB2M_BUILD_PYTHON=ON --log-level=WARNING \
+	  -DPython_EXECUTABLE="$(CURDIR)/$(TEST)/bin/python" -Dpybind11_DIR="$$(python -m pybind11 --cmakedir)"; \
+	cmake --build --preset emulated --parallel $(JOBS) -- --quiet; \
+	ctest --preset emulated --label-regex cuda; \
+	.ci/stage build/emulated build/emulated/stage; \
+	cd build/emulated; \
+	PYTHONPATH=stage python -m pytest -c ../../pyproject.toml --rootdir ../.. $(EMULATED_TESTS) $(PYTEST_ARGS)
+
 bench: $(TEST)/.installed  ## time the ops (about 15 minutes; B2M_BENCH=short: one)
 	$(say) "Running the benchmarks"
 	@$(TEST)/bin/pytest benches -q --benchmark-quiet $(PYTEST_ARGS)
@@ -54,13 +68,13 @@ lint: $(TEST)/.installed  ## ruff, mypy, clang-format: report, change nothing
 	$(say) "Checking the Python types: mypy"
 	@$(TEST)/bin/mypy
 	$(say) "Checking the C++ style: clang-format"
-	@find csrc \( -name '*.h' -o -name '*.cpp' \) -print0 | xargs -0r $(TEST)/bin/clang-format --dry-run -Werror
+	@find csrc -regex '.*\.\(h\|cpp\|cu\)' -print0 | xargs -0r $(TEST)/bin/clang-format --dry-run -Werror
 
 format: $(TEST)/.installed  ## let ruff and clang-format rewrite what they can
 	$(say) "Formatting the sources"
 	@$(TEST)/bin/ruff check --fix .
 	@$(TEST)/bin/ruff format .
-	@find csrc \( -name '*.h' -o -name '*.cpp' \) -print0 | xargs -0r $(TEST)/bin/clang-format -i
+	@find csrc -regex '.*\.\(h\|cpp\|cu\)' -print0 | xargs -0r $(TEST)/bin/clang-format -i
 
 clean:  ## remove the environments and everything built (results stay)
 	$(say) "Removing .venv, .venv-test, build and caches"
