@@ -16,6 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+InfoNCE = Callable[[Tensor, Tensor, Tensor], Tensor]  # query, key, logit scale
+Formula = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # scores of both sides
+
 TEMPERATURE = 0.07
 EPSILON = 1e-5  # of the atanh comparison, as in the op
 
@@ -88,7 +91,7 @@ def chunked_info_nce(query: Tensor, key: Tensor, scale: Tensor) -> Tensor:
     return loss
 
 
-def memeff_info_nce() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+def memeff_info_nce() -> InfoNCE:
     """Load memeff: fused Triton kernels. stable=False, so that its gradient is that of its loss.
 
     The temperature is a plain number to it; it has no gradient.
@@ -97,7 +100,7 @@ def memeff_info_nce() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     return lambda query, key, scale: loss(query, key)  # noqa: ARG005 - the common signature
 
 
-def inf_cl_info_nce() -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+def inf_cl_info_nce() -> InfoNCE:
     """Load Inf-CL: Triton kernels in TF32, one direction a call, depth in pieces of at most 256."""
     flash: Any = import_module("inf_cl.flash").cal_flash_loss
 
@@ -124,14 +127,14 @@ def missing(package: str) -> str | None:
 # --------------------------------------------------------------------------------------------------
 # Representational similarity
 # --------------------------------------------------------------------------------------------------
-def _formula(c: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+def formula(c: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     """F(c) - F(t) with one logarithm, and F'(c): for a compiler, which fuses it."""
     one = 1 + EPSILON
     difference = 0.5 * torch.log((one + c) * (one - t) / ((one - c) * (one + t)))
     return difference, one / ((one - c) * (one + c))
 
 
-def _formula_in_place(c: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+def formula_in_place(c: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
     """Compute the same in as few passes over memory as ops in place allow."""
     one = 1 + EPSILON
     difference = torch.add(c, one).mul_(t - one)
@@ -146,7 +149,7 @@ class _ChunkedAtanh(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, y: Tensor, formula: Any) -> Tensor:
+    def forward(ctx: Any, x: Tensor, y: Tensor, formula: Formula) -> Tensor:
         n, pairs = len(x), len(x) * (len(x) - 1) // 2
         total = torch.zeros((), device=x.device)
         x_grad = torch.zeros(x.shape, device=x.device)
@@ -170,17 +173,16 @@ class _ChunkedAtanh(torch.autograd.Function):
         return grad * ctx.saved_tensors[0], None, None
 
 
-def chunked_atanh(features: Tensor, target: Tensor, compiled: bool = False) -> Tensor:
-    """Li et al.'s penalty by plain torch in bounded memory; or with the formula compiled."""
+def chunked_atanh(features: Tensor, target: Tensor, formula: Formula = formula_in_place) -> Tensor:
+    """Li et al.'s penalty by plain torch in bounded memory."""
     x, y = F.normalize(features), F.normalize(target)
-    formula = _compiled() if compiled else _formula_in_place
     loss: Tensor = _ChunkedAtanh.apply(x, y, formula)  # type: ignore[no-untyped-call]
     return loss
 
 
 @cache
-def _compiled() -> Any:
-    return torch.compile(_formula, dynamic=False)
+def compiled_formula() -> Formula:
+    return torch.compile(formula, dynamic=False)
 
 
 # --------------------------------------------------------------------------------------------------

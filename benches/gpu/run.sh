@@ -8,11 +8,11 @@
 # has a time limit and goes on where the one before it failed. Results: benches/results/DEVICE-DATE.json, a summary on the terminal,
 # logs in build/gpu; with OUT set, copies of all of it there. Exit code 1 if any stage failed.
 #
-# PYTHON: the interpreter (python3). B2M_QUEUE_SECONDS: for everything (570).
+# PYTHON: the interpreter (python3). B2M_QUEUE_SECONDS: for everything (570). B2M_QUEUE_WORK: where to build (build/gpu).
 set -uo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 cd "$root" || exit 1
-work=$root/build/gpu
+work=${B2M_QUEUE_WORK:-$root/build/gpu}
 python=${PYTHON:-python3}
 export PATH="$PATH:/usr/local/cuda/bin"
 export PYTHONPATH="$work/stage:$work/site${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
