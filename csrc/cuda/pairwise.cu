@@ -23,7 +23,12 @@ void pairwise_scores(const Scores& scores, bool condensed, Band band, const Matr
   const SideRows side{&scores.x, &scores.y, scores.products, scores.scoring};
   run_tiles<WriteScores>(
       "pairwise_scores", scores.x.arithmetic, grid_of(scores, condensed, band), side, side,
-      [&](auto zero) { return typename WriteScores<decltype(zero)>::Parameters{{condensed, scores.x.count}, out}; }, stream);
+      [&](auto zero) {
+        using T = decltype(zero);
+        const DType computed = sizeof(T) == 8 ? DType::float64 : DType::float32;
+        return typename WriteScores<T>::Parameters{{condensed, scores.x.count}, out, is_plain(out, condensed, computed)};
+      },
+      stream);
 }
 
 void pairwise_weights(const Scores& scores, bool condensed, Band band, const Matrix& out_gradient, const Weights& weights,
