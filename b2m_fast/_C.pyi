@@ -1,4 +1,4 @@
-from typing import TypeAlias
+from typing import TypeAlias, type_check_only
 
 # address, dtype, rows, columns, row stride, column stride (strides in elements)
 _Matrix: TypeAlias = tuple[int, int, int, int, int, int]
@@ -169,3 +169,153 @@ def isa_compiled() -> list[str]: ...
 def isa_available() -> list[str]: ...
 def isa_chosen() -> str: ...
 def build_info() -> dict[str, str]: ...
+
+# The kernels, in builds that have them; what goes in and out: csrc/include/b2m/cuda.h.
+cuda: _Kernels
+
+# device, stream
+_Stream: TypeAlias = tuple[int, int]
+# address, arithmetic, count, depth, parts
+_Rows: TypeAlias = tuple[int, int, int, int, int]
+# begin, end
+_Band: TypeAlias = tuple[int, int]
+# address, dtype, stride
+_Weights: TypeAlias = tuple[int, int, int]
+# query, key, products, addresses of the logit scale and of both labels
+_Contrastive: TypeAlias = tuple[_Rows, _Rows, int, int, int, int]
+# x, y, products, metric, gamma
+_Scores: TypeAlias = tuple[_Rows, _Rows, int, int, float]
+# rows, products, metric, gamma, address and stride of stored scores
+_Side: TypeAlias = tuple[_Rows, int, int, float, int, int]
+# count, c, t, weights
+_Pairs: TypeAlias = tuple[int, _Side, _Side, _Side]
+
+@type_check_only
+class _Kernels:
+    TILE: int
+    DEPTH_STEP: int
+    ARITHMETICS: dict[str, int]
+
+    def prepare_rows(
+        self,
+        x: _Matrix,
+        metric: int,
+        center: int,
+        rows: _Rows,
+        inverse_norm: int,
+        stream: _Stream,
+        /,
+    ) -> None: ...
+    def finish_rows(
+        self,
+        gradient: _Matrix,
+        x: _Matrix,
+        metric: int,
+        center: int,
+        inverse_norm: int,
+        factor: int,
+        dx: _Matrix,
+        stream: _Stream,
+        /,
+    ) -> None: ...
+    def softmax_statistics(
+        self,
+        problem: _Contrastive,
+        band: _Band,
+        maxima: bool,
+        row_state: int,
+        column_state: int,
+        row_partials: int,
+        column_partials: int,
+        stream: _Stream,
+        /,
+    ) -> None: ...
+    def softmax_weights(
+        self,
+        problem: _Contrastive,
+        band: _Band,
+        row_side: int,
+        column_side: int,
+        weights: _Weights,
+        scale_partials: int,
+        stream: _Stream,
+        /,
+    ) -> None: ...
+    def sigmoid_losses(
+        self,
+        problem: _Contrastive,
+        logit_bias: int,
+        band: _Band,
+        row_loss: int,
+        row_partials: int,
+        stream: _Stream,
+        /,
+    ) -> None: ...
+    def sigmoid_weights(
+        self,
+        problem: _Contrastive,
+        logit_bias: int,
+        band: _Band,
+        row_weight: int,
+        weights: _Weights,
+        partials: int,
+        stream: _Stream,
+        /,
+    ) -> None: ...
+    def pairwise_scores(
+        self, problem: _Scores, condensed: bool, band: _Band, out: _Matrix, stream: _Stream, /
+    ) -> None: ...
+    def pairwise_weights(
+        self,
+        problem: _Scores,
+        condensed: bool,
+        band: _Band,
+        out_gradient: _Matrix,
+        weights: _Weights,
+        stream: _Stream,
+        /,
+    ) -> None: ...
+    def squared_difference(
+        self,
+        problem: _Pairs,
+        band: _Band,
+        transform: int,
+        epsilon: float,
+        partials: int,
+        stream: _Stream,
+        /,
+    ) -> None: ...
+    def pair_moments(
+        self,
+        problem: _Pairs,
+        band: _Band,
+        shifts: int,
+        partials: int,
+        c_row: int,
+        t_row: int,
+        row_workspace: int,
+        stream: _Stream,
+        /,
+    ) -> None: ...
+    def linear_weights(
+        self,
+        problem: _Pairs,
+        band: _Band,
+        coefficients: int,
+        per_item: int,
+        weights: _Weights,
+        stream: _Stream,
+        /,
+    ) -> None: ...
+    def atanh_weights(
+        self,
+        problem: _Pairs,
+        band: _Band,
+        epsilon: float,
+        factor: int,
+        weights: _Weights,
+        stream: _Stream,
+        /,
+    ) -> None: ...
+    def architectures(self, /) -> str: ...
+    def main_loop(self, device: int, /) -> str: ...

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from b2m_fast import _C
 
-from . import _cpu_engine, _torch_engine
+from . import _cpu_engine, _cuda_engine, _torch_engine
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -119,6 +119,7 @@ class Engine(Protocol):
 
 ENGINES: dict[str, Engine] = {
     "cpu": _cpu_engine,
+    "cuda": _cuda_engine,
     "torch": _torch_engine,
 }
 
@@ -131,6 +132,8 @@ def engine_of(device: torch.device) -> Engine:
         return _forced[-1]
     if device.type == "cpu":
         return _cpu_engine
+    if device.type == "cuda" and _cuda_engine.on_devices():
+        return _cuda_engine
     _warn_once(device.type)
     return _torch_engine
 

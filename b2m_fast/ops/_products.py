@@ -26,7 +26,8 @@ def add_product(sums: Tensor, a: Tensor, b: Tensor) -> None:
     elif _MIXED_PRODUCTS:
         torch.addmm(sums, a, b, out_dtype=sums.dtype, out=sums)
     else:
-        sums.add_(torch.mm(a, b))
+        product = torch.empty(sums.shape, dtype=a.dtype, device=a.device)
+        sums.add_(torch.mm(a, b, out=product))
 
 
 class GradientSums:

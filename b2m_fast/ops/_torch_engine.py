@@ -593,22 +593,29 @@ def sigmoid_contrastive_backward(
 # ----------------------------------------------------------------------------------- comparisons
 
 
-class _Source:
-    """Scores of one side, computed from patterns or brought from where they are stored."""
+class _Scores:
+    """Scores of one side computed from patterns."""
+
+    def __init__(self, comparison: Comparison, side: Similarities) -> None:
+        self.rows = prepare(side.data, side.scoring.metric).to(comparison.dtype)
+        self.scoring = side.scoring
+
+    def __call__(self, rows: slice) -> Tensor:
+        """Scores of a band with all items from its first on; what is not i < j may be anything."""
+        raw = _raw(self.rows[rows], self.rows[rows.start :], self.scoring)
+        return _scored(raw, self.scoring)
+
+
+class StoredScores:
+    """Scores of one side brought from where they are stored."""
 
     def __init__(self, comparison: Comparison, side: Similarities) -> None:
         self.side = side
         self.device, self.dtype = comparison.device, comparison.dtype
         self.count = comparison.items
-        self.rows: Tensor | None = None
-        if side.kind == "patterns":
-            self.rows = prepare(side.data, side.scoring.metric).to(self.dtype)
 
     def __call__(self, rows: slice) -> Tensor:
-        """Scores of a band with all items from its first on; what is not i < j may be anything."""
-        if self.rows is not None:
-            raw = _raw(self.rows[rows], self.rows[rows.start :], self.side.scoring)
-            return _scored(raw, self.side.scoring)
+        """The same of a band."""
         if self.side.kind == "matrix":
             return self.side.data[rows, rows.start :].to(self.device, self.dtype)
         block = torch.zeros(
@@ -619,14 +626,19 @@ class _Source:
         return block
 
 
+def _source(comparison: Comparison, side: Similarities) -> Callable[[slice], Tensor]:
+    make = _Scores if side.kind == "patterns" else StoredScores
+    return make(comparison, side)
+
+
 class _Pairs:
     """The scores of both sides and the weights of the pairs, band by band."""
 
     def __init__(self, comparison: Comparison) -> None:
         self.comparison = comparison
-        self.c = _Source(comparison, comparison.c)
-        self.t = _Source(comparison, comparison.t)
-        self.w = None if comparison.w is None else _Source(comparison, comparison.w)
+        self.c = _source(comparison, comparison.c)
+        self.t = _source(comparison, comparison.t)
+        self.w = None if comparison.w is None else _source(comparison, comparison.w)
 
     def bands(self) -> Iterator[slice]:
         return _triangles(self.comparison.items)
