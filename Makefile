@@ -11,7 +11,6 @@ JOBS ?= $(shell getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
 B2M_WERROR ?= OFF
 SANITIZERS ?= asan ubsan
 PYTEST_ARGS ?=
-EMULATED_TESTS := $(addprefix ../../,$(wildcard python_tests/test_cuda*.py))
 
 # The package is installed again when one of these changed (folders too: a file may have been removed).
 SOURCES := CMakeLists.txt pyproject.toml constraints.txt LICENSE README.md \
@@ -55,7 +54,7 @@ test-emulated: $(TEST)/.installed test-python
 	ctest --preset emulated --label-regex cuda; \
 	.ci/stage build/emulated build/emulated/stage; \
 	cd build/emulated; \
-	PYTHONPATH=stage python -m pytest -c ../../pyproject.toml --rootdir ../.. $(EMULATED_TESTS) $(PYTEST_ARGS)
+	PYTHONPATH=stage python -m pytest -c ../../pyproject.toml --rootdir ../.. ../../python_tests -k emulated $(PYTEST_ARGS)
 
 bench: $(TEST)/.installed  ## time the ops (about 15 minutes; B2M_BENCH=short: one)
 	$(say) "Running the benchmarks"

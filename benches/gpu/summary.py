@@ -33,17 +33,18 @@ def output(*command: str) -> str:
 
 def machine() -> dict[str, Any]:
     """The device and what drives it; "device" is missing where there is none."""
-    import torch
-
     facts: dict[str, Any] = {
-        "torch": str(torch.__version__),
-        "cuda of torch": torch.version.cuda,
         "python": platform.python_version(),
         "cores": os.cpu_count(),
         "nvcc": "".join(re.findall(r"release .*", output("nvcc", "--version"))),
         "driver": output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
         "commit": output("git", "rev-parse", "HEAD"),
     }
+    try:
+        import torch
+    except ImportError:
+        return facts
+    facts |= {"torch": str(torch.__version__), "cuda of torch": torch.version.cuda}
     if torch.cuda.is_available():
         device = torch.cuda.get_device_properties(0)
         facts |= {
