@@ -22,8 +22,8 @@ using RowsTuple = std::tuple<Address, int, std::int64_t, std::int64_t, int>;
 using BandTuple = std::tuple<std::int64_t, std::int64_t>;
 /// address, dtype, stride
 using WeightsTuple = std::tuple<Address, int, std::int64_t>;
-/// query, key, products, addresses of the logit scale and of both labels
-using ContrastiveTuple = std::tuple<RowsTuple, RowsTuple, int, Address, Address, Address>;
+/// query, key, products, addresses of the logit scale and of both labels, number of the first key
+using ContrastiveTuple = std::tuple<RowsTuple, RowsTuple, int, Address, Address, Address, std::int64_t>;
 /// x, y, products, metric, gamma
 using ScoresTuple = std::tuple<RowsTuple, RowsTuple, int, int, double>;
 /// rows, products, metric, gamma, address and stride of stored scores
@@ -46,13 +46,14 @@ cuda::Weights weights(const WeightsTuple& from) {
 }
 
 cuda::Contrastive contrastive(const ContrastiveTuple& from) {
-  const auto& [query, key, products, logit_scale, row_label, column_label] = from;
+  const auto& [query, key, products, logit_scale, row_label, column_label, column_offset] = from;
   return {rows(query),
           rows(key),
           products,
           array<double>(logit_scale),
           array<std::int32_t>(row_label),
-          array<std::int32_t>(column_label)};
+          array<std::int32_t>(column_label),
+          column_offset};
 }
 
 cuda::Scores scores(const ScoresTuple& from) {

@@ -7,49 +7,84 @@ namespace b2m {
 namespace cuda {
 namespace {
 
-/// Merges a band's partial sums of one direction into its state, tile after tile. partials: [quantity][tiles][padded].
+/// A sum of exponentials, exp(shift) * sum; sum 0: nothing yet.
+struct ExponentialSum {
+  double shift, sum;
+
+  /// With a partial sum whose shift, where it is not finite, was taken as 0.
+  __device__ __forceinline__ void add(double own_shift, double part) {
+    if (part == 0) return;  // NaN is not 0
+    const double other = usable_shift(own_shift);
+    if (sum == 0) {
+      shift = other;
+      sum = part;
+    } else if (other > shift) {
+      sum = sum * pair::exp<double>(shift - other) + part;
+      shift = other;
+    } else {
+      sum += part * pair::exp<double>(other - shift);
+    }
+  }
+  /// log(exp(old) + the sum).
+  __device__ __forceinline__ double log_with(double old) {
+    if (!(old == -Infinity<double>::value())) add(old, old - old == 0 ? 1.0 : old);  // infinity and NaN stay what they are
+    return sum == 0 ? -Infinity<double>::value() : shift + log(sum);
+  }
+};
+
+constexpr int kMergedRows = 32;                  // of a block
+constexpr int kSlices = kThreads / kMergedRows;  // of the tiles, added by a thread each
+
+/// Merges a band's partial sums of one direction into its state: the tiles in kSlices slices, the slices in order.
+/// partials: [quantity][tiles][padded].
 template <class T, int kQuantities>
 __global__ void __launch_bounds__(kThreads) merge_softmax(const T* partials, std::int64_t tiles, std::int64_t padded,
                                                           std::int64_t count, double* state, std::int64_t state_stride) {
-  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (i >= count) return;
+  __shared__ ExponentialSum sums[2][kSlices][kMergedRows];
+  __shared__ double others[4][kSlices][kMergedRows];  // total, count, largest negative, largest positive
+  const int row = static_cast<int>(threadIdx.x) % kMergedRows, slice = static_cast<int>(threadIdx.x) / kMergedRows;
+  const std::int64_t i = static_cast<std::int64_t>(blockIdx.x) * kMergedRows + row;
+  const double nothing = -Infinity<double>::value();
   const auto at = [&](int quantity, std::int64_t tile) {
     return static_cast<double>(partials[(quantity * tiles + tile) * padded + i]);
   };
-  const double nothing = -Infinity<double>::value();
-  // log(exp(old) + sum of sums): the largest shift first, so that every term is at most its sum.
-  const auto merge = [&](int quantity, double old) {
-    double highest = old;
-    for (std::int64_t tile = 0; tile < tiles; ++tile) {
-      if (at(quantity + 1, tile) != 0) highest = larger(highest, at(quantity, tile));  // a NaN sum is not 0
-    }
-    const double shift = highest > nothing && highest < Infinity<double>::value() ? highest : 0.0;
-    double sum = pair::exp<double>(old - shift);
-    for (std::int64_t tile = 0; tile < tiles; ++tile) {
-      const double part = at(quantity + 1, tile), own = at(quantity, tile);
-      if (part == 0) continue;
-      // Where the shift of a partial sum was not finite it was taken as 0.
-      sum += part * pair::exp<double>((own > nothing && own < Infinity<double>::value() ? own : 0.0) - shift);
-    }
-    return sum == 0 ? nothing : shift + log(sum);
-  };
-  state[i] = merge(0, state[i]);
-  if (kQuantities == 2) return;
-  double* positive_lse = state + state_stride;
-  positive_lse[i] = merge(2, positive_lse[i]);
-  double total = state[2 * state_stride + i], number = state[3 * state_stride + i];
-  double negative_max = state[4 * state_stride + i], positive_max = state[5 * state_stride + i];
-  for (std::int64_t tile = 0; tile < tiles; ++tile) {
+  ExponentialSum negative{0, 0}, positive{0, 0};
+  double total = 0, number = 0, negative_max = nothing, positive_max = nothing;
+  const std::int64_t begin = slice * tiles / kSlices, end = (slice + 1) * tiles / kSlices;
+  for (std::int64_t tile = begin; i < count && tile < end; ++tile) {
+    negative.add(at(0, tile), at(1, tile));
+    if (kQuantities == 2) continue;
     negative_max = larger(negative_max, at(0, tile));
-    positive_max = larger(positive_max, at(2, tile));
     if (at(5, tile) == 0) continue;
+    positive.add(at(2, tile), at(3, tile));
+    positive_max = larger(positive_max, at(2, tile));
     total += at(4, tile);
     number += at(5, tile);
   }
-  state[2 * state_stride + i] = total;
-  state[3 * state_stride + i] = number;
-  state[4 * state_stride + i] = negative_max;
-  state[5 * state_stride + i] = positive_max;
+  sums[0][slice][row] = negative;
+  if (kQuantities > 2) {
+    sums[1][slice][row] = positive;
+    const double values[4] = {total, number, negative_max, positive_max};
+    for (int which = 0; which < 4; ++which) others[which][slice][row] = values[which];
+  }
+  __syncthreads();
+  if (slice > 0 || i >= count) return;
+  for (int other = 1; other < kSlices; ++other) negative.add(sums[0][other][row].shift, sums[0][other][row].sum);
+  state[i] = negative.log_with(state[i]);
+  if (kQuantities == 2) return;
+  for (int other = 1; other < kSlices; ++other) {
+    positive.add(sums[1][other][row].shift, sums[1][other][row].sum);
+    total += others[0][other][row];
+    number += others[1][other][row];
+    negative_max = larger(negative_max, others[2][other][row]);
+    positive_max = larger(positive_max, others[3][other][row]);
+  }
+  double* const rest = state + i;
+  rest[state_stride] = positive.log_with(rest[state_stride]);
+  rest[2 * state_stride] += total;
+  rest[3 * state_stride] += number;
+  rest[4 * state_stride] = larger(rest[4 * state_stride], negative_max);
+  rest[5 * state_stride] = larger(rest[5 * state_stride], positive_max);
 }
 
 /// to[i] = sum over tiles of partials[tile][i].
@@ -63,6 +98,7 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 std::int64_t blocks_for(std::int64_t count) { return (count + kThreads - 1) / kThreads; }
+std::int64_t merging_blocks(std::int64_t count) { return (count + kMergedRows - 1) / kMergedRows; }
 
 Grid grid_of(const Contrastive& problem, Band band) { return {band.begin, band.end, 0, problem.key.count, false}; }
 
@@ -71,7 +107,7 @@ SideRows side_of(const Contrastive& problem) { return {&problem.query, &problem.
 template <class T>
 SoftmaxParameters<T> softmax_parameters(const Contrastive& problem, double* row_state, double* column_state, void* row_partials,
                                         void* column_partials) {
-  return {{problem.row_label, problem.column_label},
+  return {{problem.row_label, problem.column_label, problem.column_offset},
           problem.logit_scale,
           row_state,
           column_state,
@@ -94,10 +130,10 @@ void softmax_sums(const char* what, const Contrastive& problem, const Grid& grid
     using T = decltype(zero);
     constexpr int kQuantities = Epilogue<T>::kQuantities;
     const std::int64_t rows = grid.row_end - grid.row_begin;
-    launch(what, merge_softmax<T, kQuantities>, blocks_for(rows), kThreads, 0, stream, static_cast<const T*>(row_partials),
+    launch(what, merge_softmax<T, kQuantities>, merging_blocks(rows), kThreads, 0, stream, static_cast<const T*>(row_partials),
            grid.column_tiles(), grid.padded_rows(), rows, row_state + grid.row_begin, problem.query.count);
     if (!column_state) return;
-    launch(what, merge_softmax<T, kQuantities>, blocks_for(problem.key.count), kThreads, 0, stream,
+    launch(what, merge_softmax<T, kQuantities>, merging_blocks(problem.key.count), kThreads, 0, stream,
            static_cast<const T*>(column_partials), grid.row_tiles(), grid.padded_columns(), problem.key.count, column_state,
            problem.key.count);
   };
@@ -132,7 +168,7 @@ void run_softmax_weights(const Contrastive& problem, Band band, const void* row_
       "softmax_weights", problem.query.arithmetic, grid_of(problem, band), side_of(problem), side_of(problem),
       [&](auto zero) {
         using T = decltype(zero);
-        return SoftmaxWeightsParameters<T>{{problem.row_label, problem.column_label},
+        return SoftmaxWeightsParameters<T>{{problem.row_label, problem.column_label, problem.column_offset},
                                            problem.logit_scale,
                                            {static_cast<const T*>(row_side), problem.query.count},
                                            {static_cast<const T*>(column_side), problem.key.count},
@@ -160,7 +196,7 @@ void sigmoid_losses(const Contrastive& problem, const double* logit_bias, Band b
       [&](auto zero) {
         using T = decltype(zero);
         return typename SigmoidLosses<T>::Parameters{
-            {{problem.row_label, problem.column_label}, problem.logit_scale, logit_bias}, row_partials};
+            {{problem.row_label, problem.column_label, problem.column_offset}, problem.logit_scale, logit_bias}, row_partials};
       },
       stream);
   const std::int64_t rows = band.end - band.begin;
@@ -175,12 +211,12 @@ void sigmoid_weights(const Contrastive& problem, const double* logit_bias, Band 
       "sigmoid_weights", problem.query.arithmetic, grid, side_of(problem), side_of(problem),
       [&](auto zero) {
         using T = decltype(zero);
-        return
-            typename SigmoidWeights<T>::Parameters{{{problem.row_label, problem.column_label}, problem.logit_scale, logit_bias},
-                                                   static_cast<const T*>(row_weight),
-                                                   weights,
-                                                   partials,
-                                                   partials + grid.tiles()};
+        return typename SigmoidWeights<T>::Parameters{
+            {{problem.row_label, problem.column_label, problem.column_offset}, problem.logit_scale, logit_bias},
+            static_cast<const T*>(row_weight),
+            weights,
+            partials,
+            partials + grid.tiles()};
       },
       stream);
 }

@@ -12,15 +12,23 @@ struct Infinity {
   static __host__ __device__ __forceinline__ T value() { return pair::MathConstants<T>::infinity; }
 };
 
-/// Which pairs of a tile are positive: equal labels or, without labels, i == j.
+/// What sums of exponentials are shifted by where `highest` is the largest of them: 0 where it is not finite.
+template <class T>
+__device__ __forceinline__ T usable_shift(T highest) {
+  return highest > -Infinity<T>::value() && highest < Infinity<T>::value() ? highest : T(0);
+}
+
+/// Which pairs of a tile are positive: equal labels or, without labels, i == column_offset + j.
 struct PositivePairs {
   const std::int32_t* row_label;
   const std::int32_t* column_label;
+  std::int64_t column_offset;
 
   __device__ __forceinline__ bool diagonal() const { return row_label == nullptr; }
   /// Whether a tile without labels has any.
   __device__ __forceinline__ bool on_diagonal(const Tile& tile) const {
-    return diagonal() && tile.row0 < tile.column0 + kTile && tile.column0 < tile.row0 + kTile;
+    const std::int64_t column0 = column_offset + tile.column0;
+    return diagonal() && tile.row0 < column0 + kTile && column0 < tile.row0 + kTile;
   }
 };
 
@@ -34,7 +42,7 @@ struct TilePositives {
   /// `labels`: kTile entries of shared memory; a barrier must come before they are used.
   __device__ __forceinline__ TilePositives(const PositivePairs& pairs, const Place& place, const Tile& tile,
                                            std::int32_t (&labels)[kTile])
-      : labelled(!pairs.diagonal()), offset(tile.row0 - tile.column0), row{0, 0}, column(labels) {
+      : labelled(!pairs.diagonal()), offset(tile.row0 - tile.column0 - pairs.column_offset), row{0, 0}, column(labels) {
     if (!labelled) return;
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
@@ -82,7 +90,7 @@ struct SoftmaxSums {
     const Place place;
     const T scale = static_cast<T>(*to.logit_scale);
     const bool diagonal = to.positives.on_diagonal(tile);
-    const std::int64_t offset = tile.row0 - tile.column0;
+    const std::int64_t offset = tile.row0 - tile.column0 - to.positives.column_offset;
     const bool whole = tile.whole() && !diagonal;
     T largest = -Infinity<T>::value();
     if (place.thread == 0) shared.retry = 0;
@@ -91,13 +99,13 @@ struct SoftmaxSums {
       if (!whole) {
         const int row = place.row(h);
         if (diagonal && row + offset == column && row < tile.rows && column < tile.columns)
-          write_positive(to, tile.row0 + row, value);
+          write_positive(to, tile.row0 + row, tile.column0 + column, value);
         if (row >= tile.rows || column >= tile.columns || (diagonal && row + offset == column)) value = -Infinity<T>::value();
       }
       largest = larger(largest, value);
     });
     largest = over_tile(place, largest, shared.warps, Maximum());
-    const T shift = largest > -Infinity<T>::value() && largest < Infinity<T>::value() ? largest : T(0);
+    const T shift = usable_shift(largest);
 
     T row_sum[2] = {T(0), T(0)};
     reduce_columns(place, c, shared.lines[place.warp], Sum(), [&](int h, int, T value) {
@@ -105,7 +113,7 @@ struct SoftmaxSums {
       row_sum[h] += term;
       return term;
     });
-    bool low = false;
+    bool low = !(largest < Infinity<T>::value());  // an infinite logit: its neighbours must not pay for it
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
       row_sum[h] = over_row(row_sum[h], Sum());
@@ -126,11 +134,10 @@ struct SoftmaxSums {
   /// With a shift of its own for each row and each column.
   static __device__ __forceinline__ void one_by_one(const Grid& grid, const Parameters& to, const Tile& tile,
                                                     const Place& place, Shared& shared, T (&c)[kValues]) {
-    const auto usable = [](T shift) { return shift > -Infinity<T>::value() && shift < Infinity<T>::value() ? shift : T(0); };
     T shift[2] = {-Infinity<T>::value(), -Infinity<T>::value()};
     for_values(place, c, [&](int h, int, T& value) { shift[h] = larger(shift[h], value); });
 #pragma unroll
-    for (int h = 0; h < 2; ++h) shift[h] = usable(over_row(shift[h], Maximum()));
+    for (int h = 0; h < 2; ++h) shift[h] = usable_shift(over_row(shift[h], Maximum()));
     T sum[2] = {T(0), T(0)};
     for_values(place, c, [&](int h, int, T& value) { sum[h] += exponential(value - shift[h]); });
 #pragma unroll
@@ -138,7 +145,7 @@ struct SoftmaxSums {
     if (!to.column_partials) return;
     reduce_columns(place, c, shared.lines[place.warp], Maximum(), [](int, int, T value) { return value; });
     synchronise_tile();
-    if (place.thread < kTile) shared.shift[place.thread] = usable(over_lines(shared.lines, place.thread, Maximum()));
+    if (place.thread < kTile) shared.shift[place.thread] = usable_shift(over_lines(shared.lines, place.thread, Maximum()));
     synchronise_tile();
     reduce_columns(place, c, shared.lines[place.warp], Sum(),
                    [&](int, int column, T value) { return exponential(value - shared.shift[column]); });
@@ -148,10 +155,10 @@ struct SoftmaxSums {
     }
   }
 
-  static __device__ __forceinline__ void write_positive(const Parameters& to, std::int64_t index, T logit) {
+  static __device__ __forceinline__ void write_positive(const Parameters& to, std::int64_t i, std::int64_t j, T logit) {
     const double value = static_cast<double>(logit);
-    write_positive(to.row_state, to.row_count, index, value);
-    if (to.column_state) write_positive(to.column_state, to.column_count, index, value);
+    write_positive(to.row_state, to.row_count, i, value);
+    if (to.column_state) write_positive(to.column_state, to.column_count, j, value);
   }
   static __device__ __forceinline__ void write_positive(double* state, std::int64_t count, std::int64_t index, double logit) {
     state[1 * count + index] = logit;  // positive_lse
@@ -188,10 +195,6 @@ struct LabelledSoftmaxSums {
     std::int32_t labels[kTile];
   };
 
-  static __device__ __forceinline__ T usable(T shift) {
-    return shift > -Infinity<T>::value() && shift < Infinity<T>::value() ? shift : T(0);
-  }
-
   static __device__ void apply(const Grid& grid, const Parameters& to, const Tile& tile, Shared& shared, T (&c)[kValues]) {
     const Place place;
     const T scale = static_cast<T>(*to.logit_scale), nothing = -Infinity<T>::value();
@@ -215,7 +218,7 @@ struct LabelledSoftmaxSums {
       for (int h = 0; h < 2; ++h) highest[h] = over_row(highest[h], Maximum());
       for_values(place, c, [&](int h, int column, T& value) {
         if (!of_kind(h, column, positive)) return;
-        sum[h] += exponential(value - usable(highest[h]));
+        sum[h] += exponential(value - usable_shift(highest[h]));
         total[h] += value;
         count[h] += T(1);
       });
@@ -233,7 +236,7 @@ struct LabelledSoftmaxSums {
       column_quantity(grid, to, tile, place, shared, c, 2 * kind, Maximum(), shared.shift[kind],
                       [&](int h, int column, T value) { return of_kind(h, column, positive) ? value : nothing; });
       column_quantity(grid, to, tile, place, shared, c, 2 * kind + 1, Sum(), nullptr, [&](int h, int column, T value) {
-        return of_kind(h, column, positive) ? exponential(value - usable(shared.shift[kind][column])) : T(0);
+        return of_kind(h, column, positive) ? exponential(value - usable_shift(shared.shift[kind][column])) : T(0);
       });
     }
     if (!to.column_partials) return;

@@ -173,6 +173,7 @@ struct HopperKernel {
   }
 
   static __device__ __forceinline__ void run(const HopperArguments<Epilogue>& arguments) {
+    static_assert(kBlocks * (sizeof(Shared) + 1024) <= 228 * 1024, "so many blocks must fit a multiprocessor");
     auto& shared = *reinterpret_cast<Shared*>(device::shared_memory());
     if (threadIdx.x == 0) {
       for (int stage = 0; stage < kStages; ++stage) {

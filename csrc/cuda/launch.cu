@@ -4,10 +4,11 @@
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
+#include <set>
 #include <stdexcept>
 #include <string>
-
-#include "cuda/run.h"
+#include <utility>
 
 #if !defined(B2M_CUDA_EMULATED)
 #include <cuda.h>
@@ -15,21 +16,6 @@
 
 namespace b2m {
 namespace cuda {
-
-Operands operands(const SideRows& side) {
-  Operands made{};
-  made.products = side.products;
-  made.scoring = side.scoring;
-  if (!side.rows) return made;
-  made.rows = side.rows->data;
-  made.columns = side.columns->data;
-  made.row_count = side.rows->count;
-  made.column_count = side.columns->count;
-  made.depth = static_cast<int>(side.rows->depth);
-  made.row_stride = static_cast<int>(side.rows->parts * side.rows->depth);
-  made.column_stride = static_cast<int>(side.columns->parts * side.columns->depth);
-  return made;
-}
 
 const char* main_loop(int device) { return use_hopper(device) ? "hopper" : "ampere"; }
 
@@ -43,7 +29,6 @@ void check(cudaError_t status, const char* what) {
 
 constexpr int kMostDevices = 64;
 
-/// An attribute of a device, asked for once.
 int attribute(cudaDeviceAttr which, int device) {
   int value = 0;
   check(cudaDeviceGetAttribute(&value, which, device), "cudaDeviceGetAttribute");
@@ -60,7 +45,10 @@ DeviceScope::DeviceScope(int device) : previous_(device) {
   check(cudaGetDevice(&previous_), "cudaGetDevice");
   if (previous_ != device) check(cudaSetDevice(device), "cudaSetDevice");
 }
-DeviceScope::~DeviceScope() { cudaSetDevice(previous_); }
+DeviceScope::~DeviceScope() {
+  int current = 0;
+  if (cudaGetDevice(&current) == cudaSuccess && current != previous_) cudaSetDevice(previous_);
+}
 
 void check_launch(const char* what) { check(cudaGetLastError(), what); }
 
@@ -92,8 +80,16 @@ bool use_hopper(int device) {
 }
 
 void allow_shared_memory(const void* kernel, int bytes, const char* what) {
+  // Once for each kernel and device: a launch is cheaper than these calls.
+  static std::mutex mutex;
+  static std::set<std::pair<const void*, int>> allowed;
+  int device = 0;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (allowed.count({kernel, device}) > 0) return;
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes), what);
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, cudaSharedmemCarveoutMaxShared), what);
+  allowed.insert({kernel, device});
 }
 
 TensorMap map_rows(const void* data, std::int64_t rows, std::int64_t columns, int box_rows) {
@@ -104,8 +100,13 @@ TensorMap map_rows(const void* data, std::int64_t rows, std::int64_t columns, in
   if (!function) {
     void* found = nullptr;
     cudaDriverEntryPointQueryResult result{};
-    check(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault, &result),
-          "cuTensorMapEncodeTiled");
+#if CUDART_VERSION >= 12050
+    const cudaError_t asked =
+        cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &found, 12000, cudaEnableDefault, &result);
+#else
+    const cudaError_t asked = cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &found, cudaEnableDefault, &result);
+#endif
+    check(asked, "cuTensorMapEncodeTiled");
     if (!found || result != cudaDriverEntryPointSuccess) {
       throw std::runtime_error("cuTensorMapEncodeTiled: the driver does not have it");
     }

@@ -180,8 +180,9 @@ struct TileArguments {
   typename Epilogue::Parameters parameters;
 };
 
+/// The main loop and the epilogue take turns: each ends with a barrier.
 template <class Loop, class Epilogue>
-struct TileShared {
+union TileShared {
   typename Loop::Shared loop;
   typename Epilogue::Shared epilogue;
 };
@@ -190,6 +191,7 @@ struct TileShared {
 template <class Loop, class Epilogue>
 __global__ void __launch_bounds__(kThreads) tile_kernel(const __grid_constant__ TileArguments<Epilogue> arguments) {
   using T = typename Loop::Value;
+  static_assert(sizeof(TileShared<Loop, Epilogue>) <= 99 * 1024, "what a block has on every device from sm_80 on");
   auto& shared = *reinterpret_cast<TileShared<Loop, Epilogue>*>(device::shared_memory());
   const int tiles = static_cast<int>(arguments.grid.tiles());
   for (int number = static_cast<int>(blockIdx.x); number < tiles; number += static_cast<int>(gridDim.x)) {

@@ -28,12 +28,14 @@ struct RowSource {
     for (std::int64_t k = lane; k < x.columns; k += 32) largest = larger(largest, fabs(value(i, k) - mean));
     largest = over_warp(largest, Maximum());
     if (!(largest > 0)) largest = 1;
+    const double inverse =
+        1 / largest < pair::MathConstants<double>::infinity ? 1 / largest : 1;  // of a denormal: its square is 0 anyway
     double sum = 0;
     for (std::int64_t k = lane; k < x.columns; k += 32) {
-      const double scaled = (value(i, k) - mean) / largest;
+      const double scaled = (value(i, k) - mean) * inverse;
       sum += scaled * scaled;
     }
-    return largest * sqrt(over_warp(sum, Sum()));
+    return sqrt(over_warp(sum, Sum())) / inverse;
   }
 };
 

@@ -18,7 +18,20 @@ struct SideRows {
   Scoring scoring;
 };
 
-Operands operands(const SideRows& side);
+inline Operands operands(const SideRows& side) {
+  Operands made{};
+  made.products = side.products;
+  made.scoring = side.scoring;
+  if (!side.rows) return made;
+  made.rows = side.rows->data;
+  made.columns = side.columns->data;
+  made.row_count = side.rows->count;
+  made.column_count = side.columns->count;
+  made.depth = static_cast<int>(side.rows->depth);
+  made.row_stride = static_cast<int>(side.rows->parts * side.rows->depth);
+  made.column_stride = static_cast<int>(side.columns->parts * side.columns->depth);
+  return made;
+}
 
 /// On Hopper; compiled for sm_90a alone, in the *_hopper.cu files (run_hopper.h).
 template <class Epilogue>

@@ -103,6 +103,7 @@ struct Pairing {
   static constexpr double scale = 7, bias = -2;
   Precision precision;
   bool labelled;
+  std::int64_t first_key;  // without labels pair (i, j) is positive where i == first_key + j
   std::vector<std::int32_t> row_labels, column_labels;
   DeviceMatrix query, key;
   Prepared queries, keys;
@@ -110,9 +111,10 @@ struct Pairing {
   cuda::Contrastive problem;
   Array scores{n, m};
 
-  Pairing(const Precision& with, bool with_labels)
+  Pairing(const Precision& with, bool with_labels, std::int64_t offset = 0)
       : precision(with),
         labelled(with_labels),
+        first_key(offset),
         row_labels(make_labels(n)),
         column_labels(make_labels(m)),
         query(random_array(n, d, 4), DType::float32),
@@ -128,7 +130,8 @@ struct Pairing {
                 with.products,
                 device_scale.as<double>(),
                 labelled ? device_row_labels.as<std::int32_t>() : nullptr,
-                labelled ? device_column_labels.as<std::int32_t>() : nullptr} {
+                labelled ? device_column_labels.as<std::int32_t>() : nullptr,
+                first_key} {
     for (std::int64_t i = 0; i < n; ++i) {
       for (std::int64_t j = 0; j < m; ++j) {
         scores.at(i, j) = dot(queries.elements.row(i), keys.elements.row(j), queries.elements.columns);
@@ -136,7 +139,7 @@ struct Pairing {
     }
   }
   bool positive(std::int64_t i, std::int64_t j) const {
-    return labelled ? row_labels.data()[i] == column_labels.data()[j] : i == j;
+    return labelled ? row_labels.data()[i] == column_labels.data()[j] : i == first_key + j;
   }
   double logit(std::int64_t i, std::int64_t j) const { return scale * scores.at(i, j); }
   double tolerance() const { return precision.tolerance; }
@@ -497,6 +500,9 @@ void run_all() {
       run("softmax_weights, one-way" + what + name, [&] { softmax_gradient(pairing, false); });
       run("sigmoid" + what + name, [&] { sigmoid_loss(pairing); });
     }
+    const Pairing block(precision, false, 19);
+    run("softmax_statistics of a block" + name, [&] { statistics(block, false, true); });
+    run("softmax_weights of a block" + name, [&] { softmax_gradient(block, true); });
     const Scoring cosine{Metric::cosine, 0};
     run("pairwise" + name, [&] { scores(cosine, false, DType::float32, Layout::plain, precision); });
     // More stages than a ring has, so that each is filled again while others are read.

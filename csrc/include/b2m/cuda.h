@@ -67,7 +67,8 @@ struct Weights {
 
 // -------------------------------------------------------------------------------------------------------------- contrastive
 
-/// As b2m::ContrastiveProblem, with prepared rows and the scale on the device.
+/// As b2m::ContrastiveProblem, with prepared rows and the scale on the device. Where there are no labels pair (i, j) is positive if
+/// i == column_offset + j: keys may be a block of them.
 struct Contrastive {
   Rows query;
   Rows key;
@@ -75,6 +76,7 @@ struct Contrastive {
   const double* logit_scale;
   const std::int32_t* row_label;
   const std::int32_t* column_label;
+  std::int64_t column_offset;
 };
 
 /// What is known of each row (or column) of the logits so far: six arrays of count doubles, one after the other:
