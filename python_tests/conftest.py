@@ -9,8 +9,13 @@ import pytest
 import torch
 from hypothesis import settings
 
+import engines
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+# cuBLAS keeps to it under `torch.use_deterministic_algorithms`; read when CUDA is first used.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 settings.register_profile(
     "everyday", deadline=None, max_examples=15, derandomize="CI" in os.environ
@@ -26,3 +31,27 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test marked `engines` with every engine there is here."""
+    marker = metafunc.definition.get_closest_marker("engines")
+    if marker is not None:
+        marks = {"cuda": [pytest.mark.cuda]}
+        metafunc.parametrize(
+            "engine",
+            [
+                pytest.param(name, marks=marks.get(name, []))
+                for name in marker.args
+                if engines.missing(name) is None
+            ],
+            indirect=True,
+        )
+
+
+@pytest.fixture(autouse=True)
+def engine(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Name of the engine that computes while the test runs; also the device of its tensors."""
+    name = getattr(request, "param", "cpu")
+    with engines.computing_with(name):
+        yield name

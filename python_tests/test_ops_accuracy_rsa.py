@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+import engines
 from b2m_fast import ops
 from b2m_fast.ops import reference
 from ops_helpers import (
@@ -18,6 +19,8 @@ from ops_helpers import (
     relative_errors,
     upper,
 )
+
+pytestmark = pytest.mark.engines(*engines.EVERY)
 
 
 def comparable(compare: str, metric: str, target_metric: str) -> bool:

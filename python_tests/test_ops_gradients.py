@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch import Tensor
 
+import engines
 from b2m_fast import ops
 from ops_helpers import BILINEAR, COMPARISONS, METRICS, randoms
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-LABELS, KEY_LABELS = torch.tensor([0, 1, 1, 2, 3, 4, 5]), torch.tensor([1, 0, 2, 2, 1])
+pytestmark = pytest.mark.engines(*engines.EVERY)
 
 
 def assert_slopes(function: Callable[..., Tensor], *inputs: Tensor) -> None:
@@ -80,7 +81,12 @@ def test_slopes_of_plain_info_nce() -> None:
 @pytest.mark.parametrize("labelled", [True, False])
 def test_slopes_of_sigmoid(labelled: bool, metric: str) -> None:
     """Gradients of both sides, scale, bias and weights."""
-    labels = {"labels": LABELS[:5], "key_labels": KEY_LABELS[:4]} if labelled else {}
+    labels = {}
+    if labelled:
+        labels = {
+            "labels": torch.tensor([0, 1, 1, 2, 3]),
+            "key_labels": torch.tensor([1, 0, 2, 2]),
+        }
 
     def loss(q: Tensor, k: Tensor, s: Tensor, b: Tensor, w: Tensor) -> Tensor:
         options: dict[str, Any] = {"logit_scale": s, "logit_bias": b, "weights": w, **labels}

@@ -10,11 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+import engines
 from b2m_fast import ops
 from ops_helpers import BILINEAR, COMPARISONS, DISTANCES, METRICS, randints, randoms, upper
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+pytestmark = pytest.mark.engines(*engines.EVERY)
 
 rows = st.integers(1, 140)
 few_rows = st.integers(4, 40)
@@ -29,7 +32,9 @@ def close(a: Tensor, b: Tensor) -> None:
 
 
 def shuffled(seed: int, n: int) -> Tensor:
-    return torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator("cpu").manual_seed(seed)
+    order = torch.randperm(n, generator=generator, device="cpu")
+    return order.to(torch.get_default_device())
 
 
 def rotation(seed: int, d: int) -> Tensor:

@@ -11,12 +11,15 @@ from scipy import stats
 from scipy.spatial import distance
 from torch import Tensor
 
+import engines
 from b2m_fast import ops
 from b2m_fast.ops import _ranks, reference
 from ops_helpers import METRICS, randints, randoms, upper
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+pytestmark = pytest.mark.engines(*engines.EVERY)
 
 COMPARES = ("spearman", "rho-a", "kendall", "tau-b", "tau-a")
 
@@ -52,8 +55,8 @@ def test_scipy(x_kind: str, y_kind: str) -> None:
     def score(compare: str) -> float:
         return ops.rsa_score(x, y, compare=compare).item()
 
-    assert score("spearman") == pytest.approx(stats.spearmanr(x, y).statistic, abs=1e-12)
-    assert score("kendall") == pytest.approx(stats.kendalltau(x, y).statistic, abs=1e-12)
+    assert score("spearman") == pytest.approx(stats.spearmanr(x.cpu(), y.cpu()).statistic, abs=1e-12)
+    assert score("kendall") == pytest.approx(stats.kendalltau(x.cpu(), y.cpu()).statistic, abs=1e-12)
     assert score("tau-b") == score("kendall")
 
 
@@ -77,7 +80,7 @@ def test_reference(compare: str) -> None:
 def test_responses(metric: str) -> None:
     """Scores computed on the way, block by block, rank as the whole matrix does."""
     x, y = randoms(1, 19, 5), randoms(2, 19, 4)
-    full = [upper(reference.pairwise_similarity(s, metric=metric)) for s in (x, y)]
+    full = [upper(reference.pairwise_similarity(s, metric=metric)).cpu() for s in (x, y)]
     got = ops.rsa_score(x, y, metric=metric, compare="spearman")
     assert got.item() == pytest.approx(stats.spearmanr(*full).statistic, abs=1e-12)
     got = ops.rsa_score(x, y, metric=metric, compare="tau-a")
@@ -88,14 +91,14 @@ def test_responses(metric: str) -> None:
 @pytest.mark.parametrize("kind", ["matrix", "condensed"])
 def test_memory_maps(kind: str, tmp_path: Path) -> None:
     """Stored distances read from disk, float32 against float64."""
-    x = distance.pdist(randoms(1, 30, 4).numpy()).astype(np.float32)
+    x = distance.pdist(randoms(1, 30, 4).cpu().numpy()).astype(np.float32)
     stored = x if kind == "condensed" else distance.squareform(x)
     np.save(tmp_path / "x.npy", stored)
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
     y = condensed("ties", 2, 30)
     for compare, expected in (("spearman", stats.spearmanr), ("kendall", stats.kendalltau)):
         got = ops.rsa_score(mapped, y, x_kind="similarity", compare=compare)
-        assert got.item() == pytest.approx(expected(x, y).statistic, abs=1e-12)
+        assert got.item() == pytest.approx(expected(x, y.cpu()).statistic, abs=1e-12)
 
 
 @pytest.mark.usefixtures("_slabs")

@@ -12,16 +12,30 @@ import pytest
 import torch
 from torch import Tensor
 
+import engines
 from b2m_fast import ops
-from ops_helpers import BILINEAR, COMPARISONS, DTYPES, METRICS, randints, randoms
+from ops_helpers import BILINEAR, COMPARISONS, DTYPES, METRICS, randoms
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+pytestmark = pytest.mark.engines(*engines.EVERY)
+
 LOW = torch.ops.b2m_fast
 
-I, J = randints(5, 7, 2, 9)
-LABELS, KEY_LABELS = torch.tensor([0, 1, 1, 2, 3, 4, 5]), torch.tensor([1, 0, 2, 2, 1])
+I, J = [3, 0, 6, 2, 2, 5, 1, 3, 4], [1, 4, 6, 0, 3, 5, 6, 1, 0]
+LABELS, KEY_LABELS = [0, 1, 1, 2, 3, 4, 5], [1, 0, 2, 2, 1]
+
+
+def listed_pairs() -> tuple[Tensor, Tensor]:
+    return torch.tensor(I), torch.tensor(J)
+
+
+def labels(dtype: torch.dtype = torch.int64) -> dict[str, Tensor]:
+    return {
+        "labels": torch.tensor(LABELS, dtype=dtype),
+        "key_labels": torch.tensor(KEY_LABELS, dtype=dtype),
+    }
 
 
 def public_calls() -> dict[str, Callable[..., Any]]:
@@ -30,13 +44,11 @@ def public_calls() -> dict[str, Callable[..., Any]]:
         "pairwise": ops.pairwise_similarity,
         "pairwise, self": lambda x, _: ops.pairwise_similarity(x, metric="rbf"),
         "condensed": lambda x, _: ops.pairwise_similarity(x, condensed=True, metric="euclidean"),
-        "pairs": lambda x, _: ops.pair_similarity(x, I, J),
+        "pairs": lambda x, _: ops.pair_similarity(x, *listed_pairs()),
         "topk": lambda x, y: ops.topk_similarity(x, y, 2),
         "info_nce": lambda x, y: ops.info_nce(x, y, label_smoothing=0.1),
         "info_nce, one way": lambda x, y: ops.info_nce(x, y, symmetric=False),
-        "info_nce, labels": lambda x, y: ops.info_nce(
-            x, y[:5], labels=LABELS, key_labels=KEY_LABELS
-        ),
+        "info_nce, labels": lambda x, y: ops.info_nce(x, y[:5], **labels()),
         "info_nce, extra": lambda x, y: ops.info_nce(x, y, extra_keys=y[:2], return_aux=True),
         "sigmoid": lambda x, y: ops.sigmoid_contrastive(x, y, reduction="none"),
         "rsa_penalty": lambda x, y: ops.rsa_penalty(x, y.detach()),
@@ -59,10 +71,11 @@ def low_level_calls(dtype: torch.dtype, needs_grad: bool) -> Iterator[tuple[Any,
 
     x, y, key = leaf(1, 7, 3), leaf(2, 7, 3), leaf(3, 5, 3)
     scale, bias = torch.tensor(3.0, requires_grad=needs_grad), torch.tensor(-1.0)
+    i, j = listed_pairs()
     for metric in METRICS:
         for other, condensed in ((key, False), (None, False), (None, True)):
             yield LOW.pairwise_similarity, (x, other, metric, 0.3, condensed)
-        yield LOW.pair_similarity, (x, I, J, metric, 0.3)
+        yield LOW.pair_similarity, (x, i, j, metric, 0.3)
         yield LOW.topk_similarity, (x.detach(), None, 2, metric, 0.3)
         yield LOW.topk_similarity, (x.detach(), key.detach(), 4, metric, 0.3)
     paired = torch.tensor([0, 1, 2, 2, 1, 0, 2], dtype=torch.int32)
@@ -75,7 +88,7 @@ def low_level_calls(dtype: torch.dtype, needs_grad: bool) -> Iterator[tuple[Any,
                 (x, key, scale, paired, with_extra, metric, symmetric, 0.0, not symmetric),
             )
         yield LOW.sigmoid_contrastive, (x, y, scale, bias, None, None, metric)
-        yield LOW.sigmoid_contrastive, (x, key, scale, bias, LABELS.int(), KEY_LABELS.int(), metric)
+        yield LOW.sigmoid_contrastive, (x, key, scale, bias, *labels(torch.int32).values(), metric)
     target = y.detach()
     for compare in COMPARISONS:
         for form in ("pair", "feature"):
@@ -139,7 +152,8 @@ def test_opcheck_of_gradients(dtype: torch.dtype) -> None:
         for op, arguments in cases:
             torch.library.opcheck(op.default, arguments)
     torch.library.opcheck(
-        LOW.pair_similarity_backward.default, (torch.ones(9, dtype=dtype), x, I, J, "dot", 0.0)
+        LOW.pair_similarity_backward.default,
+        (torch.ones(9, dtype=dtype), x, *listed_pairs(), "dot", 0.0),
     )
     options = ("cka", "cosine", 0.0, "responses", "dot", 0.0, 1e-5, "pair")
     _, recipe = LOW.rsa_penalty(x, x, None, *options)
@@ -252,7 +266,7 @@ def test_autocast(dtype: torch.dtype) -> None:
     layer = torch.nn.Linear(6, 4)
     images, brain = randoms(1, 9, 6).float(), randoms(2, 9, 4).float().requires_grad_()
     scale = torch.tensor(5.0, requires_grad=True)
-    with torch.autocast("cpu", dtype=dtype):
+    with torch.autocast(images.device.type, dtype=dtype):
         features = layer(images)
         assert features.dtype == dtype
         losses = [
@@ -315,6 +329,7 @@ def test_compile_between_layers() -> None:
 # Threads and processes ----------------------------------------------------------------------------
 
 
+@pytest.mark.engines("cpu")
 def test_other_python_threads_run_meanwhile() -> None:
     """The interpreter lock is released: a thread woken during an op counts before the op ends."""
     interval = sys.getswitchinterval()
@@ -348,6 +363,7 @@ def _loss_of(x: Tensor, results: Any) -> None:
     results.put(ops.info_nce(x, x.flip(0)).item())
 
 
+@pytest.mark.engines("cpu")
 def test_forked_child_finishes() -> None:
     """A data-loading worker forked after the parent used several threads does not hang."""
     torch.set_num_threads(2)

@@ -36,16 +36,16 @@ from ._problems import (
 from ._products import GradientSums
 from ._rows import mean_row
 from ._scalars import Scalar, to_tensor, to_vector
-from ._softmax import STATE, empty_state, gradient_side
+from ._softmax import STATE, empty_state, gradient_side, statistics
 from ._torch_engine import (
     StoredScores,
     best,
+    mean_logits,
     pair_list,
     pair_list_backward,
     scalar,
     scalars,
     self_scores,
-    softmax_statistics,
     typical_score,
 )
 
@@ -121,6 +121,8 @@ class _Precision(NamedTuple):
 
 # Parts and products of bilinear scores on tensor cores, all sums in float32: relative error about
 # 2^-9 (1, 1), 2^-17 (2, 3), 2^-24 (3, 6). float32 as `torch.get_float32_matmul_precision()` says.
+# The last for every dtype: Fisher's z, for rounding must not carry a similarity past 1 + epsilon; and
+# the choice of the best keys, whose result is compared by equality.
 _TENSOR_CORES = {
     torch.bfloat16: _Precision("bfloat16", 1, 1),
     torch.float16: _Precision("bfloat16", 2, 3),
@@ -130,12 +132,14 @@ _TENSOR_CORES = {
 }
 
 
-def _precision(dtype: torch.dtype, *, bilinear: bool) -> _Precision:
+def _precision(dtype: torch.dtype, *, bilinear: bool, exact: bool = False) -> _Precision:
     """Precision of scores of rows of a dtype; distances, and float64, are multiplied one by one."""
     if dtype == torch.float64:
         return _Precision("float64")
     if not bilinear:
         return _Precision("float32")
+    if exact:
+        return _TENSOR_CORES["highest"]
     if dtype == torch.float32:
         return _TENSOR_CORES[torch.get_float32_matmul_precision()]
     return _TENSOR_CORES[dtype]
@@ -170,6 +174,10 @@ class _Rows(NamedTuple):
         """Some of the rows."""
         norm = self.inverse_norm
         return _Rows(self.data[own], self.precision, None if norm is None else norm[own])
+
+    def values(self) -> Tensor:
+        """Parts of the rows (count, parts, depth), the rows being their sums."""
+        return self.data.view(len(self.data), self.precision.parts, -1)
 
     def arguments(self) -> _C._Rows:
         """What the kernels take: address, arithmetic, count, depth, parts."""
@@ -392,7 +400,7 @@ def _score_weights(
     for rows, columns in _rectangles(n, m, like.itemsize):
         part = grad[:, columns]
         if scoring.bilinear:  # the weights are the gradient
-            yield rows, columns, part[rows].to(like.dtype)
+            yield rows, columns, part[rows].to(like.dtype).contiguous()
             continue
         weights = _Weights(rows, columns, like)
         _KERNELS.pairwise_weights(
@@ -448,8 +456,9 @@ def _rectangle(
 def topk(x: Tensor, y: Tensor | None, k: int, scoring: Scoring) -> tuple[Tensor, Tensor]:
     """Values (n, k) in float64 and indices (n, k) of the best keys of each row."""
     with _on(x.device) as stream:
-        x_rows = _Side(x, scoring, stream).rows
-        y_rows = x_rows if y is None else _Side(y, scoring, stream).rows
+        precision = _precision(x.dtype, bilinear=scoring.bilinear, exact=True)
+        x_rows = _prepare(x, scoring.metric, precision, stream)
+        y_rows = x_rows if y is None else _prepare(y, scoring.metric, precision, stream)
         dtype = computing_dtype(x)
 
         def scores(rows: slice, columns: slice) -> Tensor:
@@ -484,11 +493,6 @@ class _Contrastive:
         self.stream = stream
         self.n, self.m = len(problem.query), len(problem.key)
         self.dtype = computing_dtype(problem.query)
-        if gradient and self.m > COLUMNS and self.row_label is None:
-            # Blocks of columns know their columns by their labels only.
-            device = problem.query.device
-            self.row_label = torch.arange(self.n, dtype=torch.int32, device=device)
-            self.column_label = torch.arange(self.m, dtype=torch.int32, device=device)
 
     def arguments(self, columns: slice = slice(None)) -> _C._Contrastive:
         """What every kernel takes first."""
@@ -500,6 +504,7 @@ class _Contrastive:
             address(self.scale),
             address(self.row_label),
             address(None if label is None else label[columns]),
+            columns.start or 0,
         )
 
     def blocks(
@@ -522,9 +527,12 @@ def info_nce(
     n, m = len(problem.query), len(problem.key)
     row_state = empty_state(n, device)
     column_state = empty_state(m, device) if symmetric else None
+    means = None
     if n and m:
         with _on(device) as stream:
             sides = _Contrastive(problem, stream, gradient=False)
+            if logit_mean:
+                means = mean_logits(sides.query.rows.values(), sides.key.rows.values(), sides.scale)
             across = _tiles(m)
             for rows in _bands(n, lambda _: 2 * STATE * across * sides.dtype.itemsize):
                 # A number for each row and tile across, and for each column and tile down.
@@ -540,7 +548,7 @@ def info_nce(
                     address(partials[1]),
                     stream,
                 )
-    return softmax_statistics(problem, row_state, column_state, top1=top1, logit_mean=logit_mean)
+    return statistics(row_state, column_state, means, top1=top1)
 
 
 def info_nce_backward(
@@ -645,8 +653,10 @@ def sigmoid_contrastive_backward(
 class _Pairs:
     """Both sides of a comparison, as the kernels take them band by band."""
 
-    def __init__(self, comparison: Comparison, stream: _Stream, *, gradient: bool = False) -> None:
-        self.comparison, self.stream = comparison, stream
+    def __init__(
+        self, comparison: Comparison, stream: _Stream, *, atanh: bool, gradient: bool = False
+    ) -> None:
+        self.comparison, self.stream, self.atanh = comparison, stream, atanh
         patterns = [s for s in (comparison.c, comparison.t) if s.kind == "patterns"]
         # Both sides are multiplied by one loop: one by one as soon as a side needs it.
         self.bilinear = bool(patterns) and all(s.scoring.bilinear for s in patterns)
@@ -660,7 +670,7 @@ class _Pairs:
     def _precision(self, dtype: torch.dtype) -> _Precision:
         if self.comparison.dtype == torch.float64:
             return _Precision("float64")
-        return _precision(dtype, bilinear=self.bilinear)
+        return _precision(dtype, bilinear=self.bilinear, exact=self.atanh)
 
     def _side(
         self, side: Similarities, center: Tensor | None, *, gradient: bool
@@ -715,7 +725,7 @@ def squared_difference(
     sums = torch.zeros(2, dtype=torch.float64, device=comparison.device)
     transform = _C.TRANSFORMS["atanh" if atanh else "identity"]
     with _on(comparison.device) as stream:
-        pairs = _Pairs(comparison, stream)
+        pairs = _Pairs(comparison, stream, atanh=atanh)
         for rows in pairs.bands(2 * 8 / _KERNELS.TILE**2):
             partials = pairs.partials(rows, len(sums))
             _KERNELS.squared_difference(
@@ -735,7 +745,7 @@ def pair_moments(comparison: Comparison, *, shifted: bool, row_sums: bool) -> Pa
     sums = torch.zeros(6, dtype=torch.float64, device=device)
     rows_of = torch.zeros(2, n if row_sums else 0, dtype=torch.float64, device=device)
     with _on(device) as stream:
-        pairs = _Pairs(comparison, stream)
+        pairs = _Pairs(comparison, stream, atanh=False)
         # Row sums: for c and t, a number for each row and tile across, and each column and tile down.
         for rows in pairs.bands(4 * 8 / tile if row_sums else 6 * 8 / tile**2):
             partials = pairs.partials(rows, len(sums))
@@ -764,12 +774,14 @@ def _pattern_gradient(
     comparison: Comparison,
     diagonal: Tensor | None,
     launch: Callable[[_C._Pairs, slice, _Weights, _Stream], None],
+    *,
+    atanh: bool,
 ) -> Tensor:
     """Gradient of the patterns of c from the weights of each band, all items meeting later ones."""
     n = comparison.items
     gradient = _gradient_of(comparison.c.data)
     with _on(comparison.device) as stream:
-        pairs = _Pairs(comparison, stream, gradient=True)
+        pairs = _Pairs(comparison, stream, atanh=atanh, gradient=True)
         own = pairs.c
         if not isinstance(own, _Side):
             raise TypeError("stored scores have no patterns to send a gradient to")
@@ -803,7 +815,7 @@ def linear_backward(
             problem, _band(rows), address(on_device), address(item), weights.arguments(), stream
         )
 
-    return _pattern_gradient(comparison, diagonal, launch)
+    return _pattern_gradient(comparison, diagonal, launch, atanh=False)
 
 
 def atanh_backward(comparison: Comparison, epsilon: float, factor: Scalar) -> Tensor:
@@ -815,4 +827,4 @@ def atanh_backward(comparison: Comparison, epsilon: float, factor: Scalar) -> Te
             problem, _band(rows), epsilon, address(on_device), weights.arguments(), stream
         )
 
-    return _pattern_gradient(comparison, None, launch)
+    return _pattern_gradient(comparison, None, launch, atanh=True)

@@ -75,7 +75,7 @@ def mean_row(x: Tensor) -> Tensor:
     """Mean of the rows in float64, 0 where it is no number: a place to measure rows from."""
     total = torch.zeros(x.shape[1], dtype=torch.float64, device=x.device)
     for begin in range(0, len(x), CHUNK):
-        total += x[begin : begin + CHUNK].sum(dim=0, dtype=torch.float64)
+        total += x[begin : begin + CHUNK].to(torch.float64).contiguous().sum(dim=0)
     mean = total / max(len(x), 1)
     return torch.where(mean.isfinite(), mean, 0.0)
 

@@ -24,8 +24,26 @@ def empty_state(count: int, device: torch.device) -> Tensor:
     return state
 
 
-def statistics(state: Tensor, *, top1: bool, logit_mean: Tensor | None) -> Tensor:
-    """The `STATISTICS` (6, count) of a state; 0 where not wanted."""
+def statistics(
+    row_state: Tensor,
+    column_state: Tensor | None,
+    means: tuple[Tensor, Tensor] | None,
+    *,
+    top1: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """The `STATISTICS` of both directions, (6, n) and (6, m), from their states; 0 if not wanted.
+
+    `means`: mean logits of the rows and of the columns.
+    """
+    row_mean, column_mean = means or (None, None)
+    top1 = top1 and row_state.shape[1] > 0  # without queries nothing can come first
+    rows = _statistics(row_state, row_mean, top1=top1)
+    if column_state is None:
+        return rows, None
+    return rows, _statistics(column_state, column_mean, top1=top1)
+
+
+def _statistics(state: Tensor, logit_mean: Tensor | None, *, top1: bool) -> Tensor:
     negative_lse, positive_lse, total, count, negative_max, positive_max = state
     nothing = torch.zeros_like(count)
     first = nothing
@@ -33,16 +51,8 @@ def statistics(state: Tensor, *, top1: bool, logit_mean: Tensor | None) -> Tenso
         is_number = ~(negative_lse.isnan() | total.isnan())
         first = ((positive_max > negative_max) & is_number).to(torch.float64)  # a tie is a miss
     mean = total / count.clamp(min=1)
-    return torch.stack(
-        [
-            negative_lse,
-            positive_lse,
-            mean,
-            count,
-            nothing if logit_mean is None else logit_mean,
-            first,
-        ]
-    )
+    logit_mean = nothing if logit_mean is None else logit_mean
+    return torch.stack([negative_lse, positive_lse, mean, count, logit_mean, first])
 
 
 def gradient_side(

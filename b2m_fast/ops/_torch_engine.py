@@ -180,7 +180,8 @@ def pairwise_backward(
     both = y is None or all(wanted)
 
     def add(rows: slice, columns: slice, slopes: Tensor) -> None:
-        weights = slopes.to(x_side.rows.dtype)
+        # (Products round by how their factors lie in memory.)
+        weights = slopes.to(x_side.rows.dtype).contiguous()
         if not scoring.bilinear:
             raw = _raw(x_side.rows[rows], y_side.rows[columns], scoring)
             weights = _chain(weights, _scored(raw, scoring), scoring)
@@ -383,21 +384,25 @@ class _Logits:
         return raw if self.bias is None else raw.add_(self.bias)
 
 
-def logit_means(problem: ContrastiveProblem) -> tuple[Tensor, Tensor]:
-    """Mean logit of each query, and of each key: the logit with the mean of the other side."""
-    scale = problem.logit_scale.to(torch.float64)
-    sides = (problem.query, problem.key)
-    means = []
-    for side in sides:
-        total = torch.zeros(side.shape[1], dtype=torch.float64, device=side.device)
+def mean_logits(query: Tensor, key: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean logit of each prepared query, and of each key: that with the mean of the other side.
+
+    A row may be a sum of parts, (n, parts, d).
+    """
+
+    def rows(side: Tensor) -> Iterator[Tensor]:
         for part in side.split(CHUNK):
-            total += prepared(part, problem.metric).sum(dim=0)
-        means.append(total / max(len(side), 1))
-    of_query, of_key = (
-        torch.cat([prepared(part, problem.metric) @ mean for part in side.split(CHUNK)]) * scale
-        for side, mean in zip(sides, reversed(means), strict=True)
-    )
-    return of_query, of_key
+            wide = part.to(torch.float64)
+            yield wide if wide.ndim == 2 else wide.sum(dim=1)
+
+    means = []
+    for side in (query, key):
+        total = torch.zeros(side.shape[-1], dtype=torch.float64, device=side.device)
+        for part in rows(side):
+            total += part.sum(dim=0)
+        means.append(total / max(len(side), 1) * scale)
+    of_query = torch.cat([part @ means[1] for part in rows(query)])
+    return of_query, torch.cat([part @ means[0] for part in rows(key)])
 
 
 def _merge_log_sums(state: Tensor, logits: Tensor, dim: int) -> Tensor:
@@ -438,26 +443,10 @@ def info_nce(
             _merge(row_state[:, rows], negatives, positives, 1)
             if symmetric:
                 _merge(column_state[:, columns], negatives, positives, 0)
-    return softmax_statistics(
-        problem, row_state, column_state if symmetric else None, top1=top1, logit_mean=logit_mean
-    )
-
-
-def softmax_statistics(
-    problem: ContrastiveProblem,
-    row_state: Tensor,
-    column_state: Tensor | None,
-    *,
-    top1: bool,
-    logit_mean: bool,
-) -> tuple[Tensor, Tensor | None]:
-    """Statistics of both directions from what was gathered."""
-    row_mean, column_mean = logit_means(problem) if logit_mean else (None, None)
-    top1 = top1 and len(problem.query) > 0  # without queries nothing can come first
-    rows = statistics(row_state, top1=top1, logit_mean=row_mean)
-    if column_state is None:
-        return rows, None
-    return rows, statistics(column_state, top1=top1, logit_mean=column_mean)
+    means = None
+    if logit_mean:
+        means = mean_logits(logits.query, logits.key, problem.logit_scale.to(torch.float64))
+    return statistics(row_state, column_state if symmetric else None, means, top1=top1)
 
 
 def _softmax_slopes(logits: Tensor, mask: Tensor | None, side: Tensor, *, single: bool) -> Tensor:

@@ -1,0 +1,84 @@
+"""The engines that tests of the ops run with.
+
+cpu       the compiled engine
+torch     the one in plain torch, on CPU tensors, in blocks so small that their borders matter
+emulated  the CUDA kernels executed on the host, band by band; in builds with B2M_CUDA=EMULATED
+cuda      CUDA tensors, with whatever computes them in this build
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from typing import TYPE_CHECKING
+
+import torch
+
+from b2m_fast.ops import _cuda_engine, _engine, _torch_engine
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+EVERY = ("cpu", "torch", "emulated", "cuda")
+
+_current = ["cpu"]
+
+
+def missing(name: str) -> str | None:
+    """Why an engine is not here, if it is not."""
+    if name == "emulated" and not _cuda_engine.emulated():
+        return "this build has no kernels for the host (B2M_CUDA=EMULATED)"
+    if name == "cuda" and not torch.cuda.is_available():
+        return "no CUDA device"
+    return None
+
+
+def current() -> str:
+    """Name of the engine in use."""
+    return _current[-1]
+
+
+def kernels() -> bool:
+    """Whether the CUDA kernels are in use."""
+    return current() == "emulated" or (current() == "cuda" and _cuda_engine.on_devices())
+
+
+def rounding(dtype: torch.dtype) -> float:
+    """Error of a score of rows of a dtype, relative to the largest of its kind.
+
+    Kernels round rows to bfloat16, or sums of several (`_cuda_engine`); all others to float32.
+    """
+    if kernels() and dtype in {torch.bfloat16, torch.float16}:
+        return {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-16}[dtype]
+    return torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).eps
+
+
+@contextlib.contextmanager
+def _small(module: object, **values: int) -> Iterator[None]:
+    """Set constants of a module for a while."""
+    before = {name: getattr(module, name) for name in values}
+    for name, value in values.items():
+        setattr(module, name, value)
+    yield
+    for name, value in before.items():
+        setattr(module, name, value)
+
+
+@contextlib.contextmanager
+def computing_with(name: str) -> Iterator[None]:
+    """Compute with an engine, tensors being made on its device by default."""
+    with contextlib.ExitStack() as stack:
+        _current.append(name)
+        stack.callback(_current.pop)
+        if name == "torch":
+            stack.enter_context(_small(_torch_engine, BLOCK=5000, _COLUMNS=90))
+            stack.enter_context(_engine.forced("torch"))
+        elif name == "emulated":
+            stack.enter_context(_small(_cuda_engine, WORKSPACE=1, COLUMNS=128, _CHOSEN_FROM=64))
+            stack.enter_context(_engine.forced("cuda"))
+        elif name == "cuda":
+            stack.enter_context(torch.device("cuda"))
+            with warnings.catch_warnings():  # of plain torch, in a build without kernels
+                warnings.simplefilter("ignore")
+                _engine.engine_of(torch.device("cuda"))
+        yield
