@@ -182,7 +182,7 @@ _Band: TypeAlias = tuple[int, int]
 # address, dtype, stride
 _Weights: TypeAlias = tuple[int, int, int]
 # query, key, products, addresses of the logit scale and of both labels
-_Contrastive: TypeAlias = tuple[_Rows, _Rows, int, int, int, int]
+_Contrastive: TypeAlias = tuple[_Rows, _Rows, int, int, int, int, int]
 # x, y, products, metric, gamma
 _Scores: TypeAlias = tuple[_Rows, _Rows, int, int, float]
 # rows, products, metric, gamma, address and stride of stored scores
