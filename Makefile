@@ -52,6 +52,9 @@ test-emulated: $(TEST)/.installed test-python
 	  -DPython_EXECUTABLE="$(CURDIR)/$(TEST)/bin/python" -Dpybind11_DIR="$$(python -m pybind11 --cmakedir)"; \
 	cmake --build --preset emulated --parallel $(JOBS) -- --quiet; \
 	ctest --preset emulated --label-regex cuda; \
+	cmake --preset emulated-asan -DB2M_WERROR=$(B2M_WERROR) --log-level=WARNING; \
+	cmake --build --preset emulated-asan --parallel $(JOBS) --target cuda_smoke emulation_test -- --quiet; \
+	ctest --preset emulated-asan --label-regex cuda; \
 	.ci/stage build/emulated build/emulated/stage; \
 	cd build/emulated; \
 	PYTHONPATH=stage python -m pytest -c ../../pyproject.toml --rootdir ../.. ../../python_tests -k emulated $(PYTEST_ARGS)
