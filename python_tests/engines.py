@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from b2m_fast.ops import _cuda_engine, _engine, _torch_engine
+from b2m_fast.ops import _cuda_engine, _engine
+from b2m_fast.ops._cuda_engine import kernels as cuda_kernels
+from b2m_fast.ops._cuda_engine import scores as cuda_scores
+from b2m_fast.ops._torch_engine import blocks as torch_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,7 +43,9 @@ def current() -> str:
 
 def kernels() -> bool:
     """Whether the CUDA kernels are in use."""
-    return current() == "emulated" or (current() == "cuda" and _cuda_engine.on_devices())
+    return current() == "emulated" or (
+        current() == "cuda" and _cuda_engine.missing_on(torch.device("cuda")) is None
+    )
 
 
 def rounding(dtype: torch.dtype) -> float:
@@ -71,10 +76,11 @@ def computing_with(name: str) -> Iterator[None]:
         _current.append(name)
         stack.callback(_current.pop)
         if name == "torch":
-            stack.enter_context(_small(_torch_engine, BLOCK=5000, _COLUMNS=90))
+            stack.enter_context(_small(torch_blocks, BLOCK=5000, _COLUMNS=90))
             stack.enter_context(_engine.forced("torch"))
         elif name == "emulated":
-            stack.enter_context(_small(_cuda_engine, WORKSPACE=1, COLUMNS=128, _CHOSEN_FROM=64))
+            stack.enter_context(_small(cuda_kernels, WORKSPACE=1, COLUMNS=128))
+            stack.enter_context(_small(cuda_scores, _CHOSEN_FROM=64))
             stack.enter_context(_engine.forced("cuda"))
         elif name == "cuda":
             stack.enter_context(torch.device("cuda"))

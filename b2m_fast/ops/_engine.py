@@ -8,13 +8,12 @@ which computes the same in bounded memory on any device.
 from __future__ import annotations
 
 import contextlib
+import functools
 import warnings
 from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
-
-from b2m_fast import _C
 
 from . import _cpu_engine, _cuda_engine, _torch_engine
 
@@ -132,24 +131,19 @@ def engine_of(device: torch.device) -> Engine:
         return _forced[-1]
     if device.type == "cpu":
         return _cpu_engine
-    if device.type == "cuda" and _cuda_engine.on_devices():
+    reason = _cuda_engine.missing_on(device)
+    if reason is None:
         return _cuda_engine
-    _warn_once(device.type)
+    _warn_once(reason)
     return _torch_engine
 
 
-_warned: set[str] = set()
-
-
-def _warn_once(device_type: str) -> None:
-    if device_type not in _warned:
-        _warned.add(device_type)
-        warnings.warn(
-            f"this build of b2m_fast has no kernels for {device_type} tensors (CUDA: "
-            f"{_C.build_info()['cuda']}); they are computed by plain torch in chunks: the same "
-            "results, slower. Installing where nvcc (12.4 or later) is found builds the kernels",
-            stacklevel=2,
-        )
+@functools.cache
+def _warn_once(reason: str) -> None:
+    warnings.warn(
+        f"{reason}. CUDA tensors are computed by plain torch in chunks: the same results, slower",
+        stacklevel=3,
+    )
 
 
 @contextlib.contextmanager

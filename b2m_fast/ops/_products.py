@@ -10,8 +10,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# bfloat16 matrices multiplied into float32 ones: torch 2.8 and later, on CUDA.
-_MIXED_PRODUCTS = "dtype_out" in torch.ops.aten.addmm.overloads()
+# bfloat16 matrices multiplied into a float32 one, on CUDA; and added to one.
+_VERSION = tuple(int(number) for number in torch.__version__.split(".")[:2])
+_MIXED_PRODUCTS = _VERSION >= (2, 8)
+_MIXED_SUMS = _VERSION >= (2, 10)
 
 
 def add_product(sums: Tensor, a: Tensor, b: Tensor) -> None:
@@ -23,11 +25,12 @@ def add_product(sums: Tensor, a: Tensor, b: Tensor) -> None:
         sums.addmm_(a, b)
     elif not a.is_cuda:
         sums.addmm_(a.to(sums.dtype), b.to(sums.dtype))
-    elif _MIXED_PRODUCTS:
+    elif _MIXED_SUMS:
         torch.addmm(sums, a, b, out_dtype=sums.dtype, out=sums)
     else:
-        product = torch.empty(sums.shape, dtype=a.dtype, device=a.device)
-        sums.add_(torch.mm(a, b, out=product))
+        product = torch.empty_like(sums, dtype=sums.dtype if _MIXED_PRODUCTS else a.dtype)
+        out_dtype = {"out_dtype": sums.dtype} if _MIXED_PRODUCTS else {}
+        sums.add_(torch.mm(a, b, **out_dtype, out=product))
 
 
 class GradientSums:
@@ -35,7 +38,7 @@ class GradientSums:
 
     def __init__(self, rows: Tensor, *, differences: bool) -> None:
         dtype = torch.float64 if rows.dtype == torch.float64 else torch.float32
-        self.rows = rows
+        self.rows = rows if differences else None
         self.sums = torch.zeros(rows.shape, dtype=dtype, device=rows.device)
         self.totals: Tensor | None = None
         if differences:
@@ -49,6 +52,6 @@ class GradientSums:
 
     def gradient(self) -> Tensor:
         """Gradient of the prepared rows, (n, d)."""
-        if self.totals is None:
+        if self.totals is None or self.rows is None:
             return self.sums
         return (2 * (self.totals * self.rows - self.sums)).to(self.sums.dtype)

@@ -1,0 +1,81 @@
+"""The CUDA kernels: workspaces, launches band by band, and the matrix products of gradients.
+
+The kernels (csrc/include/b2m/cuda.h) turn rows into scores and scores into sums or into gradient
+weights G. Rows are handled in bands, so that G and every other workspace stay bounded; torch
+multiplies G with the rows. Rows are prepared again in each backward pass: a pass over n d values,
+against keeping up to 10 bytes a value from one pass to the next. Both passes prepare them by the
+same kernel, so that scores round alike.
+
+Nothing here waits for the device or depends on a value, so all of it can be captured in a CUDA
+graph. Listed pairs and the choice of the best keys have no kernels: plain torch (`_torch_engine`).
+"""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+
+from b2m_fast import _C
+
+from .._torch_engine import pair_list, pair_list_backward, scalar, scalars, self_scores
+from .comparison import atanh_backward, linear_backward, pair_moments, squared_difference
+from .contrastive import (
+    info_nce,
+    info_nce_backward,
+    sigmoid_contrastive,
+    sigmoid_contrastive_backward,
+)
+from .scores import pairwise, pairwise_backward, topk
+
+__all__ = [
+    "atanh_backward",
+    "emulated",
+    "info_nce",
+    "info_nce_backward",
+    "linear_backward",
+    "missing_on",
+    "pair_list",
+    "pair_list_backward",
+    "pair_moments",
+    "pairwise",
+    "pairwise_backward",
+    "scalar",
+    "scalars",
+    "self_scores",
+    "sigmoid_contrastive",
+    "sigmoid_contrastive_backward",
+    "squared_difference",
+    "topk",
+]
+
+
+# Kernels are compiled for this and later: tensor cores that take bfloat16.
+_LEAST_CAPABILITY = (8, 0)
+
+
+def missing_on(device: torch.device) -> str | None:
+    """Why a CUDA device has no kernels, if it has none."""
+    built = _C.build_info()["cuda"]
+    if built in {"no", "emulated"}:
+        return (
+            "this build of b2m_fast has no CUDA kernels; installing where nvcc (12.4 or later) is "
+            "found builds them"
+        )
+    return _too_old(device)
+
+
+@functools.cache
+def _too_old(device: torch.device) -> str | None:
+    capability = torch.cuda.get_device_capability(device)
+    if capability >= _LEAST_CAPABILITY:
+        return None
+    return (
+        f"{torch.cuda.get_device_name(device)} has compute capability {capability[0]}."
+        f"{capability[1]}, and the CUDA kernels of b2m_fast need 8.0"
+    )
+
+
+def emulated() -> bool:
+    """Whether this build has the kernels as host code, for tests: they take CPU tensors."""
+    return _C.build_info()["cuda"] == "emulated"

@@ -1,0 +1,201 @@
+"""Comparisons of two similarity matrices, over bands of the upper triangle."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from b2m_fast import _C
+
+from .._addresses import address
+from .._problems import METRICS, Coefficients, Comparison, PairMoments, Similarities
+from .._rows import mean_row
+from .._scalars import Scalar, to_tensor, to_vector
+from .._torch_engine.comparison import StoredScores, typical_score
+from .kernels import KERNELS, Stream, Weights, band, bands, padded, running_on, size_of, tiles
+from .rows import Precision, Side, gradient_of, precision_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+class _Pairs:
+    """Both sides of a comparison, as the kernels take them band by band."""
+
+    def __init__(
+        self, comparison: Comparison, stream: Stream, *, atanh: bool, gradient: bool = False
+    ) -> None:
+        self.comparison, self.stream, self.atanh = comparison, stream, atanh
+        patterns = [s for s in (comparison.c, comparison.t) if s.kind == "patterns"]
+        # Both sides are multiplied by one loop: one by one as soon as a side needs it.
+        self.bilinear = bool(patterns) and all(s.scoring.bilinear for s in patterns)
+        center = None
+        if gradient and not comparison.c.scoring.bilinear:
+            center = mean_row(comparison.c.data)
+        self.c = self._side(comparison.c, center, gradient=gradient)
+        self.t = self._side(comparison.t, None, gradient=False)
+        self.w = None if comparison.w is None else StoredScores(comparison, comparison.w)
+
+    def _precision(self, dtype: torch.dtype) -> Precision:
+        if self.comparison.dtype == torch.float64:
+            return Precision("float64")
+        return precision_of(dtype, bilinear=self.bilinear, exact=self.atanh)
+
+    def _side(
+        self, side: Similarities, center: Tensor | None, *, gradient: bool
+    ) -> Side | StoredScores:
+        if side.kind != "patterns":
+            return StoredScores(self.comparison, side)
+        return Side(
+            side.data,
+            side.scoring,
+            self.stream,
+            precision=self._precision(side.data.dtype),
+            center=center,
+            gradient=gradient,
+        )
+
+    def bands(self, bytes_of_pair: float) -> Iterator[slice]:
+        """Bands of rows that take so much, and stored scores, a pair."""
+        n, size = self.comparison.items, self.comparison.dtype.itemsize
+        stored = sum(size for side in (self.c, self.t, self.w) if isinstance(side, StoredScores))
+        return bands(n, lambda begin: int((n - begin) * (bytes_of_pair + stored)) + 1)
+
+    def arguments(self, rows: slice) -> _C._Pairs:
+        """What every kernel takes first; valid until called for the next band."""
+        self._stored: list[Tensor] = []
+        c, t, w = (self._arguments(side, rows) for side in (self.c, self.t, self.w))
+        return self.comparison.items, c, t, w
+
+    def _arguments(self, side: Side | StoredScores | None, rows: slice) -> _C._Side:
+        if isinstance(side, Side):
+            metric, gamma = METRICS[side.scoring.metric], side.scoring.gamma
+            return side.rows.arguments(), side.precision.products, metric, gamma, 0, 0
+        arithmetic = self._precision(self.comparison.dtype).arithmetic
+        nothing = (0, KERNELS.ARITHMETICS[arithmetic], self.comparison.items, 0, 1)
+        if side is None:
+            return nothing, 1, 0, 0.0, 0, 0
+        block = side(rows)
+        if block.stride(1) != 1:
+            block = block.contiguous()
+        self._stored.append(block)
+        return nothing, 1, 0, 0.0, address(block), block.stride(0)
+
+    def partials(self, rows: slice, number: int) -> Tensor:
+        """Room for so many sums of each tile of a band; those below the diagonal stay 0."""
+        shape = (number, tiles(size_of(rows)), tiles(self.comparison.items - rows.start))
+        return torch.zeros(shape, dtype=torch.float64, device=self.comparison.device)
+
+
+def squared_difference(
+    comparison: Comparison, *, atanh: bool, epsilon: float
+) -> tuple[Tensor, Tensor]:
+    """Sum of w and of w (F(c) - F(t))^2, F the identity or Fisher's z."""
+    sums = torch.zeros(2, dtype=torch.float64, device=comparison.device)
+    transform = _C.TRANSFORMS["atanh" if atanh else "identity"]
+    with running_on(comparison.device) as stream:
+        pairs = _Pairs(comparison, stream, atanh=atanh)
+        for rows in pairs.bands(2 * 8 / KERNELS.TILE**2):
+            partials = pairs.partials(rows, len(sums))
+            KERNELS.squared_difference(
+                pairs.arguments(rows), band(rows), transform, epsilon, address(partials), stream
+            )
+            sums += partials.sum(dim=(1, 2))
+    weight, total = sums
+    return weight, total
+
+
+def pair_moments(comparison: Comparison, *, shifted: bool, row_sums: bool) -> PairMoments:
+    """First and second moments; `shifted` by a typical score, so that centred ones do not cancel."""
+    device, n, tile = comparison.device, comparison.items, KERNELS.TILE
+    shifts = torch.zeros(2, dtype=torch.float64, device=device)
+    if shifted:
+        shifts = torch.stack([typical_score(comparison, s) for s in (comparison.c, comparison.t)])
+    sums = torch.zeros(6, dtype=torch.float64, device=device)
+    rows_of = torch.zeros(2, n if row_sums else 0, dtype=torch.float64, device=device)
+    with running_on(device) as stream:
+        pairs = _Pairs(comparison, stream, atanh=False)
+        # Row sums: for c and t, a number for each row and tile across, and each column and tile down.
+        for rows in pairs.bands(4 * 8 / tile if row_sums else 6 * 8 / tile**2):
+            partials = pairs.partials(rows, len(sums))
+            workspace = None
+            if row_sums:
+                size = 4 * tiles(n - rows.start) * padded(size_of(rows), tile)
+                workspace = torch.empty(size, dtype=torch.float64, device=device)
+            KERNELS.pair_moments(
+                pairs.arguments(rows),
+                band(rows),
+                address(shifts),
+                address(partials),
+                address(rows_of[0]) if row_sums else 0,
+                address(rows_of[1]) if row_sums else 0,
+                address(workspace),
+                stream,
+            )
+            sums += partials.sum(dim=(1, 2))
+    w, wc, wt, wcc, wtt, wct = sums
+    c_shift, t_shift = shifts
+    c_row, t_row = rows_of
+    return PairMoments(w, wc, wt, wcc, wtt, wct, c_shift, t_shift, c_row, t_row)
+
+
+def _pattern_gradient(
+    comparison: Comparison,
+    diagonal: Tensor | None,
+    launch: Callable[[_C._Pairs, slice, Weights, Stream], None],
+    *,
+    atanh: bool,
+) -> Tensor:
+    """Gradient of the patterns of c from the weights of each band, all items meeting later ones."""
+    n = comparison.items
+    gradient = gradient_of(comparison.c.data)
+    with running_on(comparison.device) as stream:
+        pairs = _Pairs(comparison, stream, atanh=atanh, gradient=True)
+        own = pairs.c
+        if not isinstance(own, Side):
+            raise TypeError("stored scores have no patterns to send a gradient to")
+        sums = own.sums()
+        for rows in pairs.bands(own.products.itemsize):
+            later = slice(rows.start, n)
+            weights = Weights(rows, later, own.products)
+            weights.clear_below_diagonal()
+            launch(pairs.arguments(rows), rows, weights, stream)
+            sums.add(rows, weights.values, own.products[later])
+            sums.add(later, weights.values.T, own.products[rows])
+        if diagonal is not None and own.scoring.metric == "dot":  # d(x . x)/dx = 2 x
+            twice = (2 * diagonal).to(sums.sums.dtype)[:, None]
+            sums.sums.addcmul_(own.products.to(sums.sums.dtype), twice)
+        own.write(sums, gradient)
+    return gradient
+
+
+def linear_backward(
+    comparison: Comparison,
+    coefficients: Coefficients,
+    per_item: Tensor | None,
+    diagonal: Tensor | None,
+) -> Tensor:
+    """Gradient of the patterns of c."""
+    on_device = to_vector(coefficients, comparison.device)
+    item = None if per_item is None else per_item.contiguous()
+
+    def launch(problem: _C._Pairs, rows: slice, weights: Weights, stream: Stream) -> None:
+        KERNELS.linear_weights(
+            problem, band(rows), address(on_device), address(item), weights.arguments(), stream
+        )
+
+    return _pattern_gradient(comparison, diagonal, launch, atanh=False)
+
+
+def atanh_backward(comparison: Comparison, epsilon: float, factor: Scalar) -> Tensor:
+    """Gradient of the patterns of c of factor * sum w (F(c) - F(t))^2."""
+    on_device = to_tensor(factor, torch.float64, comparison.device)
+
+    def launch(problem: _C._Pairs, rows: slice, weights: Weights, stream: Stream) -> None:
+        KERNELS.atanh_weights(
+            problem, band(rows), epsilon, address(on_device), weights.arguments(), stream
+        )
+
+    return _pattern_gradient(comparison, None, launch, atanh=True)

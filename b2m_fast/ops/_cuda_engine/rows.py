@@ -1,0 +1,163 @@
+"""Rows prepared for the kernels, in a precision that their dtype and metric ask for."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .._addresses import address, matrix
+from .._problems import METRICS, NORMALISED, Scoring
+from .._products import GradientSums
+from .kernels import KERNELS, Stream, padded
+
+if TYPE_CHECKING:
+    from b2m_fast import _C
+
+
+class Precision(NamedTuple):
+    """What scores are computed in: `parts` bfloat16 numbers a value, `products` of them summed."""
+
+    arithmetic: str  # "bfloat16", "float32" or "float64"
+    parts: int = 1
+    products: int = 1
+
+
+# Parts and products of bilinear scores on tensor cores, all sums in float32: relative error about
+# 2^-9 (1, 1), 2^-17 (2, 3), 2^-24 (3, 6). float32 as `torch.get_float32_matmul_precision()` says.
+# The last for every dtype: Fisher's z, for rounding must not carry a similarity past 1 + epsilon; and
+# the choice of the best keys, whose result is compared by equality.
+_TENSOR_CORES = {
+    torch.bfloat16: Precision("bfloat16", 1, 1),
+    torch.float16: Precision("bfloat16", 2, 3),
+    "highest": Precision("bfloat16", 3, 6),
+    "high": Precision("bfloat16", 2, 3),
+    "medium": Precision("bfloat16", 1, 1),
+}
+
+
+def precision_of(dtype: torch.dtype, *, bilinear: bool, exact: bool = False) -> Precision:
+    """Precision of scores of rows of a dtype; distances, and float64, are multiplied one by one."""
+    if dtype == torch.float64:
+        return Precision("float64")
+    if not bilinear:
+        return Precision("float32")
+    if exact:
+        return _TENSOR_CORES["highest"]
+    if dtype == torch.float32:
+        return _TENSOR_CORES[torch.get_float32_matmul_precision()]
+    return _TENSOR_CORES[dtype]
+
+
+_ROW_DTYPES = {
+    "bfloat16": torch.bfloat16,
+    "float32": torch.float32,
+    "float64": torch.float64,
+}
+
+
+class Rows(NamedTuple):
+    """Rows as the kernels multiply them: (count, parts * depth)."""
+
+    data: Tensor
+    precision: Precision
+    inverse_norm: Tensor | None
+
+    def part(self, own: slice) -> Rows:
+        """Some of the rows."""
+        norm = self.inverse_norm
+        return Rows(self.data[own], self.precision, None if norm is None else norm[own])
+
+    def values(self) -> Tensor:
+        """Parts of the rows (count, parts, depth), the rows being their sums."""
+        return self.data.view(len(self.data), self.precision.parts, -1)
+
+    def arguments(self) -> _C._Rows:
+        """What the kernels take: address, arithmetic, count, depth, parts."""
+        count, width = self.data.shape
+        arithmetic, parts, _ = self.precision
+        return (
+            address(self.data),
+            KERNELS.ARITHMETICS[arithmetic],
+            count,
+            width // parts,
+            parts,
+        )
+
+
+def prepare(
+    x: Tensor, metric: str, precision: Precision, stream: Stream, center: Tensor | None = None
+) -> Rows:
+    depth = x.shape[1]
+    if precision.arithmetic == "bfloat16":
+        depth = padded(depth, KERNELS.DEPTH_STEP)
+    dtype = _ROW_DTYPES[precision.arithmetic]
+    data = torch.empty((len(x), precision.parts * depth), dtype=dtype, device=x.device)
+    norm = None
+    if metric in NORMALISED:
+        norm = torch.empty(len(x), dtype=torch.float64, device=x.device)
+    rows = Rows(data, precision, norm)
+    if len(x):
+        KERNELS.prepare_rows(
+            matrix(x), METRICS[metric], address(center), rows.arguments(), address(norm), stream
+        )
+    return rows
+
+
+class Side:
+    """Rows of one side, prepared for scores and, where a gradient is wanted, for its products."""
+
+    def __init__(
+        self,
+        x: Tensor,
+        scoring: Scoring,
+        stream: Stream,
+        *,
+        precision: Precision | None = None,
+        center: Tensor | None = None,
+        gradient: bool = False,
+    ) -> None:
+        self.x, self.scoring, self.stream = x, scoring, stream
+        self.precision = precision or precision_of(x.dtype, bilinear=scoring.bilinear)
+        self.rows = prepare(x, scoring.metric, self.precision, stream)
+        self.inverse_norm = self.rows.inverse_norm
+        self.products = self._products(center) if gradient else self.rows.data[:0]
+
+    def _products(self, center: Tensor | None) -> Tensor:
+        """Rows (n, d) to multiply gradient weights with: bfloat16 for bfloat16, else exact.
+
+        Of distances measured from a center, for little to cancel.
+        """
+        tensor_cores = self.precision.arithmetic == "bfloat16"
+        if center is None and (self.x.dtype == torch.bfloat16 or not tensor_cores):
+            return self.rows.data[:, : self.x.shape[1]]
+        exact = Precision("float64" if self.x.dtype == torch.float64 else "float32")
+        return prepare(self.x, self.scoring.metric, exact, self.stream, center).data
+
+    def sums(self) -> GradientSums:
+        return GradientSums(self.products, differences=not self.scoring.bilinear)
+
+    def release(self) -> None:
+        """Give the prepared rows back; gradients can still be written."""
+        self.products = self.products.new_empty(0)
+        self.rows = self.rows._replace(data=self.products)
+
+    def write(self, sums: GradientSums, out: Tensor, factor: Tensor | None = None) -> None:
+        """Write the gradient of x."""
+        gradient = sums.gradient()
+        if len(self.x):
+            KERNELS.finish_rows(
+                matrix(gradient),
+                matrix(self.x),
+                METRICS[self.scoring.metric],
+                0,
+                address(self.inverse_norm),
+                address(factor),
+                matrix(out),
+                self.stream,
+            )
+
+
+def gradient_of(x: Tensor) -> Tensor:
+    return torch.empty(x.shape, dtype=x.dtype, device=x.device)
