@@ -71,20 +71,21 @@ __global__ void __launch_bounds__(kThreads) merge_softmax(const T* partials, std
   if (slice > 0 || i >= count) return;
   for (int other = 1; other < kSlices; ++other) negative.add(sums[0][other][row].shift, sums[0][other][row].sum);
   state[i] = negative.log_with(state[i]);
-  if (kQuantities == 2) return;
-  for (int other = 1; other < kSlices; ++other) {
-    positive.add(sums[1][other][row].shift, sums[1][other][row].sum);
-    total += others[0][other][row];
-    number += others[1][other][row];
-    negative_max = larger(negative_max, others[2][other][row]);
-    positive_max = larger(positive_max, others[3][other][row]);
+  if constexpr (kQuantities > 2) {
+    for (int other = 1; other < kSlices; ++other) {
+      positive.add(sums[1][other][row].shift, sums[1][other][row].sum);
+      total += others[0][other][row];
+      number += others[1][other][row];
+      negative_max = larger(negative_max, others[2][other][row]);
+      positive_max = larger(positive_max, others[3][other][row]);
+    }
+    double* const rest = state + i;
+    rest[state_stride] = positive.log_with(rest[state_stride]);
+    rest[2 * state_stride] += total;
+    rest[3 * state_stride] += number;
+    rest[4 * state_stride] = larger(rest[4 * state_stride], negative_max);
+    rest[5 * state_stride] = larger(rest[5 * state_stride], positive_max);
   }
-  double* const rest = state + i;
-  rest[state_stride] = positive.log_with(rest[state_stride]);
-  rest[2 * state_stride] += total;
-  rest[3 * state_stride] += number;
-  rest[4 * state_stride] = larger(rest[4 * state_stride], negative_max);
-  rest[5 * state_stride] = larger(rest[5 * state_stride], positive_max);
 }
 
 /// to[i] = sum over tiles of partials[tile][i].
