@@ -143,8 +143,10 @@ def penalty_backward(
     per_item = diagonal = None
     if compare in MATRIX_COMPARISONS:
         per_item, diagonal = (by * recipe[_COEFFICIENTS:]).reshape(2, -1)
-    # (Looked at where both forms are possible only: it may mean waiting for the device.)
-    if _could_be_in_feature_space(comparison, compare, form) and bool(in_features):
+    # (Only where both forms are possible is it looked at: that means waiting for the device.)
+    if _could_be_in_feature_space(comparison, compare, form) and (
+        form == "feature" or bool(in_features)
+    ):
         return _feature_form.linear_backward(comparison, coefficients, per_item, diagonal)
     return engine.linear_backward(comparison, coefficients, per_item, diagonal)
 

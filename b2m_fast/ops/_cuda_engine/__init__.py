@@ -54,26 +54,20 @@ __all__ = [
 _LEAST_CAPABILITY = (8, 0)
 
 
+@functools.cache
 def missing_on(device: torch.device) -> str | None:
     """Why a CUDA device has no kernels, if it has none."""
-    built = _C.build_info()["cuda"]
-    if built in {"no", "emulated"}:
+    if _C.build_info()["cuda"] in {"no", "emulated"}:
         return (
             "this build of b2m_fast has no CUDA kernels; installing where nvcc (12.4 or later) is "
             "found builds them"
         )
-    return _too_old(device)
-
-
-@functools.cache
-def _too_old(device: torch.device) -> str | None:
     capability = torch.cuda.get_device_capability(device)
-    if capability >= _LEAST_CAPABILITY:
-        return None
-    return (
-        f"{torch.cuda.get_device_name(device)} has compute capability {capability[0]}."
-        f"{capability[1]}, and the CUDA kernels of b2m_fast need 8.0"
-    )
+    if capability < _LEAST_CAPABILITY:
+        has, needs = (".".join(map(str, x)) for x in (capability, _LEAST_CAPABILITY))
+        name = torch.cuda.get_device_name(device)
+        return f"{name} has compute capability {has}, and the CUDA kernels of b2m_fast need {needs}"
+    return None
 
 
 def emulated() -> bool:

@@ -1,0 +1,277 @@
+"""CUDA code paths on a machine without CUDA: nothing waits, everything is on the right device.
+
+Tensors on PyTorch's device "meta" have shapes and dtypes but no values: looking at a value is an
+error, and so is mixing them with tensors that lie elsewhere. Here they stand for CUDA tensors while
+a graph is captured. The kernels are replaced by functions that look at their arguments only.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from b2m_fast import _C, ops
+from b2m_fast.ops import (
+    _addresses,
+    _comparison,
+    _contrastive_ops,
+    _engine,
+    _pairwise_ops,
+    _rsa_ops,
+    _validate,
+    contrastive,
+    pairwise,
+    rsa,
+)
+from b2m_fast.ops._cuda_engine import comparison as cuda_comparison
+from b2m_fast.ops._cuda_engine import contrastive as cuda_contrastive
+from b2m_fast.ops._cuda_engine import kernels as cuda_kernels
+from b2m_fast.ops._cuda_engine import rows as cuda_rows
+from b2m_fast.ops._cuda_engine import scores as cuda_scores
+from b2m_fast.ops._torch_engine import blocks as torch_blocks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+CUDA_MODULES = (cuda_kernels, cuda_rows, cuda_scores, cuda_contrastive, cuda_comparison)
+DEVICE = "meta"
+ANYWHERE = 64  # the address of every tensor
+
+
+def declared_kernels() -> dict[str, int]:
+    """Names of the kernels and their numbers of arguments, from the stub of the extension."""
+    stub = Path(_engine.__file__).parents[1] / "_C.pyi"
+    body = ast.parse(stub.read_text(encoding="utf-8")).body
+    (kernels,) = (x for x in body if isinstance(x, ast.ClassDef) and x.name == "_Kernels")
+    return {
+        x.name: len(x.args.posonlyargs) - 1 for x in kernels.body if isinstance(x, ast.FunctionDef)
+    }
+
+
+def flat(argument: Any) -> Iterator[Any]:
+    if isinstance(argument, tuple):
+        for part in argument:
+            yield from flat(part)
+    else:
+        yield argument
+
+
+class Launches(SimpleNamespace):
+    """Kernels that count how often they are started, and with what kinds of arguments."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            TILE=128, DEPTH_STEP=64, ARITHMETICS={"bfloat16": 0, "float32": 1, "float64": 2}
+        )
+        self.counts: dict[str, int] = {}
+        for name, number in declared_kernels().items():
+            setattr(self, name, self.kernel(name, number))
+
+    def kernel(self, name: str, number: int) -> Callable[..., None]:
+        def launch(*arguments: Any) -> None:
+            assert len(arguments) == number, name
+            assert {type(x) for x in flat(arguments)} <= {int, float, bool}, name
+            assert arguments[-1] == (0, 0), "the stream"
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+        return launch
+
+
+def direct(module: ModuleType, **functions: str) -> SimpleNamespace:
+    """What computes the ops of a module, without PyTorch's dispatcher, which would not run it."""
+    return SimpleNamespace(**{op: getattr(module, name) for op, name in functions.items()})
+
+
+OPS = {
+    contrastive: direct(_contrastive_ops, info_nce="_info_nce", sigmoid_contrastive="_sigmoid"),
+    pairwise: direct(
+        _pairwise_ops,
+        pairwise_similarity="_pairwise",
+        pair_similarity="_pair_list",
+        topk_similarity="_topk",
+    ),
+    rsa: direct(_rsa_ops, rsa_penalty="_rsa"),
+}
+
+
+class OneDevice(TorchDispatchMode):
+    """Refuses every operation of torch that meets a tensor elsewhere (but for plain numbers)."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    def __torch_dispatch__(
+        self,
+        function: torch._ops.OpOverload,
+        _types: Any,
+        arguments: tuple[Any, ...] = (),
+        options: dict[str, Any] | None = None,
+    ) -> Any:
+        result = function(*arguments, **(options or {}))
+        for x in pytree.tree_leaves((arguments, options, result)):
+            if isinstance(x, Tensor) and x.ndim > 0:
+                assert x.device.type == DEVICE, f"{function} with a tensor on {x.device}"
+        return result
+
+
+@pytest.fixture(params=["torch", "cuda"])
+def launches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Launches]:
+    """Compute on a CUDA device there is not, with either engine, as if in a graph's capture."""
+    kernels = Launches()
+
+    def somewhere(x: Tensor | None) -> int:
+        assert x is None or x.device.type == DEVICE
+        return 0 if x is None else ANYWHERE
+
+    monkeypatch.setattr(_addresses, "address", somewhere)
+    for module in CUDA_MODULES:
+        for name, value in (
+            ("KERNELS", kernels),
+            ("address", somewhere),
+            ("running_on", lambda _: contextlib.nullcontext((0, 0))),
+        ):
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(cuda_kernels, "WORKSPACE", 1)
+    monkeypatch.setattr(cuda_kernels, "COLUMNS", 128)
+    monkeypatch.setattr(torch_blocks, "BLOCK", 30000)
+    monkeypatch.setattr(_validate, "DEVICE_TYPES", (DEVICE,))
+    for module in (_comparison, _pairwise_ops):
+        monkeypatch.setattr(module, "may_wait", lambda _: False)
+    for module, functions in OPS.items():
+        monkeypatch.setattr(module, "_ops", functions)
+    with _engine.forced(request.param), OneDevice():
+        yield kernels
+    assert bool(kernels.counts) == (request.param == "cuda")
+
+
+def assert_on_device(value: Any) -> None:
+    for part in value if isinstance(value, tuple) else (value,):
+        assert part is None or part.device.type == DEVICE
+
+
+def rows(n: int, d: int, dtype: torch.dtype) -> Tensor:
+    return torch.randn(n, d, device=DEVICE, dtype=dtype)
+
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("labelled", [True, False])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_contrastive(
+    launches: Launches, dtype: torch.dtype, labelled: bool, symmetric: bool
+) -> None:
+    """Forward and backward of both losses, with labels, extra keys and scalars of both kinds."""
+    query, key, extra = rows(200, 20, dtype), rows(260, 20, dtype), rows(9, 20, dtype)
+    given: dict[str, Any] = {}
+    if labelled:
+        given["labels"] = torch.randint(9, (200,), device=DEVICE)
+        given["key_labels"] = torch.randint(9, (260,), device=DEVICE)
+    loss, aux = ops.info_nce(
+        query,
+        key,
+        extra_keys=extra,
+        symmetric=symmetric,
+        weights=torch.ones(200, device=DEVICE),
+        label_smoothing=0.1,
+        return_aux=True,
+        **given,
+    )
+    assert_on_device((loss, *aux))
+    scale = torch.ones((), device=DEVICE)
+    assert_on_device(ops.info_nce(query, key, logit_scale=scale, symmetric=symmetric))
+    assert_on_device(ops.sigmoid_contrastive(query, key, logit_scale=scale, **given))
+    labels = [x.to(torch.int32) for x in given.values()] or [None, None]
+    problem = (query, key, scale, *labels)
+    row_loss, column_loss, *statistics = _contrastive_ops._info_nce(
+        *problem, "cosine", symmetric, 0.1, False
+    )
+    assert_on_device(
+        _contrastive_ops._info_nce_backward(
+            row_loss, column_loss, *statistics, *problem, "cosine", 0.1, True, True
+        )
+    )
+    problem = (query, key, scale, scale, *labels)
+    assert_on_device(_contrastive_ops._sigmoid_backward(row_loss, *problem, "cosine", True, True))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("metric", ["dot", "cosine", "correlation", "euclidean", "rbf"])
+def test_scores(launches: Launches, dtype: torch.dtype, metric: str) -> None:
+    """Scores of all pairs and of listed ones, the best of each row, and their gradients."""
+    x, y = rows(200, 20, dtype), rows(260, 20, dtype)
+    i, j = (torch.randint(200, (50,), device=DEVICE) for _ in range(2))
+    assert_on_device(ops.pairwise_similarity(x, y, metric=metric))
+    assert_on_device(ops.pairwise_similarity(x, metric=metric, condensed=True))
+    assert_on_device(ops.pair_similarity(x, i, j, metric=metric))
+    assert_on_device(ops.topk_similarity(x, y, 7, metric=metric))
+    assert_on_device(ops.topk_similarity(x, k=7, metric=metric))
+    grad = rows(200, 260, dtype)
+    backward = _pairwise_ops._pairwise_backward
+    assert_on_device(backward(grad, x, y, metric, 0.1, False, True, True))
+    assert_on_device(
+        backward(grad[:, :1].expand(200, 200), x, None, metric, 0.1, False, True, False)
+    )
+    pairs = rows(1, 200 * 199 // 2, dtype)[0]
+    assert_on_device(backward(pairs, x, None, metric, 0.1, True, True, False))
+    assert_on_device(_pairwise_ops._pair_list_backward(pairs[:50], x, i, j, metric, 0.1))
+
+
+@pytest.mark.parametrize("dtype", DTYPES[:2])
+@pytest.mark.parametrize("metric", ["dot", "rbf"])
+@pytest.mark.parametrize(
+    "compare",
+    ["mse", "atanh", "pearson", "cosine", "cka", "cka_debiased", "whitened_cosine"],
+)
+def test_comparisons(launches: Launches, dtype: torch.dtype, metric: str, compare: str) -> None:
+    """Penalties and scores against responses and stored similarities, and the gradient."""
+    x, y = rows(200, 20, dtype), rows(200, 30, dtype)
+    stored = torch.rand(200, 200, device=DEVICE)
+    weights = None
+    if compare in {"mse", "atanh", "pearson", "cosine"}:
+        weights = torch.rand(200 * 199 // 2, device=DEVICE)
+    forms = ["pair", "auto"]
+    if compare not in {"mse", "atanh"} and metric != "rbf":
+        forms.append("feature")
+    for form in forms:
+        options = (compare, metric, 0.1, "responses", metric, 0.1, 1e-5, form)
+        value, recipe = _rsa_ops._rsa(x, y, None, *options)
+        assert_on_device((value, recipe))
+        assert_on_device(_rsa_ops._rsa_backward(value, recipe, x, y, None, *options))
+    options = (compare, metric, 0.1, "similarity", metric, 0.1, 1e-5, "auto")
+    value, recipe = _rsa_ops._rsa(x, stored, weights, *options)
+    assert_on_device(_rsa_ops._rsa_backward(value, recipe, x, stored, weights, *options))
+    assert_on_device(
+        ops.rsa_penalty(
+            x, stored, compare=compare, metric=metric, center=True, target_kind="similarity"
+        )
+    )
+    assert_on_device(ops.rsa_score(x, y, compare=compare, metric=metric))
+
+
+def test_the_device_is_watched() -> None:
+    """What the other tests rely on: values cannot be looked at, devices cannot be mixed."""
+    x = torch.ones(3, device=DEVICE)
+    with pytest.raises(RuntimeError, match="meta"):
+        x.sum().item()
+    with OneDevice(), pytest.raises(AssertionError, match="with a tensor on cpu"):
+        x.add_(torch.ones(3))
+
+
+def test_every_kernel_is_declared() -> None:
+    """The stub names the kernels that the engine starts (and the extension has, if built)."""
+    names = set(declared_kernels()) - {"architectures", "main_loop"}
+    assert len(names) >= 12
+    if hasattr(_C, "cuda"):
+        assert names <= set(dir(_C.cuda))
