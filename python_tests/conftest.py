@@ -37,16 +37,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test marked `engines` with every engine there is here."""
     marker = metafunc.definition.get_closest_marker("engines")
     if marker is not None:
-        marks = {"cuda": [pytest.mark.cuda]}
-        metafunc.parametrize(
-            "engine",
-            [
-                pytest.param(name, marks=marks.get(name, []))
-                for name in marker.args
-                if engines.missing(name) is None
-            ],
-            indirect=True,
-        )
+        missing = {name: engines.missing(name) for name in marker.args}
+        here = [
+            pytest.param(name, marks=[pytest.mark.cuda] if name == "cuda" else [])
+            for name, reason in missing.items()
+            if reason is None
+        ]
+        none = pytest.mark.skip(reason="; ".join(filter(None, missing.values())))
+        metafunc.parametrize("engine", here or [pytest.param("none", marks=none)], indirect=True)
 
 
 @pytest.fixture(autouse=True)

@@ -55,8 +55,12 @@ def test_scipy(x_kind: str, y_kind: str) -> None:
     def score(compare: str) -> float:
         return ops.rsa_score(x, y, compare=compare).item()
 
-    assert score("spearman") == pytest.approx(stats.spearmanr(x.cpu(), y.cpu()).statistic, abs=1e-12)
-    assert score("kendall") == pytest.approx(stats.kendalltau(x.cpu(), y.cpu()).statistic, abs=1e-12)
+    assert score("spearman") == pytest.approx(
+        stats.spearmanr(x.cpu(), y.cpu()).statistic, abs=1e-12
+    )
+    assert score("kendall") == pytest.approx(
+        stats.kendalltau(x.cpu(), y.cpu()).statistic, abs=1e-12
+    )
     assert score("tau-b") == score("kendall")
 
 

@@ -24,6 +24,7 @@ from b2m_fast.ops import (
     _addresses,
     _comparison,
     _contrastive_ops,
+    _cuda_engine,
     _engine,
     _pairwise_ops,
     _rsa_ops,
@@ -258,6 +259,50 @@ def test_comparisons(launches: Launches, dtype: torch.dtype, metric: str, compar
         )
     )
     assert_on_device(ops.rsa_score(x, y, compare=compare, metric=metric))
+
+
+def test_mixed_devices_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every argument has to be where the first is, and the error names the one that is not."""
+    monkeypatch.setattr(_validate, "DEVICE_TYPES", ("cpu", DEVICE))
+    here, there = torch.ones(6, 4, device=DEVICE), torch.ones(6, 4)
+    index, label = torch.zeros(6, dtype=torch.int64, device=DEVICE), torch.arange(6)
+    calls: dict[str, Callable[[], Any]] = {
+        "y": lambda: ops.pairwise_similarity(here, there),
+        "i": lambda: ops.pair_similarity(here, label, index),
+        "j": lambda: ops.pair_similarity(here, index, label),
+        "key": lambda: ops.info_nce(here, there),
+        "extra_keys": lambda: ops.info_nce(here, here, extra_keys=there),
+        "labels": lambda: ops.info_nce(here, here, labels=label),
+        "key_labels": lambda: ops.sigmoid_contrastive(here, here, labels=index, key_labels=label),
+        "target": lambda: ops.rsa_penalty(here, there),
+        "center": lambda: ops.rsa_penalty(here, here, center=there[0]),
+        "layer_weights": lambda: ops.rsa_penalty([here, here], here, layer_weights=there[0, :2]),
+        r"features\[1\]": lambda: ops.rsa_penalty([here, there], here),
+        "x": lambda: ops.rsa_score(there, here),
+    }
+    for name, call in calls.items():
+        with pytest.raises(ValueError, match=f"{name} is on device cpu; expected meta"):
+            call()
+    calls = {
+        "key": lambda: ops.info_nce(there, here),
+        "target": lambda: ops.rsa_penalty(there, here),
+        "pair_weights": lambda: ops.rsa_penalty(there, there, pair_weights=here[:, :1]),
+        "out": lambda: ops.pairwise_similarity(there, out=here),
+        "logit_scale": lambda: ops.info_nce(there, there, logit_scale=here[0, 0]),
+    }
+    for name, call in calls.items():
+        with pytest.raises(ValueError, match=f"{name} is on device meta; expected cpu"):
+            call()
+
+
+def test_one_warning_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device that has no kernels gets plain torch, and one warning says why."""
+    monkeypatch.setattr(_cuda_engine, "missing_on", lambda _: "no kernels here")
+    _engine._warn_once.cache_clear()
+    with pytest.warns(UserWarning, match=r"no kernels here\. .* plain torch in chunks"):
+        assert _engine.engine_of(torch.device("cuda")) is _engine.ENGINES["torch"]
+    assert _engine.engine_of(torch.device("cuda")) is _engine.ENGINES["torch"]
+    _engine._warn_once.cache_clear()
 
 
 def test_the_device_is_watched() -> None:

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, TypeAlias
 import torch
 from torch import Tensor
 
-from .._addresses import Matrix, matrix, part_of_matrix
+from .._addresses import matrix, part_of_matrix
 from .._problems import METRICS, Scoring, computing_dtype, condensed_start
 from .._rows import mean_row
 from .._torch_engine.scores import best
 from . import kernels
-from .kernels import KERNELS, Weights, band, bands, blocks, padded, running_on, size_of
+from .kernels import KERNELS, Stream, Weights, band, bands, blocks, padded, running_on, size_of
 from .rows import Rows, Side, gradient_of, precision_of, prepare
 
 if TYPE_CHECKING:
@@ -41,25 +41,29 @@ def pairwise(x: Tensor, y: Tensor | None, scoring: Scoring, condensed: bool, out
         x_rows = Side(x, scoring, stream).rows
         y_rows = x_rows if y is None else Side(y, scoring, stream).rows
         problem = _scores(x_rows, y_rows, scoring)
-
-        def write(rows: slice, to: Matrix) -> None:
-            KERNELS.pairwise_scores(problem, condensed, band(rows), to, stream)
-
         if out.device == x.device:
-            write(slice(0, len(x)), matrix(out))
-            return
-        m = len(y_rows.data)
-        dtype = computing_dtype(x)
-        for rows in bands(len(x), lambda _: m * dtype.itemsize):
-            if condensed:
-                pairs = slice(condensed_start(rows.start, m), condensed_start(rows.stop, m))
-                block = torch.empty(size_of(pairs), dtype=dtype, device=x.device)
-                write(rows, part_of_matrix(block, 0, pairs.start))
-                out[pairs] = block.to(out.device)
-            else:
-                block = torch.empty((size_of(rows), m), dtype=dtype, device=x.device)
-                write(rows, part_of_matrix(block, rows.start, 0))
-                out[rows] = block.to(out.device)
+            KERNELS.pairwise_scores(problem, condensed, (0, len(x)), matrix(out), stream)
+        else:
+            _write_elsewhere(problem, condensed, x_rows, y_rows, out, stream)
+
+
+def _write_elsewhere(
+    problem: _C._Scores, condensed: bool, x: Rows, y: Rows, out: Tensor, stream: Stream
+) -> None:
+    """Write all scores to memory that the device does not reach, a band at a time."""
+    n, m = len(x.data), len(y.data)
+    like = x.data.new_empty(0, dtype=torch.float64 if out.dtype == torch.float64 else torch.float32)
+    for rows in bands(n, lambda _: m * like.itemsize):
+        if condensed:
+            own = slice(condensed_start(rows.start, m), condensed_start(rows.stop, m))
+            block = like.new_empty(size_of(own))
+            to = part_of_matrix(block, 0, own.start)
+        else:
+            own = rows
+            block = like.new_empty(size_of(own), m)
+            to = part_of_matrix(block, own.start, 0)
+        KERNELS.pairwise_scores(problem, condensed, band(rows), to, stream)
+        out[own] = block.to(out.device)
 
 
 def pairwise_backward(
