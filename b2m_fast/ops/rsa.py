@@ -74,7 +74,7 @@ def rsa_penalty(
         Responses (n, k) of any float dtype, scored on the fly; or with target_kind="similarity" a
         matrix (n, n), of which the diagonal and the part above it are read, or its condensed
         vector (n(n-1)/2,). Tensor or NumPy array; a memory map is read tile by tile. It is data: no
-        gradient.
+        gradient. Responses in an array are brought to the features' device.
     compare
         A row of the table.
     metric
@@ -119,8 +119,14 @@ def rsa_penalty(
     gradient 0. Not twice differentiable (`reference.rsa_penalty` is).
 
     Cost of the pair form: n^2 (d + k) operations forward, n^2 (3 d + k) backward, memory
-    O(n (d + k)), whatever n. Of the feature form: 2 n (d^2 + d k + k^2) and 4 n d (d + k) in
-    float64.
+    O(n (d + k)), whatever n: the backward pass computes the scores of both sides again. Of the
+    feature form: 2 n (d^2 + d k + k^2) and 4 n d (d + k) in float64.
+
+    On CUDA scores have the precision that `pairwise_similarity` tells of, but for atanh, which takes
+    full float32 products for every dtype: rounding must not carry a similarity past 1 + epsilon.
+    Stored similarities may be in the host's memory or in a mapped file; they are brought over a band
+    of rows at a time. form="auto" looks at the sums in feature space before it takes them, for which
+    the host waits; while a CUDA graph is captured "auto" means "pair".
 
     Released code of Li et al.'s line takes F without the 1/2: its loss is 4 times this one.
 
@@ -230,7 +236,7 @@ def rsa_score(
     Cost and memory as the forward pass of `rsa_penalty`. Rank comparisons hold the scores of up to
     16.8 million pairs (n = 5793) at once; above that they compute them again slab by slab, exactly
     and in bounded memory (about 1 GB; a run of equal scores stays together). With NaN the result is
-    NaN.
+    NaN. On CUDA ranks are made there, and the discordant pairs of Kendall's tau counted on the CPU.
 
     References
     ----------
