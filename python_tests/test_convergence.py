@@ -170,6 +170,9 @@ def test_hidden_medians_give_bounds() -> None:
     other = median_ratio(never, arm)
     assert other.low == pytest.approx(2.5)
     assert other.high == math.inf
+    both = median_ratio(never, never)
+    assert math.isnan(both.ratio)
+    assert (both.low, both.high) == (0, math.inf)
 
 
 def test_ratio_refuses_what_has_none() -> None:

@@ -277,9 +277,8 @@ def median_ratio(
         raise ValueError("the baseline meets the criterion before training: raise the criterion")
     arm_low, arm_high = _bounds(arm)
     base_low, base_high = _bounds(baseline)
-    ratio = float(np.median(arm_high) / np.median(base_high))
-    if not (np.isfinite(np.median(arm_high)) and np.isfinite(np.median(base_high))):
-        ratio = math.nan
+    medians = median_step(arm), median_step(baseline)
+    ratio = medians[0] / medians[1] if math.isfinite(sum(medians)) else math.nan
     if len(arm) == 1:
         return MedianRatio(ratio, math.nan, math.nan, 1)
     index = resamples(len(arm), draws, seed)
