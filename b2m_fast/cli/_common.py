@@ -6,7 +6,9 @@ import argparse
 import json
 import math
 import os
+import shutil
 import sys
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -224,6 +226,7 @@ def _perform(
                 bar.write(f"{name} FAILED:\n{outcome.error}", file=sys.stderr)
                 continue
             done += 1
+            shutil.rmtree(outcome.job.payload.folder(outcome.job), ignore_errors=True)
             runs[outcome.job.config["arm"]][outcome.job.config["seed"]] = outcome.result
             bar.set_postfix_str(f"{done}/{len(ready)} runs; {name} {plan.glance(outcome.result)}")
     except KeyboardInterrupt:
@@ -231,6 +234,8 @@ def _perform(
     finally:
         outcomes.close()
         bar.close()
+    with suppress(OSError):  # not there, or not empty: runs that can go on
+        (plan.out / "checkpoints").rmdir()
     if code == INTERRUPTED:
         print(f"stopped: {done} of {len(ready)} runs finished and kept; "
               "the same command goes on from here", file=sys.stderr)  # fmt: skip

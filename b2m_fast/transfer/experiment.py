@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from b2m_fast.transfer.runs import Job
+from b2m_fast.transfer.runs import Job, digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,13 +28,28 @@ class Payload:
     threads : int
         Threads it may use.
     checkpoints : Path
-        Folder where it may keep what it needs to go on after an interruption.
+        Folder for what runs need to go on after an interruption.
     """
 
     experiment: Any
     material: Any
     threads: int
     checkpoints: Path
+
+    def folder(self, job: Job) -> Path:
+        """Where one run may keep what it needs to go on; emptied when it is done.
+
+        Parameters
+        ----------
+        job : Job
+            The run.
+
+        Returns
+        -------
+        Path
+            A folder of its own for every run and every change of its settings.
+        """
+        return self.checkpoints / f"{job.name}-{digest(job.config)}"
 
 
 def plain(value: Any) -> Any:

@@ -290,7 +290,13 @@ def run(job: Job, tick: Callable[[], object]) -> dict[str, Any]:
     model = ResNet(material.task.classes, experiment.width, (experiment.blocks,) * 4, blur)
     start = time.perf_counter()
     trained = train(
-        model, material.task, material.targets[arm], experiment.training, seed, lambda _: tick()
+        model,
+        material.task,
+        material.targets[arm],
+        experiment.training,
+        seed,
+        lambda _: tick(),
+        checkpoint=payload.folder(job) / "training.safetensors",
     )
     middle = time.perf_counter()
     result = _evaluate(model, material.task, experiment.evaluation)
