@@ -191,10 +191,19 @@ def test_history_and_best_weights() -> None:
         assert circle.validate(None)["validation_loss"] == min(losses)
 
 
+def test_a_history_can_begin_before_training() -> None:
+    """`validate_first` puts the untrained student at step 0, once, without parts of a loss, and
+    changes nothing else."""
+    first, second = (train(Circle(), replace(CONFIG, validate_first=v)) for v in (True, False))
+    assert set(first.entries[0]) == {"step", "validation_loss"}
+    assert first.entries[0]["step"] == 0
+    assert first.entries[1:] == second.entries
+
+
 def test_learning_rates() -> None:
     """Constant, half a cosine to 0, and phases that change between validations only."""
     rates = {
-        kind: [LoopConfig(6, 2, learning_rate=1.0, schedule=kind, phases=2).rate(s) for s in range(6)]
+        kind: [LoopConfig(steps=6, validate_every=2, learning_rate=1.0, schedule=kind, phases=2).rate(s) for s in range(6)]
         for kind in ("constant", "cosine", "phases")
     }  # fmt: skip
     assert rates["constant"] == [1] * 6
@@ -208,7 +217,7 @@ def test_clipping_bounds_the_whole_gradient(clip: float | None) -> None:
     circle = Circle()
     circle.modules.eval()
     before = [p.detach().clone() for p in circle.modules.parameters()]
-    config = LoopConfig(1, 1, "sgd", learning_rate=1.0, momentum=0.0, clip=clip)
+    config = LoopConfig(1, 1, optimizer="sgd", learning_rate=1.0, momentum=0.0, clip=clip)
     train(circle, config)
     after = list(circle.modules.parameters())
     change = torch.cat([(a - b).detach().flatten() for a, b in zip(after, before, strict=True)])

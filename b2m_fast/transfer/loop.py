@@ -81,6 +81,8 @@ class LoopConfig:
         Batches.
     validate_every : int
         Steps between validations; the last step is always validated.
+    validate_first : bool
+        Validate before the first step too: the history begins with step 0.
     optimizer : {"adam", "adamw", "sgd"}
         Optimiser.
     learning_rate, weight_decay : float
@@ -104,6 +106,7 @@ class LoopConfig:
 
     steps: int = 1000
     validate_every: int = 50
+    validate_first: bool = False
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     learning_rate: float = 1e-3
     weight_decay: float = 0.0
@@ -162,8 +165,8 @@ class History:
     Attributes
     ----------
     entries : list of dict
-        Per validation ``step`` (from 1), the mean of each part of the loss since the last one, and
-        what the objective's `validate` returned.
+        Per validation ``step`` (steps done), the mean of each part of the loss since the last one,
+        and what the objective's `validate` returned.
     best_step : int, optional
         Step of the weights that were kept, with `LoopConfig.keep_best`.
     """
@@ -222,6 +225,8 @@ def train(
         run.resume(checkpoint)
     for entry in run.history.entries:
         tick(entry)
+    if config.validate_first and not run.history.entries:
+        tick(run.validate())
     while run.step < config.steps:
         run.advance()
         last = run.step == config.steps
