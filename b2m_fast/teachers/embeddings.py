@@ -185,19 +185,21 @@ def _dpca(
 ) -> list[tuple[Array, Array, Array]]:
     """Singular values (q,), encoders (units, q) and decoders (units, q) of each part.
 
-    In the form of kernel ridge regression: there are fewer conditions and bins than units. The
-    penalty is in units of the mean squared norm of a row.
+    The penalty is in units of the mean squared norm of a row.
     """
     x = centred.reshape(-1, centred.shape[2])
-    kernel = x @ x.T
-    inverse = np.linalg.inv(kernel + penalty * np.trace(kernel) / len(x) * np.eye(len(x)))
+    rows, units = x.shape
+    strength = penalty * (x**2).sum() / rows
+    if units < rows:
+        ridge = np.linalg.solve(x.T @ x + strength * np.eye(units), x.T)
+    else:
+        ridge = np.linalg.solve(x @ x.T + strength * np.eye(rows), x).T
     found = []
     for part in marginalise(centred, shape):
         target = part.reshape(x.shape)
-        fitted = kernel @ inverse @ target
-        _, strength, basis = np.linalg.svd(fitted, full_matrices=False)
+        _, size, basis = np.linalg.svd(x @ (ridge @ target), full_matrices=False)
         encoder = basis[:k].T
-        found.append((strength[:k], encoder, x.T @ (inverse @ (target @ encoder))))
+        found.append((size[:k], encoder, ridge @ (target @ encoder)))
     return found
 
 

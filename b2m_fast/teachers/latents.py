@@ -194,9 +194,11 @@ def make_latents(
         _split(pair, means, clock, latents, method, k, seed)
         for pair, means in zip(halves, averages, strict=True)
     ]
-    reliability, explained, identified = (
+    reliability, held, reproduced, variance, identified = (
         np.mean(part, axis=0) for part in zip(*evidence, strict=True)
     )
+    # hardly anything reproduces in noise: then shares of it would be shares of nothing
+    explained = held / max(reproduced, 0.05 * variance)
     weak = [j for j in range(k) if reliability[j] < UNRELIABLE]
     if weak:
         log.warning(
@@ -213,6 +215,7 @@ def make_latents(
         "valid_steps": int(clock.valid.sum()),
         "reliability": reliability.tolist(),
         "explained": explained.tolist(),
+        "reproducible_share_of_variance": float(reproduced / variance),
         "unreliable": weak,
         "share_between_conditions": _between_conditions(latents).tolist(),
         "condition_identified_in_other_half": float(identified),
@@ -250,8 +253,12 @@ def _split(
     method: str,
     k: int,
     seed: int,
-) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
-    """Reliability (k,), explained share (k,), conditions identified, of one split."""
+) -> tuple[NDArray[np.float64], NDArray[np.float64], float, float, float]:
+    """What one split of the trials says.
+
+    Reliability (k,); variance of both halves that each latent holds (k,), that reproduces, and that
+    there is; share of conditions identified.
+    """
     embedding = METHODS[method](halves[0], k, seed)
     own, other = (clock(embedding(half)) for half in halves)
     turn = _procrustes(own, latents)
@@ -260,8 +267,9 @@ def _split(
     identified = _identified(own, other)
     direction = own.reshape(-1, k) / np.maximum(np.linalg.norm(own.reshape(-1, k), axis=0), 1e-12)
     a, b = (_centred(x).reshape(-1, x.shape[2]) for x in averages)
-    share = ((direction.T @ a) * (direction.T @ b)).sum(axis=1) / (a * b).sum()
-    return 2 * r / np.maximum(1 + r, 1e-12), share, identified
+    held = ((direction.T @ a) * (direction.T @ b)).sum(axis=1)
+    variance = float(np.sqrt((a**2).sum() * (b**2).sum()))
+    return 2 * r / np.maximum(1 + r, 1e-12), held, float((a * b).sum()), variance, identified
 
 
 def _centred(x: NDArray[np.float64]) -> NDArray[np.float64]:
