@@ -7,6 +7,7 @@ farewell after N validations, or else writes its history and weights to FOLDER a
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import sys
@@ -61,6 +62,23 @@ class Circle:
     def load_state(self, state: dict[str, Any]) -> None:
         self.rng.bit_generator.state = state["rng"]
         self.order.load_state(state["order"])
+
+
+def assert_same(a: Any, b: Any) -> None:
+    """Equal: tensors in dtype, shape and every value, NaN included."""
+    assert type(a) is type(b)
+    if isinstance(a, Tensor):
+        torch.testing.assert_close(a, b, rtol=0, atol=0, equal_nan=True)
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys()
+        for key in a:
+            assert_same(a[key], b[key])
+    elif isinstance(a, list):
+        assert len(a) == len(b)
+        for x, y in zip(a, b, strict=True):
+            assert_same(x, y)
+    else:
+        assert a == b or (math.isnan(a) and math.isnan(b))
 
 
 def end_of(objective: Any, history: History) -> dict[str, Any]:

@@ -12,13 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from b2m_fast.transfer.checkpoints import CheckpointError, read_checkpoint, write_checkpoint
 from b2m_fast.transfer.loop import LoopConfig, train
-from small_training import CONFIG, Circle, end_of
+from small_training import CONFIG, Circle, assert_same, end_of
 
 pytest.importorskip("lightning_fabric", reason="the loop needs Lightning Fabric")
 pytest.importorskip("safetensors", reason="checkpoints need safetensors")
@@ -26,24 +27,6 @@ pytest.importorskip("safetensors", reason="checkpoints need safetensors")
 
 class Interrupted(Exception):
     """Stands in for whatever ends a run."""
-
-
-def assert_same(a: Any, b: Any) -> None:
-    """Equal bit for bit, NaN included."""
-    assert type(a) is type(b)
-    if isinstance(a, Tensor):
-        assert a.dtype == b.dtype
-        assert torch.equal(a.cpu().contiguous().view(-1).view(torch.uint8), b.cpu().contiguous().view(-1).view(torch.uint8))  # fmt: skip
-    elif isinstance(a, dict):
-        assert a.keys() == b.keys()
-        for key in a:
-            assert_same(a[key], b[key])
-    elif isinstance(a, list):
-        assert len(a) == len(b)
-        for x, y in zip(a, b, strict=True):
-            assert_same(x, y)
-    else:
-        assert a == b or (math.isnan(a) and math.isnan(b))
 
 
 def stop_after(count: int) -> Any:
@@ -157,7 +140,7 @@ def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
     tensors and JSON is refused, and the older file stays."""
     state = {
         "tensors": [torch.arange(6).view(2, 3).t(), torch.tensor(1.5, dtype=torch.bfloat16)],
-        "empty": torch.empty(0, 3),
+        "empty": [torch.empty(0, 3), torch.from_numpy(np.empty(0, np.int64))],
         "big": 2**127 + 1,
         "nested": {"nan": math.nan, "none": None, "list": [1, "a", True, {}]},
         "shared": [torch.ones(2)] * 2,
