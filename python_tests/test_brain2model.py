@@ -127,6 +127,17 @@ def test_steps_or_their_mean(combination: str, average: bool) -> None:
         assert all(math.isfinite(value) for entry in entries for value in entry.values())
 
 
+@pytest.mark.parametrize("combination", ["gru latent", "rnn contrastive", "vae contrastive"])
+def test_scrambled_brains_teach_nothing(combination: str) -> None:
+    """Where the pairing is broken anew in every batch, nothing true of held-out samples is learned."""
+    config = replace(LOOP, steps=150, validate_every=150, learning_rate=1e-2)
+    entry = train(objective(combination, scramble=True), config).entries[-1]
+    if combination.endswith("latent"):
+        assert entry["readout_r2"] < 0.25
+    else:
+        assert entry["retrieval"] < 2 * entry["retrieval_chance"]
+
+
 def test_schedules_of_the_weight() -> None:
     """Constant, half a cosine to 0, and the brain first; 0 is 0 whatever the schedule."""
     assert [Weight(2.0).at(p) for p in (0, 0.5, 0.99)] == [(1, 2)] * 3
@@ -188,7 +199,7 @@ def test_mixed_precision(combination: str) -> None:
 # Resume
 # --------------------------------------------------------------------------------------------------
 OPTIONS: dict[str, dict[str, Any]] = {
-    "rnn latent": {"readout": "ridge"},
+    "rnn latent": {"readout": "ridge", "scramble": True},
     "gru latent": {"weight": Weight(1.0, "cosine")},
     "rnn contrastive": {"learn_temperature": True},
     "vae contrastive": {"learn_temperature": True, "weight": Weight(0.1)},

@@ -45,7 +45,7 @@ def test_a_trial_gets_the_latents_of_its_condition_at_its_step() -> None:
     """Each row is the hidden state of a trial at a valid step of the window, beside z_{c,t}; rows of
     one label, and only they, have the same latents."""
     teacher, seen = latent_teacher(), activity()
-    pairs = TrialLatents(teacher, small_task(), UNITS, window=(1, 6)).draw(STILL, seen)
+    pairs = TrialLatents(teacher, small_task(), UNITS, seed=0, window=(1, 6)).draw(STILL, seen)
     expected = [(t, n) for t in (3, 4, 5) for n in range(10)]  # valid from step 3
     assert len(pairs.label) == len(expected)
     for row, (t, n) in enumerate(expected):
@@ -61,7 +61,7 @@ def test_a_trial_gets_the_latents_of_its_condition_at_its_step() -> None:
 def test_the_mean_of_a_trial() -> None:
     """With `average` a row is the mean over the valid steps, on both sides; labels are conditions."""
     teacher, seen = latent_teacher(), activity()
-    pairing = TrialLatents(teacher, small_task(), UNITS, average=True)
+    pairing = TrialLatents(teacher, small_task(), UNITS, seed=0, average=True)
     pairs = pairing.draw(STILL, seen)
     torch.testing.assert_close(pairs.student, seen.hidden[3:].mean(0))
     means = torch.from_numpy(teacher.latents[:, 3:].mean(1))[seen.condition]
@@ -75,14 +75,14 @@ def test_only_valid_steps_teach() -> None:
     teacher, seen = latent_teacher(), activity()
     seen.hidden.requires_grad_()
     term = LatentReadout(UNITS, 3, "fixed")
-    loss = term(TrialLatents(teacher, small_task(), UNITS).draw(STILL, seen))
+    loss = term(TrialLatents(teacher, small_task(), UNITS, seed=0).draw(STILL, seen))
     (gradient,) = torch.autograd.grad(loss, seen.hidden)
     assert (gradient[:3] == 0).all()
     assert (gradient[3:].abs().sum((1, 2)) > 0).all()
     changed = teacher.latents.copy()
     changed[:, :3] = 1e6
     other = replace(teacher, latents=changed)
-    again = term(TrialLatents(other, small_task(), UNITS).draw(STILL, seen))
+    again = term(TrialLatents(other, small_task(), UNITS, seed=0).draw(STILL, seen))
     assert torch.equal(loss, again)
 
 
@@ -141,13 +141,38 @@ def test_images_are_paired_with_their_responses() -> None:
     assert seen | kept == set(range(50))
 
 
+def test_scrambled_rows_are_dealt_out_anew() -> None:
+    """A scrambled pairing keeps the student's rows, the labels and the brain's rows as a set, breaks
+    which belongs to which, differently in every batch, and leaves validation as it is."""
+    model = ConvVAE((1, 16, 16), latent=6, width=2)
+    makers: tuple[Any, ...] = (
+        lambda s: TrialLatents(latent_teacher(), small_task(), UNITS, seed=0, average=True, scramble=s),
+        lambda s: ConditionResponses(condition_teacher(), small_task(), UNITS, seed=0, scramble=s),
+        lambda s: StimulusResponses(image_teacher(), model, seed=0, batch=40, scramble=s),
+    )  # fmt: skip
+    for make in makers:
+        seen: Any = None if make is makers[2] else activity(40)
+        plain, scrambled = (make(s).draw(STILL, seen) for s in (False, True))
+        assert torch.equal(plain.student, scrambled.student)
+        assert torch.equal(plain.label, scrambled.label)
+        rows_of = [sorted(pairs.brain.tolist()) for pairs in (plain, scrambled)]
+        assert rows_of[0] == rows_of[1]
+        moved = (plain.brain != scrambled.brain).any(1).float().mean()
+        assert moved > 0.5
+        pairing = make(True)
+        first, second = (pairing.draw(STILL, seen).brain for _ in range(2))
+        assert not torch.equal(first, second)
+        kept = [make(s).held_out(STILL, seen).brain for s in (False, True)]
+        assert torch.equal(*kept)
+
+
 def test_teachers_and_tasks_that_do_not_fit() -> None:
     """Other conditions, another clock, empty windows, too few responses: each says what is wrong."""
     task, teacher = small_task(), latent_teacher()
 
     def latents(**changes: Any) -> TrialLatents:
         window = changes.pop("window", None)
-        return TrialLatents(replace(teacher, **changes), task, UNITS, window=window)
+        return TrialLatents(replace(teacher, **changes), task, UNITS, seed=0, window=window)
 
     with pytest.raises(ValueError, match=r"3 conditions.*has 4"):
         latents(latents=teacher.latents[:3])

@@ -117,6 +117,8 @@ class TransferConfig:
         Images of a step, for a teacher of images.
     held_out : float
         Share of a teacher's samples that is kept for validation.
+    scramble : bool
+        Deal the brain's rows out anew in each training batch: the control for pairing itself.
     """
 
     method: Literal["latent", "contrastive"] = "latent"
@@ -130,6 +132,7 @@ class TransferConfig:
     average: bool | None = None
     batch: int = 64
     held_out: float = 0.2
+    scramble: bool = False
 
     def __post_init__(self) -> None:
         if self.method not in {"latent", "contrastive"}:
@@ -326,17 +329,20 @@ def _pairing(
                 "responses to images (PairedTeacher)"
             )
         return StimulusResponses(
-            teacher, lesson.student, seed=seed, batch=config.batch, share=config.held_out
+            teacher,
+            lesson.student,
+            seed=seed,
+            batch=config.batch,
+            share=config.held_out,
+            scramble=config.scramble,
         )
     task, units = lesson.task, lesson.student.units
+    common: dict[str, Any] = {
+        "seed": seed,
+        "window": config.window,
+        "average": config.averages,
+        "scramble": config.scramble,
+    }
     if isinstance(teacher, LatentTeacher):
-        return TrialLatents(teacher, task, units, window=config.window, average=config.averages)
-    return ConditionResponses(
-        teacher,
-        task,
-        units,
-        seed=seed,
-        window=config.window,
-        average=config.averages,
-        share=config.held_out,
-    )
+        return TrialLatents(teacher, task, units, **common)
+    return ConditionResponses(teacher, task, units, share=config.held_out, **common)

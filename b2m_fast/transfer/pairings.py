@@ -15,6 +15,11 @@ is only where the rows come from:
 
 For hidden states, rows can be steps or the mean over steps. Rows of the same label are of the same
 thing (condition, condition and step, or image): for a contrastive loss they are positives.
+
+Every pairing can be scrambled, which is the control for pairing itself: in each training batch the
+brain's rows are dealt out anew, so that nothing about a trial or image is left in them. Latents
+whose *conditions* are permuted once and for all still tell conditions apart, and so can teach.
+Validation pairs are never scrambled.
 """
 
 from __future__ import annotations
@@ -94,8 +99,12 @@ class TrialLatents:
         Hidden units.
     window : (int, int), optional
         Steps [begin, end) to look at; of these, those at which the recording says something.
+    seed : int
+        Of `scramble`.
     average : bool, default False
         One row a trial, the mean over these steps; else one row a trial and step.
+    scramble : bool, default False
+        Deal the brain's rows out anew in each training batch.
     """
 
     def __init__(
@@ -104,8 +113,10 @@ class TrialLatents:
         task: DecisionTask,
         units: int,
         *,
+        seed: int,
         window: tuple[int, int] | None = None,
         average: bool = False,
+        scramble: bool = False,
     ) -> None:
         conditions, steps, k = teacher.latents.shape
         if conditions != len(task.conditions):
@@ -123,7 +134,8 @@ class TrialLatents:
         self.steps = _steps(task, window, teacher.valid)
         self.latents = torch.from_numpy(teacher.latents)[:, self.steps]
         self.widths = (units, k)
-        self.average = average
+        self.average, self.scramble = average, scramble
+        self.chance = Chance(seed, Stream.TEACHER)
 
     def draw(self, fabric: Fabric, seen: Activity) -> Pairs:
         """Rows of the trials the student just ran.
@@ -140,14 +152,10 @@ class TrialLatents:
         Pairs
             (valid steps x trials) rows, or one row a trial.
         """
-        hidden = seen.hidden[self.steps]
-        brain = self.latents[seen.condition].transpose(0, 1)
-        if self.average:
-            rows = hidden.mean(0), brain.mean(0), seen.condition
-        else:
-            when = torch.arange(len(self.steps))[:, None] + len(self.steps) * seen.condition
-            rows = hidden.flatten(0, 1), brain.flatten(0, 1), when.flatten()
-        return Pairs(rows[0], *fabric.to_device(rows[1:]))
+        dealt = seen.condition
+        if self.scramble:
+            dealt = dealt[_deal(len(dealt), self.chance)]
+        return self._rows(fabric, seen, dealt)
 
     def held_out(self, fabric: Fabric, seen: Activity) -> Pairs:
         """Rows of trials the student never learned from.
@@ -164,20 +172,32 @@ class TrialLatents:
         Pairs
             As `draw`.
         """
-        return self.draw(fabric, seen)
+        return self._rows(fabric, seen, seen.condition)
+
+    def _rows(self, fabric: Fabric, seen: Activity, dealt: Tensor) -> Pairs:
+        """Rows of trials and of the conditions dealt to them."""
+        hidden = seen.hidden[self.steps]
+        brain = self.latents[dealt].transpose(0, 1)
+        if self.average:
+            rows = hidden.mean(0), brain.mean(0), seen.condition
+        else:
+            when = torch.arange(len(self.steps))[:, None] + len(self.steps) * seen.condition
+            rows = hidden.flatten(0, 1), brain.flatten(0, 1), when.flatten()
+        return Pairs(rows[0], *fabric.to_device(rows[1:]))
 
     def state(self) -> dict[str, Any]:
-        """Nothing: which latents belong to a trial is not left to chance."""
-        return {}
+        """The generator."""
+        return self.chance.state()
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Nothing to do.
+        """Go on from what `state` returned.
 
         Parameters
         ----------
         state : dict
-            As returned by `state`.
+            As returned.
         """
+        self.chance.load_state(state)
 
 
 class ConditionResponses:
@@ -199,6 +219,8 @@ class ConditionResponses:
         One row a trial, the mean over these steps; else one row a trial and step.
     share : float, default 0.2
         Share of each condition's responses that is kept for validation, at least one.
+    scramble : bool, default False
+        Deal the brain's rows out anew in each training batch.
     """
 
     def __init__(
@@ -211,6 +233,7 @@ class ConditionResponses:
         window: tuple[int, int] | None = None,
         average: bool = True,
         share: float = 0.2,
+        scramble: bool = False,
     ) -> None:
         if teacher.stimuli is not None:
             raise ValueError(
@@ -230,7 +253,7 @@ class ConditionResponses:
         self.steps = _steps(task, window, None)
         self.responses = torch.from_numpy(teacher.responses)
         self.widths = (units, self.responses.shape[1])
-        self.average = average
+        self.average, self.scramble = average, scramble
         self.members = [
             _split(np.flatnonzero(teacher.label == c), share, self.chance.numpy)
             for c in range(count)
@@ -257,7 +280,10 @@ class ConditionResponses:
         ):
             members = self.members[c][0]
             chosen.append(members[int(u * len(members))])
-        return self._rows(fabric, seen, np.array(chosen))
+        responses = np.array(chosen)
+        if self.scramble:
+            responses = responses[_deal(len(responses), self.chance)]
+        return self._rows(fabric, seen, responses)
 
     def held_out(self, fabric: Fabric, seen: Activity) -> Pairs:
         """Held-out trials of the student beside held-out responses, which take turns.
@@ -323,6 +349,8 @@ class StimulusResponses:
         Images of a step.
     share : float, default 0.2
         Share of the images (labels) that is kept for validation, at least one.
+    scramble : bool, default False
+        Deal the brain's rows out anew in each training batch.
     """
 
     def __init__(
@@ -333,6 +361,7 @@ class StimulusResponses:
         seed: int,
         batch: int = 64,
         share: float = 0.2,
+        scramble: bool = False,
     ) -> None:
         if teacher.stimuli is None or teacher.stimuli.shape[1:] != student.shape:
             shape = None if teacher.stimuli is None else teacher.stimuli.shape
@@ -347,7 +376,7 @@ class StimulusResponses:
             np.flatnonzero(np.isin(teacher.label, part))
             for part in _split(labels, share, self.chance.numpy)
         )
-        self.student = student
+        self.student, self.scramble = student, scramble
         self.stimuli = torch.from_numpy(teacher.stimuli)
         self.responses = torch.from_numpy(teacher.responses)
         self.label = torch.from_numpy(teacher.label)
@@ -370,7 +399,9 @@ class StimulusResponses:
         Pairs
             One row an image.
         """
-        return self._rows(fabric, self.train[torch.from_numpy(next(self.order))])
+        shown = self.train[torch.from_numpy(next(self.order))]
+        answered = shown[_deal(len(shown), self.chance)] if self.scramble else shown
+        return self._rows(fabric, shown, answered)
 
     def held_out(self, fabric: Fabric, seen: None) -> Pairs:  # noqa: ARG002
         """Images that are never drawn.
@@ -387,11 +418,11 @@ class StimulusResponses:
         Pairs
             One row an image.
         """
-        return self._rows(fabric, self.kept)
+        return self._rows(fabric, self.kept, self.kept)
 
-    def _rows(self, fabric: Fabric, chosen: Tensor) -> Pairs:
-        """Rows of chosen images."""
-        drawn = (self.stimuli[chosen], self.responses[chosen], self.label[chosen])
+    def _rows(self, fabric: Fabric, shown: Tensor, answered: Tensor) -> Pairs:
+        """Rows of images shown and of responses, which are theirs unless scrambled."""
+        drawn = (self.stimuli[shown], self.responses[answered], self.label[shown])
         stimuli, responses, label = fabric.to_device(drawn)
         return Pairs(self.student.encode(stimuli)[0], responses, label)
 
@@ -428,6 +459,11 @@ def _steps(
                 f"the teacher says nothing about any step of the window [{begin}, {end})"
             )
     return torch.from_numpy(steps)
+
+
+def _deal(count: int, chance: Chance) -> NDArray[np.int64]:
+    """A random order."""
+    return chance.numpy.permutation(count)
 
 
 def _split(
