@@ -172,7 +172,10 @@ def ramp(
 
 
 def test_interpolation_and_stretch() -> None:
-    """Steps read the recording at the same fraction of the epoch, between bins by interpolation."""
+    """Steps read the recording at the same fraction of the epoch.
+
+    A step over several bins is their mean; one that is narrower than a bin lies between bins.
+    """
     task = comparison_task(delay_ms=1000)  # steps of 100 ms
     source = ramp(30, 25.0, start=-50.0, late=(0.0, 500.0))
     names = dict(zip(task.conditions, ["a", "b"] * 5, strict=True))
@@ -182,6 +185,11 @@ def test_interpolation_and_stretch() -> None:
     read = clock(source.average())[:, :, 0]
     np.testing.assert_allclose(read, np.tile(np.arange(25.0, 500, 50), (10, 1)), rtol=1e-5)
     assert clock.stretch == {"delay": 2.0}
+    np.testing.assert_allclose(clock.weights[0, :6], [0, 0, 0.5, 0.5, 0, 0], atol=1e-9)
+    wide = ramp(12, 200.0, start=-200.0, late=(0.0, 1000.0))
+    clock = align(wide, task, epochs={"delay": "late"}, conditions=names)
+    read = clock(wide.average())[0, :, 0]
+    np.testing.assert_allclose(read, np.arange(50.0, 1000, 100), rtol=1e-5)
 
 
 def test_steps_that_were_not_recorded_are_not_valid() -> None:
@@ -192,6 +200,17 @@ def test_steps_that_were_not_recorded_are_not_valid() -> None:
     clock = align(source, task, conditions=names)
     begin, _ = task.epochs["delay"]
     assert np.flatnonzero(clock.valid).tolist() == list(range(begin, begin + 6))
+
+
+def test_a_step_half_recorded_is_valid() -> None:
+    """A step counts if at least half of it was recorded, and reads that half alone."""
+    task = comparison_task()
+    names = dict(zip(task.conditions, ["a", "b"] * 5, strict=True))
+    begin, _ = task.epochs["delay"]
+    for bins, steps in ((12, 3), (13, 3), (14, 4), (15, 4)):  # of 25 ms, for steps of 100 ms
+        clock = align(ramp(bins, 25.0, delay=(0.0, 1000.0)), task, conditions=names)
+        assert np.flatnonzero(clock.valid).tolist() == list(range(begin, begin + steps))
+        np.testing.assert_allclose(clock.weights.sum(axis=1), 1)
 
 
 def test_mismatched_clocks() -> None:

@@ -27,7 +27,7 @@ class Alignment:
     Attributes
     ----------
     weights : ndarray
-        (valid steps, bins): what each step reads, by linear interpolation between bins.
+        (valid steps, bins): what each step reads of the recording.
     valid : ndarray
         (steps,), bool: steps at which the recording says something.
     condition : ndarray
@@ -67,8 +67,9 @@ def align(
 ) -> Alignment:
     """Map the epochs and conditions of a task onto those of a recording.
 
-    The middle of a step at fraction f of its epoch reads the recording at fraction f of the epoch
-    it is mapped to.
+    A step at some fraction of its epoch reads the recording at that fraction of the epoch it is
+    mapped to: the mean over the bins it covers, or between bins that are wider than itself by
+    linear interpolation. A step of which less than half was recorded is not valid.
 
     Parameters
     ----------
@@ -105,35 +106,43 @@ def align(
             + f": the recording has {list(population.epochs)}, the task {list(task.epochs)}; say "
             f"which belong together with epochs={{task's epoch: recording's epoch}}"
         )
-    time = np.full(task.steps, np.nan)
+    weights = np.zeros((task.steps, population.bins))
+    valid = np.zeros(task.steps, dtype=bool)
     stretch = {}
     for ours, theirs in pairs.items():
-        first, last = task.epochs[ours]
+        steps = np.arange(*task.epochs[ours])
         begin, end = population.epochs[theirs]
-        ratio = (last - first) * task.step_ms / (end - begin)
+        ratio = len(steps) * task.step_ms / (end - begin)
         if not 1 / max_stretch <= ratio <= max_stretch:
             raise DataError(
                 f"the clocks of {population.name} and the task {task.name} do not match: "
-                f"{ours!r} lasts {(last - first) * task.step_ms:g} ms in the task and {theirs!r} "
+                f"{ours!r} lasts {len(steps) * task.step_ms:g} ms in the task and {theirs!r} "
                 f"{end - begin:g} ms in the recording, a stretch by {ratio:.2g} where "
                 f"max_stretch={max_stretch:g} is allowed"
             )
         stretch[ours] = ratio
-        fraction = (np.arange(last - first) + 0.5) / (last - first)
-        time[first:last] = begin + fraction * (end - begin)
-    place = (time - population.start_ms) / population.bin_ms - 0.5
-    recorded = (place > -0.5 - 1e-9) & (place < population.bins - 0.5 + 1e-9)
-    if not recorded.any():
+        edges = np.linspace(begin, end, len(steps) + 1) - population.start_ms
+        weights[steps], valid[steps] = _reading(edges / population.bin_ms, population.bins)
+    if not valid.any():
         raise DataError(
             f"{population.name}: nothing was recorded in the epochs {sorted(pairs.values())}"
         )
-    place = place[recorded].clip(0, population.bins - 1)
-    low = np.minimum(place.astype(np.int64), max(population.bins - 2, 0))
-    weights = np.zeros((len(place), population.bins))
-    rows = np.arange(len(place))
-    weights[rows, low] = 1 - (place - low)
-    weights[rows, np.minimum(low + 1, population.bins - 1)] += place - low
-    return Alignment(weights, recorded, _conditions(population, task, conditions), stretch)
+    condition = _conditions(population, task, conditions)
+    return Alignment(weights[valid], valid, condition, stretch)
+
+
+def _reading(
+    edges: NDArray[np.float64], bins: int
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Weights (steps, bins) of steps between `edges` (in bins), and which were recorded."""
+    begin, end = edges[:-1, None], edges[1:, None]
+    bin_ = np.arange(bins)
+    covered = np.clip(np.minimum(end, bin_ + 1) - np.maximum(begin, bin_), 0, None)
+    valid = covered.sum(axis=1) > (0.5 - 1e-9) * (end - begin)[:, 0]
+    if (end - begin).min() < 1 - 1e-9:
+        middle = np.clip((begin + end) / 2 - 0.5, 0, bins - 1)
+        covered = np.clip(1 - np.abs(middle - bin_), 0, None)
+    return covered / np.maximum(covered.sum(axis=1, keepdims=True), 1e-12), valid
 
 
 def _conditions(

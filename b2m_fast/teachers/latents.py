@@ -219,7 +219,7 @@ def make_latents(
         "unreliable": weak,
         "share_between_conditions": _between_conditions(latents).tolist(),
         "condition_identified_in_other_half": float(identified),
-        "condition_chance": 1 / len(task.conditions),
+        "condition_chance": 1 / len(np.unique(clock.condition)),
     }
     return LatentTeacher(
         on_clock(latents, clock.valid), clock.valid, reliability, explained, report
@@ -264,7 +264,8 @@ def _split(
     turn = _procrustes(own, latents)
     own, other = (_centred(z) @ turn for z in (own, other))
     r = _correlation(own.reshape(-1, k), other.reshape(-1, k))
-    identified = _identified(own, other)
+    distinct = np.unique(clock.condition, return_index=True)[1]
+    identified = _identified(own[distinct], other[distinct])
     direction = own.reshape(-1, k) / np.maximum(np.linalg.norm(own.reshape(-1, k), axis=0), 1e-12)
     a, b = (_centred(x).reshape(-1, x.shape[2]) for x in averages)
     held = ((direction.T @ a) * (direction.T @ b)).sum(axis=1)
