@@ -86,7 +86,27 @@ class Pairing(Protocol[Seen_contra]):
         """Go on from what `state` returned."""
 
 
-class TrialLatents:
+class _Random:
+    """A pairing that draws: its generator is what it has to remember."""
+
+    chance: Chance
+
+    def state(self) -> dict[str, Any]:
+        """Where the generator is."""
+        return self.chance.state()
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned.
+
+        Parameters
+        ----------
+        state : dict
+            As returned.
+        """
+        self.chance.load_state(state)
+
+
+class TrialLatents(_Random):
     """Trials of a recurrent student beside the latents of their conditions, z_{c,t}.
 
     Parameters
@@ -185,22 +205,8 @@ class TrialLatents:
             rows = hidden.flatten(0, 1), brain.flatten(0, 1), when.flatten()
         return Pairs(rows[0], *fabric.to_device(rows[1:]))
 
-    def state(self) -> dict[str, Any]:
-        """The generator."""
-        return self.chance.state()
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned.
-
-        Parameters
-        ----------
-        state : dict
-            As returned.
-        """
-        self.chance.load_state(state)
-
-
-class ConditionResponses:
+class ConditionResponses(_Random):
     """Trials of a recurrent student beside recorded trials of the same condition, drawn at random.
 
     Parameters
@@ -317,22 +323,8 @@ class ConditionResponses:
             hidden.flatten(0, 1), *fabric.to_device((brain.repeat(times, 1), label.repeat(times)))
         )
 
-    def state(self) -> dict[str, Any]:
-        """The generator."""
-        return self.chance.state()
 
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned.
-
-        Parameters
-        ----------
-        state : dict
-            As returned.
-        """
-        self.chance.load_state(state)
-
-
-class StimulusResponses:
+class StimulusResponses(_Random):
     """Images shown to a brain, as the mean of the student's encoder, beside the responses to them.
 
     The mean, not a sample of z: noise would only blur the pairs.
@@ -428,7 +420,7 @@ class StimulusResponses:
 
     def state(self) -> dict[str, Any]:
         """Generator and what is left of the order."""
-        return {"chance": self.chance.state(), "order": self.order.state()}
+        return {"chance": super().state(), "order": self.order.state()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from what `state` returned.
@@ -438,7 +430,7 @@ class StimulusResponses:
         state : dict
             As returned.
         """
-        self.chance.load_state(state["chance"])
+        super().load_state(state["chance"])
         self.order.load_state(state["order"])
 
 
