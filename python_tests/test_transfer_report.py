@@ -14,6 +14,7 @@ SETTINGS: dict[str, Any] = {
     "method": "latent",
     "student": "gru",
     "metric": "accuracy",
+    "curve": "validation_accuracy",
     "criterion": 0.9,
     "consecutive": 2,
     "every": 10,
@@ -21,19 +22,27 @@ SETTINGS: dict[str, Any] = {
     "delay_ms": 500.0,
     "delays_ms": [1000.0],
 }
-VAE = SETTINGS | {"student": "vae", "metric": "ssim", "method": "contrastive", "delays_ms": []}
+VAE = SETTINGS | {
+    "student": "vae",
+    "metric": "ssim",
+    "curve": "validation_ssim",
+    "method": "contrastive",
+    "delays_ms": [],
+}
 
 
 def made_up(arrives: int, final: float, seed: int) -> dict[str, Any]:
     """A run that arrives at a step (never, from 100 on) and ends at a value, with some scatter."""
     step = arrives + 10 * (seed % 3)
     final += 0.001 * (seed % 4)
-    curve = [{"step": s, "accuracy": 0.95 if s >= step else 0.5} for s in range(0, 101, 10)]
+    curve = [
+        {"step": s, "validation_accuracy": 0.95 if s >= step else 0.5} for s in range(0, 101, 10)
+    ]
     return {
         "arrival": {"step": min(step, 100), "censored": step >= 100},
         "history": curve,
         "area": final - 0.1,
-        "test": {"accuracy": final, "ssim": final, "mse": 1 - final, "latent_r2": None},
+        "test": {"accuracy": final, "ssim": final, "mse": 1 - final, "readout_r2": None},
         "delays": [final - 0.2],
         "efficiency": [],
     }
@@ -150,6 +159,8 @@ def test_figure_is_a_png(settings: dict[str, Any]) -> None:
     found = runs(**{"none": (200, 0.5), "a: brain": (20, 0.9)})
     for seeds in found.values():
         for run in seeds.values():
-            run["history"] = [{**e, "ssim": e["accuracy"]} for e in run["history"]]
+            run["history"] = [
+                {**e, "validation_ssim": e["validation_accuracy"]} for e in run["history"]
+            ]
             run["efficiency"] = [{"share": 0.5, "test": run["test"], "arrival": run["arrival"]}]
     assert report.figure(found, settings, "title").startswith(b"\x89PNG")

@@ -12,7 +12,7 @@ from b2m_fast.data.files import DataError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["PairedTeacher"]
+__all__ = ["PairedTeacher", "scored"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,3 +52,42 @@ class PairedTeacher:
             raise DataError(
                 f"stimuli have shape {self.stimuli.shape}; expected ({n}, channels, height, width)"
             )
+
+
+def scored(
+    responses: NDArray[np.floating], k: int | None = None, name: str = ""
+) -> NDArray[np.float32]:
+    """Z-scored columns (0 where they do not vary), or so many z-scored principal components.
+
+    Parameters
+    ----------
+    responses : ndarray
+        (n, features).
+    k : int, optional
+        Number of components.
+    name : str
+        Whose they are, for errors.
+
+    Returns
+    -------
+    ndarray
+        (n, features) or (n, k), float32.
+
+    Raises
+    ------
+    DataError
+        If `k` exceeds features or samples.
+    """
+    x = np.asarray(responses, dtype=np.float64)
+    x = x - x.mean(axis=0)
+    if k is not None:
+        u, size, _ = np.linalg.svd(x, full_matrices=False)
+        rank = int((size > 1e-10 * size[0]).sum())
+        if not 1 <= k <= rank:
+            raise DataError(
+                f"{name}: {len(x)} samples of {x.shape[1]} units have {rank} components, "
+                f"{k} were asked for"
+            )
+        x = u[:, :k] * np.sign(u[np.abs(u[:, :k]).argmax(axis=0), range(k)])
+    spread = x.std(axis=0)
+    return np.asarray(x / np.where(spread > 0, spread, np.inf), dtype=np.float32)

@@ -18,7 +18,7 @@ from b2m_fast.data.files import DataError
 from b2m_fast.teachers.clocks import align
 from b2m_fast.teachers.encoding import Encoder, crossfit, fit_encoder
 from b2m_fast.teachers.features import cnn_features, gabor_pyramid
-from b2m_fast.teachers.paired import PairedTeacher
+from b2m_fast.teachers.paired import PairedTeacher, scored
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -111,7 +111,7 @@ def condition_responses(
         "components": k,
     }
     label = np.repeat(np.arange(len(task.conditions)), count)
-    return PairedTeacher(None, _scored(_scored(means[rows]), k, population.name), label, report)
+    return PairedTeacher(None, scored(scored(means[rows]), k, population.name), label, report)
 
 
 def image_responses(
@@ -157,8 +157,8 @@ def image_responses(
         "components": k,
         "stand_in": False,
     }
-    scored = _scored(_scored(responses), k, recording.name)
-    return PairedTeacher(to_frames(recording.images, size)[label], scored, label, report)
+    features = scored(scored(responses), k, recording.name)
+    return PairedTeacher(to_frames(recording.images, size)[label], features, label, report)
 
 
 def _enlarged_cnn(images: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -328,29 +328,10 @@ def stand_in(
         "components": k,
         "predicted_sd_on_frames": on_frames,
     }
-    scored = _scored(responses, k, "the sensory model")
-    return PairedTeacher(frames, scored, np.arange(len(frames)), report)
+    features = scored(responses, k, "the sensory model")
+    return PairedTeacher(frames, features, np.arange(len(frames)), report)
 
 
 def _bytes(frames: NDArray[np.float32]) -> NDArray[np.uint8]:
     """(n, 3, h, w) in [0, 1] -> (n, h, w, 3), uint8."""
     return np.asarray(np.rint(frames.transpose(0, 2, 3, 1) * 255), dtype=np.uint8)
-
-
-def _scored(
-    responses: NDArray[np.floating], k: int | None = None, name: str = ""
-) -> NDArray[np.float32]:
-    """Z-scored columns (0 where they do not vary), or so many z-scored principal components."""
-    x = np.asarray(responses, dtype=np.float64)
-    x = x - x.mean(axis=0)
-    if k is not None:
-        u, size, _ = np.linalg.svd(x, full_matrices=False)
-        rank = int((size > 1e-10 * size[0]).sum())
-        if not 1 <= k <= rank:
-            raise DataError(
-                f"{name}: {len(x)} samples of {x.shape[1]} units have {rank} components, "
-                f"{k} were asked for"
-            )
-        x = u[:, :k] * np.sign(u[np.abs(u[:, :k]).argmax(axis=0), range(k)])
-    spread = x.std(axis=0)
-    return np.asarray(x / np.where(spread > 0, spread, np.inf), dtype=np.float32)

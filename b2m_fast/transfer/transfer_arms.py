@@ -1,4 +1,11 @@
-"""Arms of a transfer experiment: what stands in the place of the brain, and where that is possible."""
+"""Arms of a transfer experiment: what stands in the place of the brain, and where that is possible.
+
+Two kinds of controls answer two questions. ``shuffled`` and ``gaussian`` say nothing about a trial
+or image: does a target of the same statistics help, whatever it is? ``relabelled``, ``random-code``,
+``phase``, ``label`` and ``network`` tell conditions or images apart in every trial, as the brain
+does, but not the way the brain does: is it the brain's geometry that helps, or any code that a
+student is asked to keep in mind? The second question is the hard one.
+"""
 
 from __future__ import annotations
 
@@ -7,36 +14,24 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["ARMS", "check_arms", "default_arms", "needs_teacher"]
+__all__ = ["ARMS", "SCRAMBLED", "check_arms", "default_arms"]
 
 ARMS = {
     "none": "no teacher: the student alone",
     "zero": "the brain's term with weight 0: same parameters, same random numbers",
     "brain": "the recording (synthetic: the true teacher, seen through its neurons)",
-    "shuffled": "the same features, dealt out anew to conditions or images",
+    "shuffled": "the same features, dealt out anew among the trials or images of each batch",
+    "gaussian": "random features of the same rank and variance, dealt out likewise",
+    "relabelled": "the same features under other conditions or images, for good",
+    "random-code": "random features of the same rank and variance, one for each condition or image",
     "reversed": "the same latents, backwards in time",
     "phase": "the same latents with random phases: spectrum and rank kept",
-    "gaussian": "random features of the same rank and variance (smooth in time)",
-    "label": "made of the label alone: one-hot condition x time, or image identity",
+    "label": "what is known without a brain: one-hot condition x time; labels of scenes",
+    "pixel": "principal components of the images' pixels",
     "network": "a trained network like the student in the place of the brain",
 }
+SCRAMBLED = ("shuffled", "gaussian")
 NEED_TIME = ("reversed", "phase")
-
-
-def needs_teacher(arm: str) -> bool:
-    """Whether an arm has features to learn from.
-
-    Parameters
-    ----------
-    arm : str
-        A key of `ARMS`.
-
-    Returns
-    -------
-    bool
-        False for ``none``.
-    """
-    return arm != "none"
 
 
 def _impossible(arm: str, method: str, student: str) -> str | None:
@@ -45,8 +40,8 @@ def _impossible(arm: str, method: str, student: str) -> str | None:
         return "images have no time course"
     if arm in NEED_TIME and method == "contrastive":
         return "contrastive transfer averages over time"
-    if arm == "label" and student == "vae" and method == "latent":
-        return "identities of images have no latents other than random ones: that is gaussian"
+    if arm == "pixel" and student != "vae":
+        return "a recurrent student sees no images"
     return None
 
 

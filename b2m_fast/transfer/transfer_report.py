@@ -97,7 +97,7 @@ def metrics(settings: dict[str, Any]) -> list[Metric]:
             Metric(f"delay {milliseconds:g} ms", lambda r, k=place: or_nan(r["delays"][k]))  # type: ignore[misc]
         )
     name, key = (
-        ("readout R2", "latent_r2")
+        ("readout R2", "readout_r2")
         if settings["method"] == "latent"
         else ("retrieval", "retrieval")
     )
@@ -326,12 +326,12 @@ def _colours(arms: Sequence[str]) -> dict[str, str]:
 
 def _curves(panel: Any, runs: Runs, settings: dict[str, Any], colours: dict[str, str]) -> None:
     """Learning curves: mean and range over seeds."""
-    metric = settings["metric"]
+    metric, curve = settings["metric"], settings["curve"]
     for arm, seeds in runs.items():
-        histories = [[e for e in r["history"] if e.get(metric) is not None] for r in seeds.values()]
+        histories = [[e for e in r["history"] if e.get(curve) is not None] for r in seeds.values()]
         length = min(len(h) for h in histories)
         x = [e["step"] for e in histories[0][:length]]
-        y = np.array([[e[metric] for e in h[:length]] for h in histories])
+        y = np.array([[e[curve] for e in h[:length]] for h in histories])
         panel.plot(x, y.mean(axis=0), "-", color=colours[arm], label=arm, lw=1.4)
         if len(y) > 1:
             low, high = y.min(axis=0), y.max(axis=0)
