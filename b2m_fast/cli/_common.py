@@ -39,7 +39,9 @@ class Plan:
     command : str
         Name of the command, as typed after ``b2m``.
     lab : module
-        Has ``data_fingerprint``, ``jobs``, ``make_material`` and ``run``.
+        Has ``data_fingerprint``, ``jobs`` and ``run``.
+    prepare : callable
+        Makes the material of the runs.
     report : module
         Has ``markdown``, ``sentences``, ``summarise`` and ``figure``.
     experiment : object
@@ -60,6 +62,7 @@ class Plan:
 
     command: str
     lab: Any
+    prepare: Callable[[], Any]
     report: Any
     experiment: Any
     settings: dict[str, Any]
@@ -182,7 +185,7 @@ def conduct(
             f"{count - len(todo)} found in {plan.out}")  # fmt: skip
         if todo:
             say("preparing the teachers ...")
-            material = plan.lab.make_material(plan.experiment, plan.arms, options.data)
+            material = plan.prepare()
             content = json.dumps(material.report, indent=1) + "\n"
             write_atomically(plan.out / "teacher.json", content)
     except (DataError, ImportError, ValueError) as error:
@@ -259,6 +262,7 @@ def _report(plan: Plan, runs: dict[str, dict[int, Any]], options: argparse.Names
     full = {
         "command": plan.command,
         "experiment": asdict(plan.experiment),
+        "settings": plan.settings,
         "versions": provenance.versions(),
         "machine": provenance.machine(options.threads) | {"workers": options.workers},
         "teacher": teacher,

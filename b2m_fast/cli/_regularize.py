@@ -147,6 +147,7 @@ def _plan(options: argparse.Namespace) -> Plan:
     return Plan(
         command="regularize",
         lab=lab,
+        prepare=lambda: lab.make_material(experiment, arms, options.data),
         report=report,
         experiment=experiment,
         settings=asdict(experiment.evaluation),

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from b2m_fast.evaluate.convergence import Arrival
 from b2m_fast.evaluate.statistics import Interval, paired_difference, t_interval
 from b2m_fast.transfer.experiment import finite
 
@@ -17,6 +18,7 @@ __all__ = [
     "DIFFERENCES",
     "Metric",
     "Runs",
+    "arrivals",
     "canvas",
     "comparison",
     "difference",
@@ -25,6 +27,7 @@ __all__ = [
     "mean_table",
     "or_nan",
     "png",
+    "share_values",
     "signed",
     "summary",
     "table",
@@ -71,6 +74,53 @@ def or_nan(value: float | None) -> float:
         NaN for None.
     """
     return math.nan if value is None else float(value)
+
+
+def arrivals(runs: Runs, arm: str, seeds: Sequence[int] | None = None) -> list[Arrival]:
+    """When the runs of an arm met the criterion.
+
+    Parameters
+    ----------
+    runs : dict
+        Arm -> seed -> result with ``arrival``.
+    arm : str
+        Arm.
+    seeds : sequence of int, optional
+        Which, in this order; default: all.
+
+    Returns
+    -------
+    list of Arrival
+        One per seed.
+    """
+    chosen = runs[arm] if seeds is None else {s: runs[arm][s] for s in seeds}
+    return [Arrival(r["arrival"]["step"], r["arrival"]["censored"]) for r in chosen.values()]
+
+
+def share_values(seeds: dict[int, dict[str, Any]], share: float, metric: str) -> list[float]:
+    """Results of students trained on a share of the data.
+
+    Parameters
+    ----------
+    seeds : dict
+        Seed -> result with ``efficiency``.
+    share : float
+        The share.
+    metric : str
+        Key of the number.
+
+    Returns
+    -------
+    list of float
+        Those that are numbers.
+    """
+    found = [
+        or_nan(e["test"][metric])
+        for r in seeds.values()
+        for e in r["efficiency"]
+        if e["share"] == share
+    ]
+    return [v for v in found if math.isfinite(v)]
 
 
 def mean(runs: Runs, arm: str, metric: Metric) -> Interval | None:

@@ -7,28 +7,28 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from b2m_fast.evaluate.convergence import Arrival, log_rank, median_ratio, median_step
+from b2m_fast.evaluate.convergence import log_rank, median_ratio, median_step
 from b2m_fast.transfer.experiment import finite
 from b2m_fast.transfer.tables import (
     DIFFERENCES,
     Metric,
     Runs,
-    canvas,
+    arrivals,
     comparison,
     difference,
     difference_table,
     mean_table,
     or_nan,
-    png,
+    share_values,
     summary,
     table,
 )
-from b2m_fast.transfer.transfer_arms import ARMS
+from b2m_fast.transfer.transfer_figure import figure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from b2m_fast.evaluate.convergence import MedianRatio
+    from b2m_fast.evaluate.convergence import Arrival, MedianRatio
 
 __all__ = ["contrasts", "figure", "markdown", "metrics", "sentences", "summarise"]
 
@@ -44,6 +44,11 @@ MEANS = (
     "Means over seeds, of the trained students on data they were never trained on. area: mean "
     "height of the learning curve. {readout}"
 )
+PROBE = (
+    "probe R2: how well what is known of a test scene (car, road; classes in its fields) is read from "
+    "its latents, by ridge regression."
+)
+TERM = {"latent": ("readout R2", "readout_r2"), "contrastive": ("retrieval", "retrieval")}
 READOUT = {
     "latent": "readout R2: of the arm's own latents from hidden states of held-out trials.",
     "contrastive": "retrieval: share of held-out samples whose own features the student finds "
@@ -55,14 +60,9 @@ EFFICIENCY = (
 )
 
 
-def _arrivals(runs: Runs, arm: str, seeds: Sequence[int] | None = None) -> list[Arrival]:
-    chosen = runs[arm] if seeds is None else {s: runs[arm][s] for s in seeds}
-    return [Arrival(r["arrival"]["step"], r["arrival"]["censored"]) for r in chosen.values()]
-
-
 def _paired(runs: Runs, arm: str, base: str) -> tuple[list[Arrival], list[Arrival]]:
     seeds = sorted(set(runs.get(arm, {})) & set(runs.get(base, {})))
-    return _arrivals(runs, arm, seeds), _arrivals(runs, base, seeds)
+    return arrivals(runs, arm, seeds), arrivals(runs, base, seeds)
 
 
 def _ratio(runs: Runs, arm: str, base: str) -> MedianRatio | None:
@@ -92,16 +92,16 @@ def metrics(settings: dict[str, Any]) -> list[Metric]:
     vae = settings["student"] == "vae"
     columns = [Metric(f"area ({settings['metric']})", lambda r: or_nan(r["area"]))]
     columns += [test(key) for key in (("mse", "ssim") if vae else ("accuracy",))]
-    for place, milliseconds in enumerate(() if vae else settings["delays_ms"]):
+    for place, milliseconds in enumerate(settings["delays_ms"]):
         columns.append(
             Metric(f"delay {milliseconds:g} ms", lambda r, k=place: or_nan(r["delays"][k]))  # type: ignore[misc]
         )
-    name, key = (
-        ("readout R2", "readout_r2")
-        if settings["method"] == "latent"
-        else ("retrieval", "retrieval")
-    )
-    return [*columns, Metric(name, lambda r: or_nan(r["test"].get(key)))]
+    if vae:
+        columns.append(Metric("probe R2", lambda r: or_nan(r["test"].get("probe_r2"))))
+    for method in settings["method"].split("+"):
+        name, key = TERM[method]
+        columns.append(Metric(name, lambda r, k=key: or_nan(r["test"].get(k))))  # type: ignore[misc]
+    return columns
 
 
 def contrasts(arms: Sequence[str]) -> list[tuple[str, str]]:
@@ -123,9 +123,15 @@ def contrasts(arms: Sequence[str]) -> list[tuple[str, str]]:
     return pairs
 
 
-def _median_cell(arrivals: Sequence[Arrival]) -> str:
-    value = median_step(arrivals)
-    return f"{value:.0f}" if math.isfinite(value) else f"> {max(a.step for a in arrivals)}"
+def _pairs(runs: Runs, settings: dict[str, Any]) -> list[tuple[str, str]]:
+    """Pairs of arms to compare: those the settings name, or the usual ones."""
+    named: list[tuple[str, str]] | None = settings.get("contrasts")
+    return contrasts(list(runs)) if named is None else named
+
+
+def _median_cell(found: Sequence[Arrival]) -> str:
+    value = median_step(found)
+    return f"{value:.0f}" if math.isfinite(value) else f"> {max(a.step for a in found)}"
 
 
 def _ratio_cell(ratio: MedianRatio | None) -> str:
@@ -137,15 +143,15 @@ def _ratio_cell(ratio: MedianRatio | None) -> str:
     return text + (" *" if ratio.excludes_one else "")
 
 
-def _speed_tables(runs: Runs) -> list[str]:
+def _speed_tables(runs: Runs, settings: dict[str, Any]) -> list[str]:
     rows = []
     for arm in runs:
-        arrivals = _arrivals(runs, arm)
-        reached = sum(not a.censored for a in arrivals)
-        rows.append([arm, str(len(arrivals)), str(reached), _median_cell(arrivals)])
+        found = arrivals(runs, arm)
+        reached = sum(not a.censored for a in found)
+        rows.append([arm, str(len(found)), str(reached), _median_cell(found)])
     lines = table(["arm", "seeds", "reached", "median steps"], rows)
     rows = []
-    for arm, base in contrasts(list(runs)):
+    for arm, base in _pairs(runs, settings):
         first, second = _paired(runs, arm, base)
         p = f"{log_rank(first, second):.3g}" if len(first) > 1 else "-"
         rows.append([f"{arm} / {base}", _ratio_cell(_ratio(runs, arm, base)), p])
@@ -159,20 +165,10 @@ def _efficiency_table(runs: Runs, metric: str) -> list[str]:
         return []
     rows = []
     for arm, seeds in runs.items():
-        found = [_share_values(seeds, share, metric) for share in shares]
+        found = [share_values(seeds, share, metric) for share in shares]
         rows.append([arm, *(f"{np.mean(v):.3f}" if v else "-" for v in found)])
     head = ["arm", *(f"{100 * s:g} %" for s in shares)]
     return ["", EFFICIENCY.format(metric=metric), "", *table(head, rows)]
-
-
-def _share_values(seeds: dict[int, dict[str, Any]], share: float, metric: str) -> list[float]:
-    found = [
-        or_nan(e["test"][metric])
-        for r in seeds.values()
-        for e in r["efficiency"]
-        if e["share"] == share
-    ]
-    return [v for v in found if math.isfinite(v)]
 
 
 def markdown(runs: Runs, settings: dict[str, Any]) -> str:
@@ -192,10 +188,13 @@ def markdown(runs: Runs, settings: dict[str, Any]) -> str:
     """
     columns = metrics(settings)
     sign = "<=" if settings["metric"] == "mse" else ">="
-    lines = [SPEED.format(sign=sign, **settings), "", *_speed_tables(runs)]
-    lines += ["", MEANS.format(readout=READOUT[settings["method"]]), ""]
+    lines = [SPEED.format(sign=sign, **settings), "", *_speed_tables(runs, settings)]
+    notes = [READOUT[method] for method in settings["method"].split("+")]
+    if settings["student"] == "vae":
+        notes.append(PROBE)
+    lines += ["", MEANS.format(readout=" ".join(notes)), ""]
     lines += mean_table(runs, columns)
-    lines += ["", DIFFERENCES, "", *difference_table(runs, columns, contrasts(list(runs)))]
+    lines += ["", DIFFERENCES, "", *difference_table(runs, columns, _pairs(runs, settings))]
     lines += _efficiency_table(runs, settings["metric"])
     return "\n".join(lines) + "\n"
 
@@ -221,11 +220,11 @@ def sentences(runs: Runs, settings: dict[str, Any], teacher: dict[str, Any]) -> 
         One statement each.
     """
     out = list(teacher.get("words", []))
-    for arm, base in contrasts(list(runs)):
+    for arm, base in _pairs(runs, settings):
         speed = _speed_words(_ratio(runs, arm, base), arm, base)
         if speed:
             out.append(speed)
-        columns = [m for m in metrics(settings) if m.name not in {"readout R2", "retrieval"}]
+        columns = [m for m in metrics(settings) if m.name not in {t[0] for t in TERM.values()}]
         words = comparison(runs, columns, arm, base)
         if words:
             out.append(words)
@@ -295,7 +294,7 @@ def summarise(runs: Runs, settings: dict[str, Any]) -> dict[str, Any]:
     dict
         ``means``, ``differences``, ``steps`` and ``ratios``.
     """
-    pairs = contrasts(list(runs))
+    pairs = _pairs(runs, settings)
     ratios: dict[str, Any] = {}
     for arm, base in pairs:
         ratio = _ratio(runs, arm, base)
@@ -305,132 +304,10 @@ def summarise(runs: Runs, settings: dict[str, Any]) -> dict[str, Any]:
         }  # fmt: skip
     steps = {
         arm: {
-            "median": finite(median_step(_arrivals(runs, arm))),
-            "reached": sum(not a.censored for a in _arrivals(runs, arm)),
+            "median": finite(median_step(arrivals(runs, arm))),
+            "reached": sum(not a.censored for a in arrivals(runs, arm)),
             "seeds": len(runs[arm]),
         }
         for arm in runs
     }
     return summary(runs, metrics(settings), pairs) | {"steps": steps, "ratios": ratios}
-
-
-# --------------------------------------------------------------------------------------------------
-# Figure
-# --------------------------------------------------------------------------------------------------
-def _colours(arms: Sequence[str]) -> dict[str, str]:
-    """The same colour for an arm in every figure; arms of several folders by their place."""
-    if set(arms) <= set(ARMS):
-        return {arm: f"C{k}" for k, arm in enumerate(ARMS)}
-    return {arm: f"C{k % 10}" for k, arm in enumerate(arms)}
-
-
-def _curves(panel: Any, runs: Runs, settings: dict[str, Any], colours: dict[str, str]) -> None:
-    """Learning curves: mean and range over seeds."""
-    metric, curve = settings["metric"], settings["curve"]
-    for arm, seeds in runs.items():
-        histories = [[e for e in r["history"] if e.get(curve) is not None] for r in seeds.values()]
-        length = min(len(h) for h in histories)
-        x = [e["step"] for e in histories[0][:length]]
-        y = np.array([[e[curve] for e in h[:length]] for h in histories])
-        panel.plot(x, y.mean(axis=0), "-", color=colours[arm], label=arm, lw=1.4)
-        if len(y) > 1:
-            low, high = y.min(axis=0), y.max(axis=0)
-            panel.fill_between(x, low, high, color=colours[arm], alpha=0.08, lw=0)
-    panel.axhline(settings["criterion"], color="0.6", lw=0.8, ls=":")
-    if metric == "mse":
-        panel.set_yscale("log")
-    panel.set(xlabel="training step", ylabel=f"{metric}, validation (band: range over seeds)")
-    panel.legend(fontsize=7)
-
-
-def _arrived(panel: Any, runs: Runs, settings: dict[str, Any], colours: dict[str, str]) -> None:
-    """Share of the seeds that reached the criterion."""
-    for arm in runs:
-        arrivals = _arrivals(runs, arm)
-        steps = sorted(a.step for a in arrivals if not a.censored)
-        x = [0, *steps, settings["steps"]]
-        y = [k / len(arrivals) for k in range(len(steps) + 1)]
-        panel.step(x, [*y, y[-1]], where="post", color=colours[arm], lw=1.4)
-    panel.set(xlabel="training step", ylabel="share of seeds at criterion", ylim=(0, 1.02))
-
-
-def _strip(
-    panel: Any, values: dict[str, list[float]], hidden: dict[str, list[float]],
-    colours: dict[str, str], label: str,
-) -> None:  # fmt: skip
-    """One dot a seed, censored ones as open triangles, and a bar at the median."""
-    for place, (arm, numbers) in enumerate(values.items()):
-        panel.plot([place] * len(numbers), numbers, "o", color=colours[arm], alpha=0.5, ms=4)
-        late = hidden.get(arm, [])
-        panel.plot([place] * len(late), late, "^", color=colours[arm], mfc="none", ms=5)
-        if numbers or late:
-            middle = np.median([*numbers, *(np.inf for _ in late)])
-            if np.isfinite(middle):
-                panel.plot(place, middle, "_", color=colours[arm], markersize=18, mew=2.5)
-    panel.set_xticks(range(len(values)), list(values), rotation=60, ha="right", fontsize=8)
-    panel.set_ylabel(label)
-
-
-def _steps_strip(panel: Any, runs: Runs, colours: dict[str, str]) -> None:
-    arrivals = {arm: _arrivals(runs, arm) for arm in runs}
-    reached = {k: [float(a.step) for a in v if not a.censored] for k, v in arrivals.items()}
-    late = {k: [float(a.step) for a in v if a.censored] for k, v in arrivals.items()}
-    _strip(panel, reached, late, colours, "steps to criterion (triangle: not reached)")
-    panel.set_ylim(0, None)
-
-
-def _last_panel(panel: Any, runs: Runs, settings: dict[str, Any], colours: dict[str, str]) -> None:
-    """Longer delays of a recurrent student, or the test error of an autoencoder."""
-    if settings["student"] == "vae":
-        values = {arm: [or_nan(r["test"]["ssim"]) for r in s.values()] for arm, s in runs.items()}
-        _strip(panel, values, {}, colours, "SSIM, test images")
-        return
-    x = [settings["delay_ms"], *settings["delays_ms"]]
-    for arm, seeds in runs.items():
-        y = [[or_nan(v) for v in (r["test"]["accuracy"], *r["delays"])] for r in seeds.values()]
-        panel.plot(x, np.mean(y, axis=0), "o-", color=colours[arm], ms=3, lw=1.4)
-    panel.set(xlabel="delay, ms (first: as trained)", ylabel="accuracy, test trials")
-
-
-def _less_data(panel: Any, runs: Runs, metric: str, colours: dict[str, str]) -> None:
-    for arm, seeds in runs.items():
-        shares = sorted({e["share"] for r in seeds.values() for e in r["efficiency"]})
-        y = [np.mean(_share_values(seeds, share, metric) or [np.nan]) for share in shares]
-        panel.plot([100 * s for s in shares], y, "o-", color=colours[arm], ms=3, lw=1.4)
-    panel.set(xlabel="share of the training data, %", ylabel=f"{metric}, test data")
-
-
-def figure(runs: Runs, settings: dict[str, Any], title: str) -> bytes:
-    """A figure: learning curves, arrivals, steps to criterion, generalisation, less data.
-
-    Parameters
-    ----------
-    runs : dict
-        Arm -> seed -> result.
-    settings : dict
-        A `TransferExperiment` as JSON holds it.
-    title : str
-        Title.
-
-    Returns
-    -------
-    bytes
-        PNG.
-
-    Raises
-    ------
-    ImportError
-        If matplotlib is not installed.
-    """
-    less = any(r["efficiency"] for seeds in runs.values() for r in seeds.values())
-    drawing = canvas(18 if less else 15, 4.4)
-    panels = drawing.subplots(1, 5 if less else 4)
-    colours = _colours(list(runs))
-    _curves(panels[0], runs, settings, colours)
-    _arrived(panels[1], runs, settings, colours)
-    _steps_strip(panels[2], runs, colours)
-    _last_panel(panels[3], runs, settings, colours)
-    if less:
-        _less_data(panels[4], runs, settings["metric"], colours)
-    drawing.suptitle(title, fontsize=10)
-    return png(drawing)

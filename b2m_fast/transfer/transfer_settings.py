@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from b2m_fast.data.decisions import DECISION_TASKS
+from b2m_fast.data.decisions import DECISION_TASKS, decision_task
 from b2m_fast.transfer.brain2model import TransferConfig
 from b2m_fast.transfer.experiment import plain
 from b2m_fast.transfer.loop import LoopConfig
@@ -188,19 +188,17 @@ class TransferExperiment:
         }  # fmt: skip
         return config
 
-    def shown(self, delay_ms: float | None) -> dict[str, Any]:
+    def shown(self) -> dict[str, Any]:
         """What a report needs to know.
-
-        Parameters
-        ----------
-        delay_ms : float, optional
-            The delay students are trained on.
 
         Returns
         -------
         dict
             As JSON can hold it.
         """
+        delay = None
+        if not self.draws_frames:
+            delay = decision_task(self.task, **self.task_options).timing["delay"]
         return {
             "method": self.transfer.method,
             "student": self.student,
@@ -210,6 +208,6 @@ class TransferExperiment:
             "consecutive": self.evaluation.consecutive,
             "every": self.loop.validate_every,
             "steps": self.loop.steps,
-            "delay_ms": delay_ms,
+            "delay_ms": delay,
             "delays_ms": list(self.evaluation.delays_ms),
         }
