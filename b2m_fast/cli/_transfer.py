@@ -138,6 +138,7 @@ def _add_method(strategies: Any, method: str) -> None:
     how.add_argument("--components", type=whole, metavar="K", help="latents of the brain; default: as many as are reproducible, or all neurons")  # fmt: skip
     how.add_argument("--stimuli", choices=("scenes", "images"), help="cowley-v4: models of neurons answer to the scenes (default), or neurons did to images")  # fmt: skip
     how.add_argument("--neurons", type=whole, help="of the synthetic brain")
+    how.add_argument("--network-steps", type=whole, metavar="N", help="training of networks that teach: behind the synthetic brain, arm network")  # fmt: skip
     how.add_argument("--units", type=whole, help="hidden units, or latents of the autoencoder")
     how.add_argument("--steps", type=whole, help="training steps")
     how.add_argument("--batch", type=whole, help="trials or frames per step")
