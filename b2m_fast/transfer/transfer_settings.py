@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -160,6 +161,12 @@ class TransferExperiment:
             raise ValueError(
                 f"--student {self.student} can learn {', '.join(fitting)}, not --task {self.task}"
             )
+
+        if not self.draws_frames:
+            known = inspect.signature(DECISION_TASKS[self.task]).parameters
+            if unknown := sorted(set(self.task_options) - set(known)):
+                raise ValueError(f"--task {self.task} has no {', '.join(unknown)}")
+            decision_task(self.task, **self.task_options)  # refuses what is impossible
 
     @property
     def draws_frames(self) -> bool:
