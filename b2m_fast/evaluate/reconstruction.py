@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 __all__ = ["mean_squared_error", "structural_similarity"]
 
@@ -47,6 +46,14 @@ def mean_squared_error(images: Tensor, reference: Tensor) -> Tensor:
     return (images.double() - reference.double()).square().mean(dim=(1, 2, 3))
 
 
+def _window_means(size: int) -> Tensor:
+    """(size - 10, size): weighted means of every 11 neighbours; as products, faster than to convolve."""
+    offset = torch.arange(size, dtype=torch.float64) - torch.arange(size - WINDOW + 1)[:, None]
+    distance = offset - WINDOW // 2
+    weight = torch.exp(-(distance**2) / (2 * DEVIATION**2)) * (distance.abs() <= WINDOW // 2)
+    return weight / weight.sum(dim=1, keepdim=True)
+
+
 def structural_similarity(images: Tensor, reference: Tensor, *, value_range: float = 1.0) -> Tensor:
     """Structural similarity of each image (Wang, Bovik, Sheikh and Simoncelli 2004, equation 13).
 
@@ -75,14 +82,10 @@ def structural_similarity(images: Tensor, reference: Tensor, *, value_range: flo
     """
     _check(images, reference, WINDOW)
     x, y = images.double(), reference.double()
-    offset = torch.arange(WINDOW, dtype=torch.float64, device=x.device) - WINDOW // 2
-    window = torch.exp(-(offset**2) / (2 * DEVIATION**2))
-    window = window / window.sum()
+    rows, columns = (_window_means(size).to(x.device) for size in x.shape[2:])
 
     def local(z: Tensor) -> Tensor:
-        n, c, h, w = z.shape
-        z = functional.conv2d(z.reshape(n * c, 1, h, w), window[None, None, :, None])
-        return functional.conv2d(z, window[None, None, None, :]).reshape(n, -1)
+        return (rows @ z @ columns.T).flatten(1)
 
     mean_x, mean_y = local(x), local(y)
     variance_x = local(x * x) - mean_x**2
