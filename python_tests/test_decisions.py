@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -170,3 +171,22 @@ def test_bad_arguments() -> None:
     table = direction_task()
     with pytest.raises(ValueError, match="grace_ms must be shorter than 'go'"):
         EpochTask(**{**vars(table), "grace_ms": 500.0})
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_history_is_what_the_inputs_have_told(name: str) -> None:
+    """Conditions have the same number at a step if, and only if, inputs were the same so far."""
+    task = replace(decision_task(name), noise={})
+    trials = task.draw(len(task.conditions), RNG(0))
+    inputs = trials.inputs[:, trials.condition.argsort()]
+    for step in range(task.steps):
+        alike = (inputs[: step + 1, :, None] == inputs[: step + 1, None]).all(dim=3).all(dim=0)
+        expected = task.history[:, step][:, None] == task.history[:, step]
+        assert alike.numpy().tolist() == expected.tolist()
+
+
+def test_nobody_knows_a_match_before_the_test() -> None:
+    """One group at fixation, one for each sample from there on, four conditions from the test on."""
+    task = decision_task("delay-match-sample")
+    groups = {e: len(set(task.history[:, begin])) for e, (begin, _) in task.epochs.items()}
+    assert groups == {"fixation": 1, "sample": 2, "delay": 2, "test": 4, "decision": 4}

@@ -327,3 +327,41 @@ def test_real_prefrontal_latents() -> None:
     assert teacher.report["condition_identified_in_other_half"] > 0.8
     assert np.flatnonzero(teacher.valid).tolist() == list(range(*TASK.epochs["delay"]))
     assert (np.array(teacher.report["share_between_conditions"]) > 0.5).all()
+
+
+def test_teacher_knows_what_was_recorded_and_what_can_be_known(population: Population) -> None:
+    """Controls need both: which conditions share a recording, and when inputs tell them apart."""
+    task = comparison_task()
+    names = {
+        c: population.conditions[3 * int(a)]
+        for c, a in zip(task.conditions, task.answer, strict=True)
+    }
+    teacher = make_latents(
+        population,
+        task,
+        k=2,
+        splits=2,
+        epochs={"stimulus2": "cue"},
+        conditions=names,
+        max_stretch=4,
+    )
+    assert teacher.recorded is not None
+    assert teacher.history is not None
+    assert teacher.recorded.tolist() == (3 * task.answer).tolist()
+    np.testing.assert_array_equal(teacher.history, task.history)
+    # 2 conditions x 5 steps: no more than 9 latents can be told apart, whatever the task's names
+    with pytest.raises(DataError, match="distinct condition averages less one, got"):
+        make_latents(
+            population, task, k=10, splits=2, epochs={"stimulus2": "cue"}, conditions=names,
+            max_stretch=4,
+        )  # fmt: skip
+
+
+def test_halves_that_contradict_each_other_are_merely_unreliable() -> None:
+    """A negative split-half r counts as 0: Spearman-Brown of r near -1 is minus infinity, and one
+    such split would decide the mean."""
+    population = noise_population()
+    for seed in range(3):
+        reliability = make_latents(population, TASK, k=6, splits=1, seed=seed).reliability
+        assert reliability.min() >= 0
+        assert reliability.min() == 0  # noise: some half does contradict the other

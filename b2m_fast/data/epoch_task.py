@@ -71,6 +71,10 @@ class DecisionTask(Protocol):
     def epochs(self) -> dict[str, tuple[int, int]]:
         """Named step ranges, [begin, end), in the order of time."""
 
+    @property
+    def history(self) -> NDArray[np.int64]:
+        """(conditions, steps): the first condition whose input was the same up to this step."""
+
     def draw(
         self, count: int, rng: np.random.Generator, *, delay_ms: float | None = None
     ) -> Trials:
@@ -137,6 +141,20 @@ class EpochTask:
             ranges[epoch] = (begin, begin + round(length / self.step_ms))
             begin = ranges[epoch][1]
         return ranges
+
+    @cached_property
+    def history(self) -> NDArray[np.int64]:
+        """(conditions, steps): the first condition whose input was the same up to this step.
+
+        Conditions of the same number cannot be told apart yet, noise aside.
+        """
+        groups = np.empty((len(self.conditions), self.steps), dtype=np.int64)
+        seen = np.zeros((len(self.conditions), 0), dtype=np.float32)
+        for epoch, (begin, end) in self.epochs.items():
+            seen = np.hstack([seen, self.stimulus[epoch]])
+            first, group = np.unique(seen, axis=0, return_index=True, return_inverse=True)[1:]
+            groups[:, begin:end] = first[group.reshape(-1)][:, None]
+        return groups
 
     @property
     def steps(self) -> int:

@@ -4,6 +4,13 @@ Each says what it keeps of the brain's latents and what it destroys. All of them
 the network's are functions of the brain's teacher, so that they have its rank, scale and steps. All
 of them still tell conditions apart, and the same way in every trial: consistency is no privilege of
 the brain, and `label_teacher`, which has nothing else to give, is the decisive arm.
+
+None of them knows more than the brain did. Conditions of the task that share a recorded condition
+share the control's latents too; and where the task's inputs cannot tell conditions apart yet
+(`LatentTeacher.history`), the control's latents are averaged over these before they are z-scored.
+Without that, a control would ask for the future, and lose against the brain for that alone. What is
+said below to be kept exactly is so at steps at which all conditions are known; before that, only of
+the part that can be known.
 """
 
 from __future__ import annotations
@@ -14,6 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from b2m_fast.data.files import DataError
+from b2m_fast.teachers.histories import (
+    cycle,
+    history_means,
+    merged_history,
+    permuted_branches,
+)
 from b2m_fast.teachers.latents import LatentTeacher, on_clock
 
 __all__ = [
@@ -29,25 +42,30 @@ Array = NDArray[np.float64]
 
 
 def shuffled(teacher: LatentTeacher, rng: np.random.Generator) -> LatentTeacher:
-    """Conditions dealt out anew, none keeping its own latents.
+    """Recorded conditions dealt out anew, none keeping its own latents.
 
     Keeps every value, the time course, smoothness and rank, and the geometry among conditions.
     Destroys which condition is which, and so the likeness of conditions that are alike in the task.
+    Conditions that part at some step change places with their like only, so that what they had in
+    common before they still have (`permuted_branches`; ``branches_kept`` in the report says whether
+    the task allows that). Of two recorded conditions the geometry cannot but stay: they swap.
 
     Parameters
     ----------
     teacher : LatentTeacher
         The brain's.
     rng : Generator
-        The order, a random cycle through all conditions.
+        The order.
 
     Returns
     -------
     LatentTeacher
         The same latents under other conditions.
     """
-    order = _cycle(len(teacher.latents), rng)
-    return _control(teacher, "shuffled", teacher.latents[order])
+    place = _place(teacher)
+    order, kept = permuted_branches(merged_history(_history(teacher), place), rng)
+    control = _control(teacher, "shuffled", _reachable(teacher, _valid(teacher)[order]))
+    return replace(control, report={**control.report, "branches_kept": kept})
 
 
 def time_reversed(teacher: LatentTeacher) -> LatentTeacher:
@@ -66,9 +84,7 @@ def time_reversed(teacher: LatentTeacher) -> LatentTeacher:
     LatentTeacher
         The same latents backwards.
     """
-    latents = teacher.latents.copy()
-    latents[:, teacher.valid] = latents[:, teacher.valid][:, ::-1]
-    return _control(teacher, "reversed", latents)
+    return _control(teacher, "reversed", _reachable(teacher, _valid(teacher)[:, ::-1]))
 
 
 def phase_randomized(teacher: LatentTeacher, rng: np.random.Generator) -> LatentTeacher:
@@ -94,8 +110,8 @@ def phase_randomized(teacher: LatentTeacher, rng: np.random.Generator) -> Latent
     """
     spectrum = _spectrum(_valid(teacher))
     for f, sign in enumerate(np.where(rng.random(len(spectrum)) < 0.5, -1, 1)):
-        spectrum[f] = (sign if f else 1) * spectrum[f][_cycle(spectrum.shape[1], rng)]
-    return _control(teacher, "phase", on_clock(_course(spectrum), teacher.valid), brain=False)
+        spectrum[f] = (sign if f else 1) * spectrum[f][cycle(spectrum.shape[1], rng)]
+    return _control(teacher, "phase", _reachable(teacher, _course(spectrum)), brain=False)
 
 
 def gaussian_process(teacher: LatentTeacher, rng: np.random.Generator) -> LatentTeacher:
@@ -119,35 +135,37 @@ def gaussian_process(teacher: LatentTeacher, rng: np.random.Generator) -> Latent
     LatentTeacher
         The random latents.
     """
-    course = _valid(teacher)
-    spectrum = _spectrum(course)
+    spectrum = _spectrum(_valid(teacher))
     shared = spectrum.mean(axis=1, keepdims=True)
     drawn = np.empty_like(spectrum)
     for f, apart in enumerate(spectrum - shared):
         root = _root(apart.T @ apart / (len(apart) - 1))
         chance = rng.normal(size=apart.shape) @ root
         drawn[f] = rng.normal() * shared[f] + chance - chance.mean(axis=0)
-    latents = on_clock(_with_covariance(_course(drawn), course), teacher.valid)
-    return _control(teacher, "gaussian", latents, brain=False)
+    course = np.asarray(teacher.latents[:, teacher.valid], dtype=np.float64)
+    latents = _with_covariance(_known(teacher, _course(drawn)), course)
+    return _control(teacher, "gaussian", on_clock(latents, teacher.valid), brain=False)
 
 
 def label_teacher(
-    teacher: LatentTeacher, rng: np.random.Generator, *, bases: int = 3
+    teacher: LatentTeacher, rng: np.random.Generator, *, bases: int | None = None
 ) -> LatentTeacher:
     """A teacher made of the condition's name and the clock alone.
 
     One-hot condition x slow cosines of time (the first is constant), projected at random onto as
-    many uncorrelated latents as the brain has. It knows which condition it is and what time it is,
-    and nothing of how a brain relates them: every two conditions are equally far apart on average.
+    many uncorrelated latents as the brain has. It knows which condition it is, as far as that can
+    be known yet, and what time it is, and nothing of how a brain relates them: every two conditions
+    are equally far apart on average.
 
     Parameters
     ----------
     teacher : LatentTeacher
-        The brain's, of which only the numbers of conditions, steps and latents are used.
+        The brain's, of which only the numbers of conditions, steps and latents are used, and which
+        conditions it tells apart.
     rng : Generator
         The projection.
-    bases : int, default 3
-        Functions of time.
+    bases : int, optional
+        Functions of time; default: 3, or as many as that many latents need.
 
     Returns
     -------
@@ -160,17 +178,21 @@ def label_teacher(
         If labels and clock span fewer dimensions than there are latents.
     """
     conditions, steps, k = _valid(teacher).shape
-    bases = min(bases, steps)
-    design = np.einsum("cd,sb->csdb", np.eye(conditions), _cosines(steps)[:, :bases])
-    design = design.reshape(conditions * steps, conditions * bases)
-    rank = conditions * bases - 1
-    if k > rank:
+    numbers = range(min(3, steps), steps + 1) if bases is None else [min(bases, steps)]
+    for number in numbers:
+        design = np.einsum("cd,sb->csdb", np.eye(conditions), _cosines(steps)[:, :number])
+        design = _known(teacher, design.reshape(conditions, steps, -1))
+        design = design.reshape(-1, conditions * number)
+        rank = int(np.linalg.matrix_rank(design - design.mean(axis=0)))
+        if k <= rank:
+            break
+    else:
         raise DataError(
-            f"{k} latents are more than {conditions} conditions x {bases} functions of time can "
+            f"{k} latents are more than {conditions} conditions x {number} functions of time can "
             f"tell apart ({rank}): give fewer latents or more bases"
         )
-    mixed = design @ rng.normal(size=(conditions * bases, k))
-    latents = np.linalg.qr(mixed - mixed.mean(axis=0))[0].reshape(conditions, steps, k)
+    mixed = design @ rng.normal(size=(conditions * number, k))
+    latents = np.linalg.qr(mixed - mixed.mean(axis=0))[0].reshape(-1, steps, k)
     return _control(teacher, "label", on_clock(latents, teacher.valid), brain=False)
 
 
@@ -200,7 +222,11 @@ def network_teacher(hidden: NDArray[np.floating], teacher: LatentTeacher) -> Lat
             f"hidden must be (conditions, steps, units) = ({conditions}, {steps}, at least {k}), "
             f"got {hidden.shape}"
         )
-    course = np.asarray(hidden, dtype=np.float64)[:, teacher.valid]
+    place = _place(teacher)
+    states = np.asarray(hidden, dtype=np.float64)[:, teacher.valid]
+    course = _known(
+        teacher, np.stack([states[place == c].mean(axis=0) for c in range(place.max() + 1)])
+    )
     flat = (course - course.mean(axis=(0, 1))).reshape(-1, hidden.shape[2])
     u, size, _ = np.linalg.svd(flat, full_matrices=False)
     latents = (u[:, :k] * size[:k]).reshape(conditions, -1, k)
@@ -208,27 +234,47 @@ def network_teacher(hidden: NDArray[np.floating], teacher: LatentTeacher) -> Lat
     return replace(control, explained=size[:k] ** 2 / (size**2).sum())
 
 
+def _place(teacher: LatentTeacher) -> NDArray[np.int64]:
+    """(conditions,): which of the distinct recorded conditions each condition of the task has."""
+    if teacher.recorded is None:
+        return np.arange(len(teacher.latents))
+    return np.unique(teacher.recorded, return_inverse=True)[1]
+
+
 def _valid(teacher: LatentTeacher) -> Array:
-    """(conditions, valid steps, k), float64."""
-    return np.asarray(teacher.latents[:, teacher.valid], dtype=np.float64)
+    """(distinct recorded conditions, valid steps, k), float64."""
+    first = np.unique(_place(teacher), return_index=True)[1]
+    return np.asarray(teacher.latents[first][:, teacher.valid], dtype=np.float64)
+
+
+def _history(teacher: LatentTeacher) -> NDArray[np.int64]:
+    """(conditions, valid steps): which conditions cannot be told apart yet."""
+    if teacher.history is None:
+        return np.repeat(np.arange(len(teacher.latents))[:, None], teacher.valid.sum(), axis=1)
+    return teacher.history[:, teacher.valid]
+
+
+def _known(teacher: LatentTeacher, course: Array) -> Array:
+    """Courses (distinct recorded conditions, valid steps, d) -> (conditions, valid steps, d).
+
+    Nothing tells apart what cannot be told apart yet.
+    """
+    return history_means(course[_place(teacher)], _history(teacher))
+
+
+def _reachable(teacher: LatentTeacher, course: Array) -> NDArray[np.float32]:
+    """`_known`, on the clock."""
+    return on_clock(_known(teacher, course), teacher.valid)
 
 
 def _control(
     teacher: LatentTeacher, name: str, latents: NDArray[np.float32], *, brain: bool = True
 ) -> LatentTeacher:
     """A control's teacher. Without a brain in it, its latents are exact and explain no brain."""
-    report = {**teacher.report, "control": name}
+    control = replace(teacher, latents=latents, report={**teacher.report, "control": name})
     if brain:
-        return replace(teacher, latents=latents, report=report)
-    return LatentTeacher(latents, teacher.valid, np.ones(teacher.k), np.zeros(teacher.k), report)
-
-
-def _cycle(count: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """An order in which nothing keeps its place: one random cycle through all."""
-    cycle = rng.permutation(count)
-    order = np.empty_like(cycle)
-    order[cycle] = np.roll(cycle, 1)
-    return order
+        return control
+    return replace(control, reliability=np.ones(teacher.k), explained=np.zeros(teacher.k))
 
 
 def _cosines(steps: int) -> Array:

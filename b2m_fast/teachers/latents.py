@@ -51,6 +51,18 @@ class LatentTeacher:
         that are correlated share it, so the sum can exceed 1.
     report : dict
         Counts, method, what was left out; as JSON can hold it.
+    recorded : ndarray, optional
+        (conditions,), int64: conditions of the task with the same number have one recorded
+        condition, and so the same latents. None: each has its own.
+    history : ndarray, optional
+        (conditions, steps), int64: conditions with the same number at a step have had the same
+        input until then (`b2m_fast.data.epoch_task.EpochTask.history`), so that nobody can know yet
+        which it is. None: the condition is known from the beginning.
+
+    Raises
+    ------
+    DataError
+        If `recorded` or `history` has another shape.
     """
 
     latents: NDArray[np.float32]
@@ -58,6 +70,17 @@ class LatentTeacher:
     reliability: NDArray[np.float64]
     explained: NDArray[np.float64]
     report: dict[str, Any]
+    recorded: NDArray[np.int64] | None = None
+    history: NDArray[np.int64] | None = None
+
+    def __post_init__(self) -> None:
+        for name, shape in (
+            ("recorded", self.latents.shape[:1]),
+            ("history", self.latents.shape[:2]),
+        ):
+            found = getattr(self, name)
+            if found is not None and found.shape != shape:
+                raise DataError(f"{name} has shape {found.shape}; expected {shape}")
 
     @property
     def k(self) -> int:
@@ -173,7 +196,7 @@ def make_latents(
     Reliability of a latent: the method is fitted on one half of the trials and applied to both, the
     fit's latents are turned (orthogonal Procrustes) to those of all trials, and what the half that
     was not fitted gives is correlated with what the fitted one gives, over conditions and valid
-    steps; r -> 2 r / (1 + r), averaged over splits. Noise of the fitted half that the fit has picked
+    steps; r -> 2 r / (1 + r), r below 0 counting as 0, averaged over splits. Noise of the fitted half that the fit has picked
     up is absent in the other, so it lowers r rather than raise it.
     """
     if method not in METHODS:
@@ -186,9 +209,9 @@ def make_latents(
     halves = [population.halves(rng) for _ in range(splits)]
     averages = [(clock(a.average()), clock(b.average())) for a, b in halves]
     if k is None:
-        k = rank_of_averages(averages, min(maximum, _most(population)))
+        k = rank_of_averages(averages, min(maximum, *_limits(population, clock).values()))
         k = max(k, 2) if method == "cebra" else k
-    _check_size(population, k)
+    _check_size(population, clock, k)
     latents = clock(METHODS[method](population, k, seed)(population))
     evidence = [
         _split(pair, means, clock, latents, method, k, seed)
@@ -222,23 +245,28 @@ def make_latents(
         "condition_chance": 1 / len(np.unique(clock.condition)),
     }
     return LatentTeacher(
-        on_clock(latents, clock.valid), clock.valid, reliability, explained, report
+        on_clock(latents, clock.valid),
+        clock.valid,
+        reliability,
+        explained,
+        report,
+        clock.condition,
+        task.history,
     )
 
 
-def _most(population: Population) -> int:
-    """No more latents than this can be told apart."""
-    trials = min(len(s.condition) for s in population.sessions)
-    return min(population.units, len(population.conditions) * population.bins - 1, trials)
+def _limits(population: Population, clock: Alignment) -> dict[str, int]:
+    """What there must be as many of as latents, or these could not be told apart."""
+    bins = min(population.bins, int(clock.valid.sum()))
+    return {
+        "units": population.units,
+        "trials (of the unit with the fewest)": min(len(s.condition) for s in population.sessions),
+        "distinct condition averages less one": len(np.unique(clock.condition)) * bins - 1,
+    }
 
 
-def _check_size(population: Population, k: int) -> None:
-    trials = min(len(s.condition) for s in population.sessions)
-    for count, what in (
-        (population.units, "units"),
-        (trials, "trials (of the unit with the fewest)"),
-        (len(population.conditions) * population.bins - 1, "distinct condition averages less one"),
-    ):
+def _check_size(population: Population, clock: Alignment, k: int) -> None:
+    for what, count in _limits(population, clock).items():
         if count < k:
             raise DataError(
                 f"{population.name}: {k} latents need at least as many {what}, got {count}"
@@ -263,14 +291,15 @@ def _split(
     own, other = (clock(embedding(half)) for half in halves)
     turn = _procrustes(own, latents)
     own, other = (_centred(z) @ turn for z in (own, other))
-    r = _correlation(own.reshape(-1, k), other.reshape(-1, k))
+    # below 0 nothing reproduces, and Spearman-Brown's 2 r / (1 + r) goes to minus infinity
+    r = np.maximum(_correlation(own.reshape(-1, k), other.reshape(-1, k)), 0)
     distinct = np.unique(clock.condition, return_index=True)[1]
     identified = _identified(own[distinct], other[distinct])
     direction = own.reshape(-1, k) / np.maximum(np.linalg.norm(own.reshape(-1, k), axis=0), 1e-12)
     a, b = (_centred(x).reshape(-1, x.shape[2]) for x in averages)
     held = ((direction.T @ a) * (direction.T @ b)).sum(axis=1)
     variance = float(np.sqrt((a**2).sum() * (b**2).sum()))
-    return 2 * r / np.maximum(1 + r, 1e-12), held, float((a * b).sum()), variance, identified
+    return 2 * r / (1 + r), held, float((a * b).sum()), variance, identified
 
 
 def _centred(x: NDArray[np.float64]) -> NDArray[np.float64]:
