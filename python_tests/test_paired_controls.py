@@ -20,7 +20,9 @@ def images(repeats: int = 1) -> PairedTeacher:
     stimuli = stimuli + 0.001 * RNG(9).random((len(label), 3, 4, 4)).astype(np.float32)
     truth = RNG(0).normal(size=(12, 5)) @ np.diag([3, 2, 1, 1, 1])
     noise = 0.2 * RNG(1).normal(size=(len(label), 5)) if repeats > 1 else 0
-    return PairedTeacher(stimuli.astype(np.float32), scored(truth[label] + noise), label, {"name": "made up"})
+    return PairedTeacher(
+        stimuli.astype(np.float32), scored(truth[label] + noise), label, {"name": "made up"}
+    )
 
 
 def conditions() -> PairedTeacher:
