@@ -31,7 +31,7 @@ def listed_pairs() -> tuple[Tensor, Tensor]:
     return torch.tensor(I), torch.tensor(J)
 
 
-def labels(dtype: torch.dtype = torch.int64) -> dict[str, Tensor]:
+def labels(dtype: torch.dtype = torch.int64) -> dict[str, Any]:
     return {
         "labels": torch.tensor(LABELS, dtype=dtype),
         "key_labels": torch.tensor(KEY_LABELS, dtype=dtype),
