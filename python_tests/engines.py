@@ -83,7 +83,8 @@ def computing_with(name: str) -> Iterator[None]:
             stack.enter_context(_small(cuda_scores, _CHOSEN_FROM=64))
             stack.enter_context(_engine.forced("cuda"))
         elif name == "cuda":
-            stack.enter_context(torch.device("cuda"))
+            torch.set_default_device("cuda")
+            stack.callback(torch.set_default_device, None)
             with warnings.catch_warnings():  # of plain torch, in a build without kernels
                 warnings.simplefilter("ignore")
                 _engine.engine_of(torch.device("cuda"))

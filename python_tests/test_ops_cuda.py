@@ -163,7 +163,9 @@ def test_graph_replay(name: str) -> None:
         assert_same([a.clone() for a in captured], step(call, x, y), tolerance=2e-5)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", ["pairwise", "topk", "info_nce", "info_nce, labels", "sigmoid", "atanh", "cka"]
+)
 def test_compiled_with_graphs(name: str) -> None:
     """torch.compile with CUDA graphs gives what eager code gives, step after step."""
     if importlib.util.find_spec("triton") is None:

@@ -90,7 +90,7 @@ def pairwise_similarity(
     bfloat16 parts: similarities of bfloat16 rows err by about 2^-9 of the product of their norms, of
     float16 rows by 2^-17, and of float32 rows by 2^-24, 2^-17 or 2^-9 as
     `torch.set_float32_matmul_precision` says ("highest", which is PyTorch's default, "high" or
-    "medium"). Infinite values of a row give NaN there. Distances and float64 are always exact.
+    "medium"). Infinite values of a row may give NaN there. Distances and float64 are always exact.
     Gradients come from torch's own matrix products, at the same setting.
 
     Examples
