@@ -131,11 +131,14 @@ def test_steps_or_their_mean(combination: str, average: bool) -> None:
 def test_scrambled_brains_teach_nothing(combination: str) -> None:
     """Where the pairing is broken anew in every batch, nothing true of held-out samples is learned."""
     config = replace(LOOP, steps=150, validate_every=150, learning_rate=1e-2)
-    entry = train(objective(combination, scramble=True), config).entries[-1]
+    # of four conditions any student finds one or two by chance: the mean over students must not
+    seeds = range(4 if combination == "rnn contrastive" else 1)
+    entries = [train(objective(combination, s, scramble=True), config).entries[-1] for s in seeds]
     if combination.endswith("latent"):
-        assert entry["readout_r2"] < 0.25
+        assert entries[0]["readout_r2"] < 0.25
     else:
-        assert entry["retrieval"] < 2 * entry["retrieval_chance"]
+        found = sum(entry["retrieval"] for entry in entries) / len(entries)
+        assert found < 2 * entries[0]["retrieval_chance"]
 
 
 def test_schedules_of_the_weight() -> None:

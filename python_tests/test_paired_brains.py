@@ -71,6 +71,27 @@ def test_conditions_can_be_renamed(population: Population) -> None:
     assert nearest(means - means.mean(0), truth - truth.mean(0)).tolist() == list(range(10))
 
 
+def test_one_recorded_condition_for_several_of_the_task(population: Population) -> None:
+    """Each recorded response is a row once: copies under several conditions would be trained on and
+    held out at the same time."""
+    task = comparison_task()
+    names = {
+        c: population.conditions[(9, 4)[a]]
+        for c, a in zip(task.conditions, task.answer, strict=True)
+    }
+    teacher = condition_responses(
+        population, task, RNG(0), conditions=names, epochs={"delay": "delay"}
+    )
+    assert len(np.unique(teacher.responses, axis=0)) == len(teacher.label) == 24
+    assert np.bincount(teacher.label).tolist() == [12, 12]
+    assert teacher.condition is not None
+    assert teacher.condition.tolist() == task.answer.tolist()
+    begin, end = TASK.epochs["delay"]
+    truth = population.average()[[9, 4], begin:end].mean(axis=1)
+    means = np.stack([teacher.responses[teacher.label == r].mean(axis=0) for r in (0, 1)])
+    assert np.corrcoef(means[0] - means[1], truth[0] - truth[1])[0, 1] > 0.8
+
+
 def test_window_is_what_is_averaged(population: Population) -> None:
     """Before the cue nothing is known of the direction; in the delay it is."""
     early, late = (
@@ -104,9 +125,11 @@ def test_trials_used_again_are_reported(population: Population) -> None:
 
 
 def test_components_are_uncorrelated(population: Population) -> None:
-    """With k, responses are so many principal components, each of variance 1."""
+    """With k, a student is compared with so many principal components, each of variance 1."""
     teacher = condition_responses(population, TASK, RNG(0), k=5)
-    np.testing.assert_allclose(np.cov(teacher.responses.T, bias=True), np.eye(5), atol=1e-3)
+    assert (teacher.width, teacher.responses.shape[1]) == (5, 60)
+    fitted = teacher.fitted(np.arange(144))
+    np.testing.assert_allclose(np.cov(fitted.T, bias=True), np.eye(5), atol=1e-3)
     with pytest.raises(DataError, match=r"144 samples of 60 units have 60 components, 61 were"):
         condition_responses(population, TASK, RNG(0), k=61)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -83,6 +85,47 @@ def test_label_knows_the_label_alone() -> None:
     assert distance[same].max() < 1e-9
     assert np.ptp(distance[~same]) < 1e-4
     assert distance[~same].min() > 1
+
+
+def test_label_and_known_labels_have_at_most_the_brains_width() -> None:
+    """More labels than features, or components: as many dimensions as the brain and no more; labels
+    are still told apart, and equally far apart on average."""
+    brain = replace(images(2), components=3)
+    assert images(2).width == 5
+    for teacher in (brain, images(2)):
+        control = paired_controls.label(teacher)
+        assert control.responses.shape == (24, teacher.width)
+        assert control.width == np.linalg.matrix_rank(control.responses) == teacher.width
+        known = paired_controls.known(teacher, RNG(0).normal(size=(12, 9)))
+        assert known.width == np.linalg.matrix_rank(known.responses) == teacher.width
+    upper = np.triu_indices(12, 1)
+
+    def distances(seed: int) -> np.ndarray:
+        x = paired_controls.label(brain, RNG(seed)).responses[::2]
+        return np.asarray(((x[:, None] - x) ** 2).sum(axis=2)[upper])
+
+    drawn = np.stack([distances(seed) for seed in range(300)])
+    assert drawn.min() > 1e-4
+    assert np.ptp(drawn.mean(axis=0)) < 0.25 * drawn.mean()
+    features = RNG(1).normal(size=(24, 8))
+    assert paired_controls.network(brain, features).width == 3
+
+
+def test_a_networks_trials_go_to_the_labels_of_their_conditions() -> None:
+    """Where conditions share a label, its samples are trials of all of them and of no other."""
+    brain = replace(conditions(), condition=np.array([2, 0, 1, 3, 3, 2]))
+    number = np.eye(6)[:, None, :] + np.zeros((6, 6, 1))
+    control = paired_controls.network(
+        replace(brain, responses=RNG(0).normal(size=(24, 6)).astype(np.float32)), number
+    )
+    found = np.unique(np.round(control.responses, 4), axis=0, return_inverse=True)[1].reshape(-1)
+    kinds = [set(found[brain.label == number].tolist()) for number in range(4)]
+    assert [len(kind) for kind in kinds] == [1, 1, 2, 2]
+    assert len(set().union(*kinds)) == 6
+    with pytest.raises(DataError, match="of 6 conditions"):
+        paired_controls.network(brain, number[:4])
+    with pytest.raises(DataError, match="6 samples of label 0 need"):
+        paired_controls.network(brain, number[:, :2])
 
 
 def test_known_labels_take_the_place_of_the_brain() -> None:

@@ -92,7 +92,7 @@ def test_trials_get_responses_of_their_condition(average: bool) -> None:
     held out, which appear in validation alone."""
     teacher, seen = condition_teacher(), activity(40)
     pairing = ConditionResponses(teacher, small_task(), UNITS, seed=0, average=average)
-    place = {r.tobytes(): i for i, r in enumerate(teacher.responses)}
+    place = {r.tobytes(): i for i, r in enumerate(pairing.responses.numpy())}
 
     def used(pairs: Pairs) -> set[int]:
         found = [place[b.numpy().tobytes()] for b in pairs.brain]
@@ -106,6 +106,87 @@ def test_trials_get_responses_of_their_condition(average: bool) -> None:
     assert not drawn & held_out
     assert drawn | held_out == set(range(48))
     assert [sum(teacher.label[i] == c for i in held_out) for c in range(4)] == [2] * 4
+
+
+def test_conditions_of_one_recorded_condition_share_its_responses() -> None:
+    """Task conditions recorded as one draw from the same rows under one label, so that no response
+    is its own negative, and those held out stay held out for both."""
+    label = np.repeat(np.arange(2), 10)
+    responses = np.random.default_rng(0).normal(size=(20, 6)).astype(np.float32)
+    teacher = PairedTeacher(None, responses, label, condition=np.array([1, 0, 0, 1]))
+    pairing, seen = ConditionResponses(teacher, small_task(), UNITS, seed=0), activity(40)
+    place = {r.tobytes(): i for i, r in enumerate(pairing.responses.numpy())}
+    drawn: set[int] = set()
+    for _ in range(40):
+        pairs = pairing.draw(STILL, seen)
+        found = [place[b.numpy().tobytes()] for b in pairs.brain]
+        assert pairs.label.tolist() == [1, 0, 0, 1] * 10 == label[found].tolist()
+        drawn |= set(found)
+    held_out = {place[b.numpy().tobytes()] for b in pairing.held_out(STILL, seen).brain}
+    assert not drawn & held_out
+    assert drawn | held_out == set(range(20))
+    with pytest.raises(ValueError, match=r"labels for 2 conditions.*has 4"):
+        ConditionResponses(
+            replace(teacher, condition=np.array([0, 1])), small_task(), UNITS, seed=0
+        )
+
+
+@pytest.mark.parametrize("components", [None, 3])
+def test_scales_and_components_come_from_training_rows(components: int | None) -> None:
+    """Held-out responses, however far away, change nothing of what is trained on; training rows
+    have mean 0, variance 1 and, as components, no correlation."""
+    model = ConvVAE((1, 16, 16), latent=6, width=2)
+    makers: tuple[Any, ...] = (
+        lambda t: ConditionResponses(t, small_task(), UNITS, seed=0),
+        lambda t: StimulusResponses(t, model, seed=0),
+    )
+    for make, plain in zip(makers, (condition_teacher(), image_teacher()), strict=True):
+        teacher = replace(plain, components=components)
+        pairing = make(teacher)
+        if isinstance(pairing, ConditionResponses):
+            train = np.concatenate([members for members, _ in pairing.members])
+        else:
+            train = pairing.train.numpy()
+        kept = np.setdiff1d(np.arange(len(teacher.label)), train)
+        assert len(kept) > 0
+        far = teacher.responses.copy()
+        far[kept] = 50 * far[kept][:, ::-1] + 100
+        other = make(replace(teacher, responses=far))
+        rows = pairing.responses[train].double()
+        torch.testing.assert_close(other.responses[train].double(), rows)
+        assert pairing.widths[1] == teacher.width == rows.shape[1]
+        torch.testing.assert_close(
+            rows.mean(0), torch.zeros(teacher.width).double(), atol=1e-5, rtol=0
+        )
+        torch.testing.assert_close(
+            rows.std(0, correction=0), torch.ones(teacher.width).double(), atol=1e-4, rtol=0
+        )
+        if components:
+            assert np.abs(np.corrcoef(rows.T.numpy()) - np.eye(components)).max() < 1e-4
+
+
+def test_images_are_held_out_in_blocks() -> None:
+    """Frames of a video are almost their neighbours: few of those held out may have a neighbour
+    that is trained on."""
+    model = ConvVAE((1, 16, 16), latent=6, width=2)
+    chosen = set()
+    for seed in range(8):
+        kept = StimulusResponses(image_teacher(), model, seed=seed).held_out(STILL, None).label
+        numbers = sorted(set(kept.tolist()))
+        assert len(numbers) == 10
+        edges = sum(n - 1 not in numbers for n in numbers)
+        assert edges <= 2  # blocks of five
+        chosen.add(tuple(numbers))
+    assert len(chosen) > 1
+    two = image_teacher()
+    first = two.label < 2
+    assert two.stimuli is not None
+    small = replace(
+        two, stimuli=two.stimuli[first], responses=two.responses[first], label=two.label[first]
+    )
+    assert (
+        len(set(StimulusResponses(small, model, seed=0).held_out(STILL, None).label.tolist())) == 1
+    )
 
 
 def test_a_response_stays_with_its_trial_over_steps() -> None:
@@ -124,7 +205,7 @@ def test_images_are_paired_with_their_responses() -> None:
     teacher = image_teacher()
     model = ConvVAE((1, 16, 16), latent=6, width=2)
     pairing = StimulusResponses(teacher, model, seed=0, batch=25)
-    place = {r.tobytes(): i for i, r in enumerate(teacher.responses)}
+    place = {r.tobytes(): i for i, r in enumerate(pairing.responses.numpy())}
     seen: set[int] = set()
     with torch.no_grad():
         for _ in range(4):

@@ -65,7 +65,7 @@ def condition_responses(
         Responses of each condition; default: as many as the neuron with the fewest trials has. More
         use some trials again, so that responses held out are no longer new to the last neuron.
     k : int, optional
-        Principal components instead of neurons.
+        Principal components to teach with instead of neurons (`PairedTeacher.components`).
     window : sequence of str, optional
         Epochs of the task to average over; default: all that were recorded.
     epochs, conditions : mapping of str to str, optional
@@ -76,7 +76,9 @@ def condition_responses(
     Returns
     -------
     PairedTeacher
-        Without stimuli; labels index the task's conditions.
+        Without stimuli. Labels are recorded conditions, each response a row once, however many
+        conditions of the task it stands for (`PairedTeacher.condition`); numbered as the task's
+        conditions where each has its own.
 
     Raises
     ------
@@ -101,7 +103,10 @@ def condition_responses(
     weights = clock.weights[looked_at[clock.valid]].mean(axis=0)
     rates, recorded = population.pseudo_trials(count, rng)
     means = np.einsum("b,nbu->nu", weights, rates)
-    rows = np.concatenate([np.flatnonzero(recorded == c) for c in clock.condition])
+    used = list(dict.fromkeys(clock.condition.tolist()))
+    rows = np.concatenate([np.flatnonzero(recorded == c) for c in used])
+    features = scored(means[rows])
+    _check_components(features, k, population.name)
     report = {
         **population.report,
         "task": task.name,
@@ -109,9 +114,17 @@ def condition_responses(
         "trials_used_again": count > population.fewest_trials,
         "steps": int(looked_at.sum()),
         "components": k,
+        "recorded_conditions": len(used),
     }
-    label = np.repeat(np.arange(len(task.conditions)), count)
-    return PairedTeacher(None, scored(scored(means[rows]), k, population.name), label, report)
+    label = np.repeat(np.arange(len(used)), count)
+    condition = np.array([used.index(c) for c in clock.condition])
+    return PairedTeacher(None, features, label, report, k, condition)
+
+
+def _check_components(features: NDArray[np.float32], k: int | None, name: str) -> None:
+    """Raise early if there are fewer components than will be asked for."""
+    if k is not None:
+        scored(features, k, name)
 
 
 def image_responses(
@@ -126,7 +139,7 @@ def image_responses(
     size : (int, int)
         Height and width of the student's frames.
     k : int, optional
-        Principal components instead of neurons.
+        Principal components to teach with instead of neurons (`PairedTeacher.components`).
     repeats : bool, default False
         One sample per repeat of an image, all of its label, instead of the mean over repeats.
 
@@ -157,8 +170,9 @@ def image_responses(
         "components": k,
         "stand_in": False,
     }
-    features = scored(scored(responses), k, recording.name)
-    return PairedTeacher(to_frames(recording.images, size)[label], features, label, report)
+    features = scored(responses)
+    _check_components(features, k, recording.name)
+    return PairedTeacher(to_frames(recording.images, size)[label], features, label, report, k)
 
 
 def _enlarged_cnn(images: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -83,25 +83,32 @@ def gaussian(teacher: PairedTeacher, rng: np.random.Generator) -> PairedTeacher:
     return replace(teacher, responses=scored(drawn), report=_report(teacher, "gaussian"))
 
 
-def label(teacher: PairedTeacher) -> PairedTeacher:
+def label(teacher: PairedTeacher, rng: np.random.Generator | None = None) -> PairedTeacher:
     """Nothing but the label: one feature for each image or condition.
 
     Keeps which samples are of the same label. Destroys everything else: every label is as far from
-    every other.
+    every other. Where there are more labels than the brain has features, the features are projected
+    at random onto as many, and labels are equally far apart on average.
 
     Parameters
     ----------
     teacher : PairedTeacher
         The brain's.
+    rng : Generator, optional
+        The projection; default: always the same one.
 
     Returns
     -------
     PairedTeacher
-        One-hot responses, z-scored.
+        One-hot responses, z-scored, with at most the brain's width.
     """
     labels, place, _ = _labels(teacher)
-    hot = np.eye(len(labels))[place]
-    return replace(teacher, responses=scored(hot), report=_report(teacher, "label"))
+    hot = np.eye(len(labels))
+    if len(labels) > teacher.width:
+        rng = np.random.default_rng(0) if rng is None else rng
+        mixed = rng.normal(size=(len(labels), teacher.width))
+        hot = np.linalg.qr(mixed - mixed.mean(axis=0))[0]
+    return _instead(teacher, scored(hot[place]), "label")
 
 
 def known(teacher: PairedTeacher, labels: NDArray[np.floating]) -> PairedTeacher:
@@ -117,7 +124,8 @@ def known(teacher: PairedTeacher, labels: NDArray[np.floating]) -> PairedTeacher
     Returns
     -------
     PairedTeacher
-        The columns that vary, z-scored.
+        The columns that vary, z-scored; principal components of them, where they are more than the
+        brain's features.
 
     Raises
     ------
@@ -133,7 +141,10 @@ def known(teacher: PairedTeacher, labels: NDArray[np.floating]) -> PairedTeacher
     rows = rows[:, rows.std(axis=0) > 1e-9]
     if not rows.shape[1]:
         raise DataError("nothing that is known of the images varies: labels cannot teach")
-    return replace(teacher, responses=scored(rows), report=_report(teacher, "label"))
+    k = teacher.width if rows.shape[1] > teacher.width else None
+    if k is not None:
+        k = min(k, int(np.linalg.matrix_rank(rows - rows.mean(axis=0))))
+    return _instead(teacher, scored(scored(rows), k), "label")
 
 
 def network(teacher: PairedTeacher, features: NDArray[np.floating]) -> PairedTeacher:
@@ -144,7 +155,9 @@ def network(teacher: PairedTeacher, features: NDArray[np.floating]) -> PairedTea
     teacher : PairedTeacher
         The brain's.
     features : ndarray
-        (n, d): what the network makes of each sample.
+        (n, d): what the network makes of each sample; or (conditions, trials, d), for each
+        condition of the task what it makes of some trials, which are dealt to the samples of the
+        condition's label, those of conditions that share a label in turns.
 
     Returns
     -------
@@ -156,6 +169,8 @@ def network(teacher: PairedTeacher, features: NDArray[np.floating]) -> PairedTea
     DataError
         If there are not as many features as samples, or they do not vary.
     """
+    if features.ndim == 3:
+        features = _dealt(teacher, features)
     if features.ndim != 2 or len(features) != len(teacher.label):
         raise DataError(f"features have shape {features.shape}; expected ({len(teacher.label)}, d)")
     centred = np.asarray(features, dtype=np.float64)
@@ -164,8 +179,8 @@ def network(teacher: PairedTeacher, features: NDArray[np.floating]) -> PairedTea
     kept = int((size > 1e-6 * size[0]).sum()) if size[0] > 0 else 0
     if not kept:
         raise DataError("the network answers to all samples alike: it cannot teach")
-    k = min(kept, teacher.responses.shape[1])
-    return replace(teacher, responses=scored(u[:, :k]), report=_report(teacher, "network"))
+    k = min(kept, teacher.width)
+    return _instead(teacher, scored(u[:, :k]), "network")
 
 
 def pixel(teacher: PairedTeacher) -> PairedTeacher:
@@ -190,6 +205,29 @@ def pixel(teacher: PairedTeacher) -> PairedTeacher:
         raise DataError("pixels can teach where images were shown; these responses have none")
     found = network(teacher, teacher.stimuli.reshape(len(teacher.stimuli), -1))
     return replace(found, report=_report(teacher, "pixel"))
+
+
+def _dealt(teacher: PairedTeacher, trials: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Trials (conditions, trials, d) as rows (n, d) of the samples of the conditions' labels."""
+    condition = np.arange(len(trials)) if teacher.condition is None else teacher.condition
+    if len(trials) != len(condition) or not np.isin(teacher.label, condition).all():
+        raise DataError(
+            f"features have shape {trials.shape}; expected (conditions, trials, d) of "
+            f"{len(condition)} conditions, one or more for each label"
+        )
+    out = np.empty((len(teacher.label), trials.shape[2]), dtype=trials.dtype)
+    for number in np.unique(teacher.label):
+        mine = teacher.label == number
+        turns = trials[condition == number].swapaxes(0, 1).reshape(-1, trials.shape[2])
+        if len(turns) < mine.sum():
+            raise DataError(f"{mine.sum()} samples of label {number} need as many trials")
+        out[mine] = turns[: mine.sum()]
+    return out
+
+
+def _instead(teacher: PairedTeacher, responses: NDArray[np.float32], name: str) -> PairedTeacher:
+    """Other features, as they are, in the place of the brain's."""
+    return replace(teacher, responses=responses, report=_report(teacher, name), components=None)
 
 
 def _labels(

@@ -24,6 +24,7 @@ Validation pairs are never scrambled.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -212,7 +213,7 @@ class ConditionResponses(_Random):
     Parameters
     ----------
     teacher : PairedTeacher
-        Responses, labelled with the task's conditions.
+        Responses, labelled with the task's conditions, or with those recorded in their place.
     task : DecisionTask
         The task.
     units : int
@@ -245,25 +246,35 @@ class ConditionResponses(_Random):
             raise ValueError(
                 f"responses to images cannot be paired with conditions of {task.name!r}"
             )
-        count = len(task.conditions)
+        condition = np.arange(len(task.conditions))
+        if teacher.condition is not None:
+            condition = teacher.condition
+        if condition.shape != (len(task.conditions),) or condition.min() < 0:
+            raise ValueError(
+                f"the teacher has labels for {len(condition)} conditions, the task {task.name!r} "
+                f"has {len(task.conditions)}"
+            )
+        count = int(condition.max()) + 1
         numbers = np.bincount(teacher.label[teacher.label >= 0], minlength=count)
         if (teacher.label < 0).any() or len(numbers) > count:
             raise ValueError(f"labels must be conditions of {task.name!r}, 0 to {count - 1}")
         if numbers.min() < 2:
-            few = [c for c, n in zip(task.conditions, numbers, strict=True) if n < 2]
+            few = [c for c, n in zip(task.conditions, numbers[condition], strict=True) if n < 2]
             raise ValueError(
                 "every condition needs two responses or more, one to learn from and one for "
                 f"validation; too few for {', '.join(few)}"
             )
         self.chance = Chance(seed, Stream.TEACHER)
         self.steps = _steps(task, window, None)
-        self.responses = torch.from_numpy(teacher.responses)
-        self.widths = (units, self.responses.shape[1])
+        self.condition = torch.from_numpy(condition)
         self.average, self.scramble = average, scramble
         self.members = [
             _split(np.flatnonzero(teacher.label == c), share, self.chance.numpy)
             for c in range(count)
         ]
+        train = np.concatenate([members for members, _ in self.members])
+        self.responses = torch.from_numpy(teacher.fitted(train))
+        self.widths = (units, self.responses.shape[1])
 
     def draw(self, fabric: Fabric, seen: Activity) -> Pairs:
         """Rows of the trials the student just ran.
@@ -280,10 +291,8 @@ class ConditionResponses(_Random):
         Pairs
             One row a trial, or (steps x trials) rows with the same response at every step.
         """
-        chosen = []
-        for c, u in zip(
-            seen.condition.tolist(), self.chance.numpy.random(len(seen.condition)), strict=True
-        ):
+        chosen, label = [], self.condition[seen.condition].tolist()
+        for c, u in zip(label, self.chance.numpy.random(len(label)), strict=True):
             members = self.members[c][0]
             chosen.append(members[int(u * len(members))])
         responses = np.array(chosen)
@@ -307,7 +316,7 @@ class ConditionResponses(_Random):
             As `draw`.
         """
         chosen, turn = [], [0] * len(self.members)
-        for c in seen.condition.tolist():
+        for c in self.condition[seen.condition].tolist():
             kept = self.members[c][1]
             chosen.append(kept[turn[c] % len(kept)])
             turn[c] += 1
@@ -315,7 +324,8 @@ class ConditionResponses(_Random):
 
     def _rows(self, fabric: Fabric, seen: Activity, chosen: NDArray[np.int64]) -> Pairs:
         """Rows of trials and chosen responses."""
-        hidden, brain, label = seen.hidden[self.steps], self.responses[chosen], seen.condition
+        hidden, brain = seen.hidden[self.steps], self.responses[chosen]
+        label = self.condition[seen.condition]
         if self.average:
             return Pairs(hidden.mean(0), *fabric.to_device((brain, label)))
         times = len(self.steps)
@@ -327,7 +337,9 @@ class ConditionResponses(_Random):
 class StimulusResponses(_Random):
     """Images shown to a brain, as the mean of the student's encoder, beside the responses to them.
 
-    The mean, not a sample of z: noise would only blur the pairs.
+    The mean, not a sample of z: noise would only blur the pairs. Images are held out in blocks that
+    follow one another (by label): those of a video hardly differ from their neighbours, and single
+    ones would have been learned with these.
 
     Parameters
     ----------
@@ -340,7 +352,8 @@ class StimulusResponses(_Random):
     batch : int, default 64
         Images of a step.
     share : float, default 0.2
-        Share of the images (labels) that is kept for validation, at least one.
+        Share of the images (labels) that is kept for validation, in two blocks or more where there
+        are enough images, at least one image.
     scramble : bool, default False
         Deal the brain's rows out anew in each training batch.
     """
@@ -366,11 +379,11 @@ class StimulusResponses(_Random):
         self.chance = Chance(seed, Stream.TEACHER)
         train, kept = (
             np.flatnonzero(np.isin(teacher.label, part))
-            for part in _split(labels, share, self.chance.numpy)
+            for part in _split_blocks(labels, share, self.chance.numpy)
         )
         self.student, self.scramble = student, scramble
         self.stimuli = torch.from_numpy(teacher.stimuli)
-        self.responses = torch.from_numpy(teacher.responses)
+        self.responses = torch.from_numpy(teacher.fitted(train))
         self.label = torch.from_numpy(teacher.label)
         self.widths = (student.latent, self.responses.shape[1])
         self.train, self.kept = torch.from_numpy(train), torch.from_numpy(kept)
@@ -467,3 +480,14 @@ def _split(
     kept = min(max(1, round(share * len(items))), len(items) - 1)
     order = rng.permutation(len(items))
     return items[np.sort(order[kept:])], items[np.sort(order[:kept])]
+
+
+def _split_blocks(
+    items: NDArray[np.int64], share: float, rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """As `_split`, keeping back blocks of neighbours, each half of the share."""
+    if not 0 < share < 1:
+        raise ValueError(f"held_out must be between 0 and 1, got {share}")
+    blocks = np.array_split(items, min(len(items), math.ceil(2 / share - 1e-9)))
+    train, kept = _split(np.arange(len(blocks)), share, rng)
+    return np.concatenate([blocks[b] for b in train]), np.concatenate([blocks[b] for b in kept])

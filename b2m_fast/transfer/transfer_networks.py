@@ -46,7 +46,11 @@ def teach_alone(
     """
     steps = experiment.teacher.network_steps
     loop = replace(
-        experiment.loop, steps=steps, validate_every=max(1, steps // 10), validate_first=False
+        experiment.loop,
+        steps=steps,
+        learning_rate=experiment.teacher.network_rate,
+        validate_every=max(1, steps // 10),
+        validate_first=False,
     )
     known = (experiment.task, experiment.task_options, experiment.batch, experiment.beta, seed)
     threads = torch.get_num_threads()
@@ -57,7 +61,11 @@ def teach_alone(
     finally:
         torch.set_num_threads(threads)
     parameters = sum(p.numel() for p in lesson.student.parameters())
-    return {"kind": lesson.kind, "parameters": parameters, "steps": steps, **found}
+    report = {"kind": lesson.kind, "parameters": parameters, "steps": steps, **found}
+    reached = found[experiment.evaluation.metric]
+    wanted = experiment.evaluation.criterion
+    better = reached <= wanted if experiment.evaluation.metric == "mse" else reached >= wanted
+    return report | {"learned": better}
 
 
 def words(report: dict[str, Any]) -> list[str]:
@@ -99,6 +107,11 @@ def words(report: dict[str, Any]) -> list[str]:
             r = report[name]
             numbers = ", ".join(f"{k} {r[k]:.3g}" for k in ("accuracy", "mse", "ssim") if k in r)
             out.append(
-                f"{what} ({r['kind']}, {r['parameters']} parameters, {r['steps']} steps): {numbers}."
+                f"{what} ({r['kind']}, {r['parameters']} parameters, {r['steps']} steps): {numbers}"
+                + (
+                    "."
+                    if r["learned"]
+                    else ": it has NOT LEARNED the task (more --network-steps?)."
+                )
             )
     return out

@@ -54,8 +54,10 @@ class TeacherSettings:
         Of the images: recording session.
     neurons, repeats, rate : int, int, float
         Of the synthetic brain: neurons, trials of each condition or image, median spikes per second.
-    network_units, network_steps : int
-        Size and training of the network behind the synthetic brain; steps also of the arm network.
+    network_units : int
+        Size of the network behind the synthetic brain.
+    network_steps, network_rate : int, float
+        Steps and learning rate of networks that teach: that one, and the arm network.
     """
 
     latents: Literal["pca", "dpca", "fa", "cebra"] = "pca"
@@ -68,6 +70,7 @@ class TeacherSettings:
     rate: float = 10.0
     network_units: int = 128
     network_steps: int = 1000
+    network_rate: float = 1e-3
 
 
 @dataclass(frozen=True)

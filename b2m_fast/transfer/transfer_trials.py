@@ -382,9 +382,7 @@ def _in_place_of(
     if isinstance(brain, LatentTeacher):
         states = condition_states(lesson.student, task, NETWORK_TRIALS, NETWORK_SEED)
         return latent_controls.network_teacher(states.mean(axis=1), brain)
-    # as many trials of each condition as the brain has; labels are in order
-    trials = len(brain.label) // len(task.conditions)
+    trials = int(np.bincount(brain.label).max())  # of the condition the brain has most of
     begin, end = window or (0, task.steps)
     states = condition_states(lesson.student, task, trials, NETWORK_SEED)
-    rows = states[:, :, begin:end].mean(axis=2)
-    return paired_controls.network(brain, rows.reshape(-1, rows.shape[2]))
+    return paired_controls.network(brain, states[:, :, begin:end].mean(axis=2))
