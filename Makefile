@@ -87,7 +87,7 @@ clean:  ## remove the environments and everything built (results stay)
 # Environments
 # ----------------------------------------------------------------------------------------------------------------------
 $(DEMO)/.installed: EXTRAS := transfer
-$(TEST)/.installed: EXTRAS := transfer,cnn,test,bench,lint
+$(TEST)/.installed: EXTRAS := transfer,driving,cnn,test,bench,lint
 
 $(DEMO)/.installed $(TEST)/.installed: %/.installed: %/.created $(SOURCES)
 	$(say) "Installing b2m_fast with [$(EXTRAS)] into $* (the first time this fetches PyTorch: some minutes)"

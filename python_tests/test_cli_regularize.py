@@ -64,6 +64,7 @@ def test_whole_experiment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert sum(neural["gamma"]) == pytest.approx(1, abs=1e-5)
     assert neural["history"][0]["penalty"] > 0
     assert str(tmp_path) not in json.dumps(full)
+    assert not (tmp_path / "checkpoints").exists()
 
 
 @pytest.mark.usefixtures("small")
@@ -152,6 +153,29 @@ def test_stopped_and_resumed(
     assert cli.main([*arguments, "--quiet", "--out", str(tmp_path)]) == 0
     assert sorted(resumed) == sorted({f"none-seed{s}" for s in seeds} - set(done))
     assert len(json.loads((tmp_path / "results.json").read_text())["runs"]) == len(seeds)
+
+
+@pytest.mark.usefixtures("small")
+def test_a_failed_run_goes_on_from_its_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a run wrote before it failed is kept, used by the next call, and gone when it is done."""
+    seen: list[bool] = []
+
+    def fail(job: Job, tick: Callable[[], object]) -> dict[str, Any]:
+        folder = job.payload.folder(job)
+        seen.append(any(folder.glob("*.safetensors")))
+        real(job, tick)
+        raise RuntimeError("after training")
+
+    real = lab.run
+    monkeypatch.setattr(lab, "run", fail)
+    assert regularize(tmp_path, "--arms", "none", "--seeds", "0") == 1
+    assert regularize(tmp_path, "--arms", "none", "--seeds", "0") == 1
+    assert seen == [False, True]
+    monkeypatch.setattr(lab, "run", real)
+    assert regularize(tmp_path, "--arms", "none", "--seeds", "0") == 0
+    assert not (tmp_path / "checkpoints").exists()
 
 
 @pytest.mark.parametrize(

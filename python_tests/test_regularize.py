@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import copy
 import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from b2m_fast.data.images import ImageTask
 from b2m_fast.ops import rsa_penalty
 from b2m_fast.students.resnet import ResNet
 from b2m_fast.teachers.similarity import Target, cosine_similarity
-from b2m_fast.transfer.batches import augment, draw_images, draw_pairs
+from b2m_fast.transfer.batches import ImageBatches, PairBatches, augment
 from b2m_fast.transfer.regularize import (
     Regularization,
     SimilarityHead,
@@ -153,10 +157,10 @@ def test_pairs_update_the_running_mean_with_both_images() -> None:
     assert head.means[0].item() == pytest.approx(0.05)
 
 
-def test_draw_images() -> None:
+def test_image_batches() -> None:
     """A batch comes from one set, with its own similarities, each image once before any twice."""
     targets = [random_target(40, seed=1), random_target(24, seed=2)]
-    draw = draw_images(targets, 8, np.random.default_rng(0))
+    draw = ImageBatches(targets, 8, np.random.default_rng(0))
     seen: dict[int, list[bytes]] = {0: [], 1: []}
     for _ in range(30):
         images, similarity = next(draw)
@@ -174,10 +178,10 @@ def test_draw_images() -> None:
         assert len(set(first)) == len(first)
 
 
-def test_draw_pairs() -> None:
+def test_pair_batches() -> None:
     """Pairs are of two different images of one set, with their similarity."""
     target = random_target(10)
-    first, second, similarity = next(draw_pairs([target], 200, np.random.default_rng(0)))
+    first, second, similarity = next(PairBatches([target], 200, np.random.default_rng(0)))
     everything = [x.tobytes() for x in target.images]
     i, j = ([everything.index(x.numpy().tobytes()) for x in side[:, 0]] for side in (first, second))
     assert all(a < b for a, b in zip(i, j, strict=True))
@@ -211,6 +215,96 @@ def test_penalty_goes_down_in_training() -> None:
         assert max(e["validation_accuracy"] for e in out.history) > 0.9
         assert math.isnan(out.history[0]["penalty"]) == (not targets)
     assert ends[1] < 0.8 * ends[0]
+
+
+@pytest.mark.parametrize(
+    "change", [{"pairs": "all"}, {"pairs": "random", "batchnorm": "shared", "epochs": 4}]
+)
+def test_the_loop_is_the_plain_one(change: dict[str, Any]) -> None:
+    """Training through the common loop gives, bit for bit, what these lines of plain PyTorch give:
+    order of chance, of the sums, learning rates, best weights (40 and 8 images: batches break off).
+    """
+    task, target = tiny_task(120), random_target(30)
+    config = replace(
+        Regularization(alpha=3.0, epochs=3, batch=16, neural_batch=8, phases=3), **change
+    )
+    torch.manual_seed(0)
+    model = ResNet(2, width=2, blocks=(1,) * 4)
+    plain = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    out = train(model, task, [target], config, seed=5)
+
+    head = SimilarityHead(plain.channels, config.center, config.beta)
+    sgd = torch.optim.SGD([*plain.parameters(), *head.parameters()], lr=0.1, momentum=0.9)
+    rng, neural = (np.random.default_rng([5, stream]) for stream in (0, 1))
+    batches = ImageBatches([target], 8, neural)
+    pairs = PairBatches([target], 4, neural)
+    history, best = [], math.inf
+    weights: list[Tensor] = []
+    for epoch in range(config.epochs):
+        plain.train()
+        sgd.param_groups[0]["lr"] = 0.1 * 0.3 ** (epoch * config.phases // config.epochs)
+        losses, penalties = [], []
+        for chosen in torch.from_numpy(rng.permutation(len(task.train_x))).split(16):
+            x = augment(torch.from_numpy(task.train_x)[chosen][:, None], 1, flip=False, rng=rng)
+            loss = functional.cross_entropy(plain(x), torch.from_numpy(task.train_y)[chosen])
+            norms = [m for m in plain.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+            for norm in norms:
+                norm.momentum = 0.1 if config.batchnorm == "shared" else 0.0
+            if config.pairs == "all":
+                images, similarity = next(batches)
+                penalty = head(plain.taps(images), similarity)
+            else:
+                first, second, similarity = next(pairs)
+                penalty = head.forward_pairs(plain.taps(first), plain.taps(second), similarity)
+            for norm in norms:
+                norm.momentum = 0.1
+            sgd.zero_grad()
+            (loss + 3.0 * penalty).backward()
+            sgd.step()
+            losses.append(loss.detach())
+            penalties.append(penalty.detach())
+        plain.eval()
+        with torch.no_grad():
+            logits = plain(torch.from_numpy(task.validation_x[:, None]))
+        validation = float(functional.cross_entropy(logits, torch.from_numpy(task.validation_y)))
+        history.append([float(torch.stack(v).mean()) for v in (losses, penalties)] + [validation])
+        if validation < best:
+            best = validation
+            weights = copy.deepcopy([*plain.state_dict().values(), *head.state_dict().values()])
+    keys = ("loss", "penalty", "validation_loss")
+    assert [[entry[k] for k in keys] for entry in out.history] == history
+    ours = [*model.state_dict().values(), *out.head.state_dict().values()]
+    assert all(torch.equal(a, b) for a, b in zip(ours, weights, strict=True))
+
+
+@pytest.mark.parametrize("pairs", ["all", "random"])
+def test_an_interrupted_training_goes_on_bit_for_bit(tmp_path: Path, pairs: Any) -> None:
+    """With a checkpoint, a training that ended in the middle gives the weights, the mixture and the
+    history of one that did not."""
+    task, targets = tiny_task(120), [random_target(30, seed=1), random_target(20, seed=2)]
+    config = Regularization(epochs=4, batch=16, neural_batch=8, pairs=pairs, phases=2)
+
+    def run(checkpoint: Path | None, stop: int = 0) -> tuple[list[Any], list[Tensor]]:
+        seen: list[dict[str, float]] = []
+
+        def tick(entry: dict[str, float]) -> None:
+            seen.append(entry)
+            if len(seen) == stop:
+                raise KeyboardInterrupt
+
+        torch.manual_seed(0)
+        model = ResNet(2, width=2, blocks=(1,) * 4)
+        out = train(model, task, targets, config, 0, tick, checkpoint=checkpoint)
+        assert seen == out.history
+        return out.history, [*model.state_dict().values(), *out.head.state_dict().values()]
+
+    path = tmp_path / "checkpoint"
+    with pytest.raises(KeyboardInterrupt):
+        run(path, stop=2)
+    history, weights = run(path)
+    straight_history, straight_weights = run(None)
+    assert history == straight_history
+    assert all(torch.equal(a, b) for a, b in zip(weights, straight_weights, strict=True))
 
 
 def test_training_is_reproducible_and_random_pairs_run() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from b2m_fast.transfer import regularize_report as report
+from b2m_fast.transfer import tables
 from b2m_fast.transfer.regularize_experiment import Evaluation
 
 EVALUATION = asdict(Evaluation(noise=(0.0, 0.1), linf=(0.01,), l2=(0.1,)))
@@ -29,7 +30,7 @@ def made_up(robustness: float, seed: int, arm: str = "none") -> dict[str, Any]:
     }
 
 
-def runs(**robustness: float) -> report.Runs:
+def runs(**robustness: float) -> tables.Runs:
     return {
         arm.replace("_", "-"): {s: made_up(r, s, arm) for s in range(3)}
         for arm, r in robustness.items()

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["DataError", "Source", "data_root", "fingerprint", "load_npy", "load_npz"]
+__all__ = ["DataError", "Source", "cache_root", "data_root", "fingerprint", "load_npy", "load_npz"]
 
 ENVIRONMENT = "B2M_DATA"
+CACHE = "B2M_CACHE"
 
 
 class DataError(RuntimeError):
@@ -108,6 +109,21 @@ def data_root(given: str | Path | None = None) -> Path:
     if not root.is_dir():
         raise DataError(f"the data directory {root} does not exist (from --data or {ENVIRONMENT})")
     return root
+
+
+def cache_root() -> Path:
+    """Folder for what can be made again.
+
+    Returns
+    -------
+    Path
+        The environment variable ``B2M_CACHE``, or ``b2m_fast`` in ``XDG_CACHE_HOME`` (by default
+        ``~/.cache``); it need not exist.
+    """
+    named = os.environ.get(CACHE)
+    if named:
+        return Path(named).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "b2m_fast"
 
 
 def load_npy(path: Path, *, ndim: int) -> NDArray[Any]:

@@ -10,7 +10,9 @@ import numpy as np
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["Interval", "bootstrap_interval", "paired_difference", "t_interval"]
+    from numpy.typing import NDArray
+
+__all__ = ["Interval", "bootstrap_interval", "paired_difference", "resamples", "t_interval"]
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,26 @@ def paired_difference(
     return t_interval([v - b for v, b in zip(values, baseline, strict=True)], level)
 
 
+def resamples(count: int, draws: int, seed: int) -> NDArray[np.int64]:
+    """Which values each resample of a bootstrap takes, drawn with replacement.
+
+    Parameters
+    ----------
+    count : int
+        Values (seeds).
+    draws : int
+        Resamples.
+    seed : int
+        Source of chance.
+
+    Returns
+    -------
+    ndarray
+        (draws, count) indices; the same for arms that are resampled together.
+    """
+    return np.random.default_rng(seed).integers(0, count, (draws, count))
+
+
 def bootstrap_interval(
     values: Sequence[float], level: float = 0.95, *, draws: int = 10_000, seed: int = 0
 ) -> Interval:
@@ -173,6 +195,6 @@ def bootstrap_interval(
     x = np.asarray(values, dtype=float)
     if x.size == 0:
         raise ValueError("an interval needs at least one value")
-    index = np.random.default_rng(seed).integers(0, x.size, (draws, x.size))
+    index = resamples(x.size, draws, seed)
     low, high = np.quantile(x[index].mean(axis=1), [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(x.mean()), float(low), float(high), int(x.size))

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["LAMBDAS", "Denoised", "crossfit", "ridge_leave_one_out"]
+__all__ = ["LAMBDAS", "Denoised", "Encoder", "crossfit", "fit_encoder", "ridge_leave_one_out"]
 
 LAMBDAS: tuple[float, ...] = tuple(10.0 ** (e / 2) for e in range(-6, 9))
 
@@ -149,3 +149,82 @@ def crossfit(
         alpha, chosen[held] = ridge_leave_one_out(kernel[train], y[train] - offset, lambdas)
         predicted[test] = kernel[test] @ alpha + offset
     return Denoised(predicted.T, predictability(predicted.T, y.T), chosen, fold.astype(np.int64))
+
+
+@dataclass(frozen=True, eq=False)
+class Encoder:
+    """A fitted encoding model, for images nobody recorded responses to.
+
+    Attributes
+    ----------
+    mean, spread : ndarray
+        (p,): how features are standardised (a feature that never varied has spread infinity).
+    weights : ndarray
+        (p, neurons).
+    """
+
+    mean: NDArray[np.float64]
+    spread: NDArray[np.float64]
+    weights: NDArray[np.float64]
+
+    def predict(self, features: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Responses to new images.
+
+        Parameters
+        ----------
+        features : ndarray
+            (images, p).
+
+        Returns
+        -------
+        ndarray
+            (neurons, images), in standard deviations of each neuron's responses to the images the
+            model was fitted on.
+        """
+        z = (features - self.mean) / self.spread
+        return np.asarray((z @ self.weights).T)
+
+
+def fit_encoder(
+    features: NDArray[np.floating],
+    responses: NDArray[np.floating],
+    *,
+    lambdas: Sequence[float] = LAMBDAS,
+) -> Encoder:
+    """The model of `crossfit`, fitted on all images.
+
+    How well it predicts is what `crossfit` says; on its own images it would flatter itself.
+
+    Parameters
+    ----------
+    features : ndarray
+        (images, p).
+    responses : ndarray
+        (neurons, images).
+    lambdas : sequence of float
+        Penalties to choose from, in units of the mean squared feature.
+
+    Returns
+    -------
+    Encoder
+        Predicts responses of these neurons to other images.
+
+    Raises
+    ------
+    ValueError
+        If the numbers of images differ.
+    """
+    if len(features) != responses.shape[1]:
+        raise ValueError(
+            f"features (images, p) and responses (neurons, images) must be of the same images, "
+            f"got {features.shape} and {responses.shape}"
+        )
+    x = np.asarray(features, dtype=np.float64)
+    y = np.asarray(responses, dtype=np.float64).T
+    scale = y.std(axis=0)
+    y = np.divide(y - y.mean(axis=0), scale, out=np.zeros_like(y), where=scale > 0)
+    mean, spread = x.mean(axis=0), x.std(axis=0)
+    spread = np.where(spread > 0, spread, np.inf)
+    z = (x - mean) / spread
+    alpha, _ = ridge_leave_one_out(z @ z.T / z.shape[1], y, lambdas)
+    return Encoder(mean, spread, z.T @ alpha / z.shape[1])

@@ -13,6 +13,10 @@ from b2m_fast.ops import rsa_penalty
 
 __all__ = ["machine", "versions"]
 
+PACKAGES = (
+    "b2m-fast", "torch", "numpy", "foolbox", "gymnasium", "lightning-fabric", "scikit-learn"
+)  # fmt: skip
+
 
 def versions() -> dict[str, str]:
     """Versions of what results depend on.
@@ -26,7 +30,7 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         "rsa_penalty": rsa_penalty.__module__,
     }
-    for name in ("b2m-fast", "torch", "numpy", "foolbox", "scikit-learn"):
+    for name in PACKAGES:
         with suppress(PackageNotFoundError):
             found[name] = version(name)
     return found

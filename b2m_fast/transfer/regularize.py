@@ -25,29 +25,46 @@ pairs need give 496 pairs. So are the width, one cycle of phases instead of two,
 
 from __future__ import annotations
 
-import copy
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from b2m_fast.ops import rsa_penalty
-from b2m_fast.transfer.batches import augment, draw_images, draw_pairs
+from b2m_fast.transfer.batches import ImageBatches, PairBatches, Shuffled, augment
+from b2m_fast.transfer.loop import LoopConfig
+from b2m_fast.transfer.loop import train as loop_over
+from b2m_fast.transfer.runs import digest
+from b2m_fast.transfer.similarity_head import (
+    EPSILON,
+    Center,
+    SimilarityHead,
+    fisher_z,
+    pair_penalty,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from lightning_fabric import Fabric
 
     from b2m_fast.data.images import ImageTask
     from b2m_fast.students.resnet import ResNet
     from b2m_fast.teachers.similarity import Target
 
-__all__ = ["Regularization", "SimilarityHead", "Trained", "fisher_z", "pair_penalty", "train"]
-
-Center = Literal["ema", "batch", "none"]
-EPSILON = 1e-5
+__all__ = [
+    "EPSILON",
+    "Regularization",
+    "SimilarityHead",
+    "Trained",
+    "fisher_z",
+    "pair_penalty",
+    "train",
+]
 
 
 @dataclass(frozen=True)
@@ -109,169 +126,6 @@ class Trained:
     best_epoch: int
 
 
-def fisher_z(s: Tensor) -> Tensor:
-    """Equation (3): atanh, kept finite at -1 and 1.
-
-    Parameters
-    ----------
-    s : Tensor
-        Similarities in [-1, 1].
-
-    Returns
-    -------
-    Tensor
-        F(s), of the same shape; 6.1 at s = 1.
-    """
-    return 0.5 * (torch.log(1 + s + EPSILON) - torch.log(1 - s + EPSILON))
-
-
-def pair_penalty(
-    a: Sequence[Tensor], b: Sequence[Tensor], target: Tensor, layer_weights: Tensor
-) -> Tensor:
-    """The penalty of (1) for a list of pairs, as the paper computes it.
-
-    Parameters
-    ----------
-    a, b : sequence of Tensor
-        Per layer, the (centred) patterns (p, d_k) of either image of each pair.
-    target, layer_weights : Tensor
-        (p,) similarities of the pairs; (layers,) mixture, gamma.
-
-    Returns
-    -------
-    Tensor
-        Scalar.
-    """
-    cosines = [
-        functional.cosine_similarity(x, y, dim=1, eps=1e-12) for x, y in zip(a, b, strict=True)
-    ]
-    s = (layer_weights[:, None] * torch.stack(cosines)).sum(0)
-    penalty: Tensor = (fisher_z(s) - fisher_z(target)).square().mean()
-    return penalty
-
-
-def _flat(tap: Tensor) -> Tensor:
-    """A map (n, channels, h, w) as rows (n, h * w * channels): a view if channels-last."""
-    return tap.permute(0, 2, 3, 1).flatten(1)
-
-
-class SimilarityHead(nn.Module):
-    """From the taps of a student to its penalty: centring (4), mixture (2), comparison (1).
-
-    Parameters
-    ----------
-    channels : sequence of int
-        Channels of each tap.
-    center : {"ema", "batch", "none"}
-        See `Regularization`.
-    beta : float
-        Memory of the running mean (starts at 0).
-    """
-
-    def __init__(self, channels: Sequence[int], center: Center = "ema", beta: float = 0.9) -> None:
-        super().__init__()
-        self.center = center
-        self.beta = beta
-        self.free = nn.Parameter(torch.zeros(len(channels)))
-        for k, c in enumerate(channels):
-            self.register_buffer(f"mean_{k}", torch.zeros(c))
-
-    @property
-    def means(self) -> list[Tensor]:
-        """Running mean of each tap, (channels,)."""
-        return [self.get_buffer(f"mean_{k}") for k in range(len(self.free))]
-
-    @property
-    def gamma(self) -> Tensor:
-        """Mixture of the layers, (layers,); uniform at the start."""
-        return torch.softmax(self.free, dim=0)
-
-    def update(self, taps: Sequence[Tensor]) -> None:
-        """Equation (4); no gradient.
-
-        Parameters
-        ----------
-        taps : sequence of Tensor
-            Maps (n, channels, h, w) of the images of a step.
-        """
-        with torch.no_grad():
-            for mean, x in zip(self.means, taps, strict=True):
-                mean.lerp_(x.detach().mean(dim=(0, 2, 3)), 1 - self.beta)
-
-    def centers(self, taps: Sequence[Tensor]) -> bool | list[Tensor]:
-        """What the fused op is to subtract from the flat patterns of these taps.
-
-        Parameters
-        ----------
-        taps : sequence of Tensor
-            Maps (n, channels, h, w).
-
-        Returns
-        -------
-        bool or list of Tensor
-            Running means at every place, (h * w * channels,); or whether to subtract the batch's.
-        """
-        if self.center != "ema":
-            return self.center == "batch"
-        return [
-            mean.repeat(x.shape[2] * x.shape[3]) for mean, x in zip(self.means, taps, strict=True)
-        ]
-
-    def forward(self, taps: Sequence[Tensor], target: Tensor) -> Tensor:
-        """Penalty over all pairs of a batch, through the fused op.
-
-        Parameters
-        ----------
-        taps : sequence of Tensor
-            Maps (n, channels, h, w).
-        target : Tensor
-            (n, n) similarities.
-
-        Returns
-        -------
-        Tensor
-            Scalar, equation (1) without alpha.
-        """
-        if self.center == "ema":
-            self.update(taps)
-        return rsa_penalty(
-            [_flat(x) for x in taps],
-            target,
-            compare="atanh",
-            metric="cosine",
-            target_kind="similarity",
-            center=self.centers(taps),
-            layer_weights=self.gamma,
-            epsilon=EPSILON,
-        )
-
-    def forward_pairs(self, a: Sequence[Tensor], b: Sequence[Tensor], target: Tensor) -> Tensor:
-        """Penalty over given pairs, one a row: maps ``a`` against maps ``b``.
-
-        Parameters
-        ----------
-        a, b : sequence of Tensor
-            Maps (p, channels, h, w) of the first and the second images.
-        target : Tensor
-            (p,) similarities.
-
-        Returns
-        -------
-        Tensor
-            As `forward`.
-        """
-        if self.center == "ema":
-            self.update([torch.cat([x, y]) for x, y in zip(a, b, strict=True)])
-        left, right = [_flat(x) for x in a], [_flat(y) for y in b]
-        centers = self.centers(a)
-        if centers is True:
-            centers = [torch.cat([x, y]).mean(0) for x, y in zip(left, right, strict=True)]
-        if centers:
-            left = [x - m for x, m in zip(left, centers, strict=True)]
-            right = [y - m for y, m in zip(right, centers, strict=True)]
-        return pair_penalty(left, right, target, self.gamma)
-
-
 def _neural_penalty(
     model: ResNet, head: SimilarityHead, drawn: tuple[Tensor, ...], config: Regularization
 ) -> Tensor:
@@ -292,6 +146,63 @@ def _neural_penalty(
     return penalty
 
 
+class _Objective:
+    """Equation (1) as what the loop trains: a task batch and a neural batch per step."""
+
+    def __init__(
+        self,
+        model: ResNet,
+        head: SimilarityHead,
+        task: ImageTask,
+        targets: Sequence[Target],
+        config: Regularization,
+        seed: int,
+    ) -> None:
+        self.model, self.head, self.task, self.config = model, head, task, config
+        self.modules = nn.ModuleDict({"student": model, "head": head})
+        self.rng, neural_rng = (np.random.default_rng([seed, stream]) for stream in (0, 1))
+        self.order = Shuffled(len(task.train_x), config.batch, self.rng)
+        self.neural: ImageBatches | PairBatches | None = None
+        if targets and config.pairs == "all":
+            self.neural = ImageBatches(targets, config.neural_batch, neural_rng)
+        elif targets:
+            self.neural = PairBatches(targets, config.neural_batch // 2, neural_rng)
+
+    def step(self, fabric: Fabric, progress: float) -> tuple[Tensor, dict[str, Tensor]]:  # noqa: ARG002
+        chosen = next(self.order)
+        x = torch.from_numpy(self.task.train_x[chosen][:, None])
+        y = torch.from_numpy(self.task.train_y[chosen])
+        x = augment(x, self.task.crop, self.task.flip, self.rng)
+        x, y = fabric.to_device((x, y))
+        loss = functional.cross_entropy(self.model(x), y)
+        if self.neural is None:
+            return loss, {"loss": loss.detach(), "penalty": loss.new_tensor(math.nan)}
+        drawn = fabric.to_device(next(self.neural))
+        penalty = _neural_penalty(self.model, self.head, drawn, self.config)
+        parts = {"loss": loss.detach(), "penalty": penalty.detach()}
+        return loss + self.config.alpha * penalty, parts
+
+    def validate(self, fabric: Fabric) -> dict[str, float]:
+        x = torch.from_numpy(self.task.validation_x[:, None])
+        x, y = fabric.to_device((x, torch.from_numpy(self.task.validation_y)))
+        logits = self.model(x)
+        return {
+            "validation_loss": float(functional.cross_entropy(logits, y)),
+            "validation_accuracy": float((logits.argmax(1) == y).double().mean()),
+        }
+
+    def state(self) -> dict[str, Any]:
+        neural = None if self.neural is None else self.neural.state()
+        task = {"rng": self.rng.bit_generator.state, "order": self.order.state()}
+        return {"task": task, "neural": neural}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.rng.bit_generator.state = state["task"]["rng"]
+        self.order.load_state(state["task"]["order"])
+        if self.neural is not None:
+            self.neural.load_state(state["neural"])
+
+
 def train(
     model: ResNet,
     task: ImageTask,
@@ -299,6 +210,8 @@ def train(
     config: Regularization,
     seed: int,
     tick: Callable[[dict[str, float]], object] = lambda _: None,
+    *,
+    checkpoint: Path | None = None,
 ) -> Trained:
     """Train a student on its task and, if there are targets, on the penalty; equation (1).
 
@@ -316,11 +229,20 @@ def train(
         Order, augmentation, neural batches; the task's order is the same without a target.
     tick : callable, optional
         Called after each epoch with its history entry.
+    checkpoint : Path, optional
+        See `b2m_fast.transfer.loop.train`; one is written after each epoch.
 
     Returns
     -------
     Trained
         Head and history.
+
+    Raises
+    ------
+    FloatingPointError
+        If training diverges.
+    ImportError
+        If Lightning Fabric is not installed.
 
     Examples
     --------
@@ -328,78 +250,30 @@ def train(
     """
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     head = SimilarityHead(model.channels, config.center, config.beta)
-    optimizer = torch.optim.SGD(
-        [*model.parameters(), *head.parameters()],
-        lr=config.learning_rate,
-        momentum=config.momentum,
+    epoch = math.ceil(len(task.train_x) / config.batch)  # steps
+    loop = LoopConfig(
+        steps=config.epochs * epoch,
+        validate_every=epoch,
+        optimizer="sgd",
+        learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
+        momentum=config.momentum,
+        schedule="phases",
+        phases=config.phases,
+        decay=config.decay,
+        keep_best="validation_loss",
     )
-    task_rng, neural_rng = (np.random.default_rng([seed, stream]) for stream in (0, 1))
-    draw: Iterator[tuple[Tensor, ...]] | None = None
-    if targets and config.pairs == "all":
-        draw = draw_images(targets, config.neural_batch, neural_rng)
-    elif targets:
-        draw = draw_pairs(targets, config.neural_batch // 2, neural_rng)
-    out = Trained(head, history=[], best_epoch=0)
-    both = nn.ModuleList([model, head])
-    best, best_state = float("inf"), both.state_dict()
-    for epoch in range(config.epochs):
-        phase = epoch * config.phases // config.epochs
-        for group in optimizer.param_groups:
-            group["lr"] = config.learning_rate * config.decay**phase
-        entry = _epoch(model, head, optimizer, task, draw, config, task_rng)
-        entry |= _validate(model, task)
-        out.history.append(entry)
-        if entry["validation_loss"] < best:
-            best, out.best_epoch = entry["validation_loss"], epoch + 1
-            best_state = copy.deepcopy(both.state_dict())
-        tick(entry)
-    if out.best_epoch == 0:
-        raise FloatingPointError(
-            "the validation loss was never a number: training diverged; try a smaller alpha or "
-            "learning rate"
-        )
-    both.load_state_dict(best_state)
-    return out
+    history = loop_over(
+        _Objective(model, head, task, targets, config, seed),
+        loop,
+        checkpoint=checkpoint,
+        identity=digest([asdict(config), seed, task.name, [t.name for t in targets]]),
+        tick=lambda entry: tick(_without_step(entry)),
+    )
+    best = history.best_step or 0
+    return Trained(head, [_without_step(entry) for entry in history.entries], best // epoch)
 
 
-def _epoch(
-    model: ResNet,
-    head: SimilarityHead,
-    optimizer: torch.optim.Optimizer,
-    task: ImageTask,
-    draw: Iterator[tuple[Tensor, ...]] | None,
-    config: Regularization,
-    rng: np.random.Generator,
-) -> dict[str, float]:
-    """One pass over the task: a task batch, a neural batch, one backward pass of their sum."""
-    model.train()
-    x, y = torch.from_numpy(task.train_x[:, None]), torch.from_numpy(task.train_y)
-    losses, penalties = [], []
-    for chosen in torch.from_numpy(rng.permutation(len(x))).split(config.batch):
-        batch = augment(x[chosen], task.crop, task.flip, rng)
-        loss = functional.cross_entropy(model(batch), y[chosen])
-        losses.append(loss.detach())
-        if draw is not None:
-            penalty = _neural_penalty(model, head, next(draw), config)
-            penalties.append(penalty.detach())
-            loss = loss + config.alpha * penalty
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return {
-        "loss": float(torch.stack(losses).mean()),
-        "penalty": float(torch.stack(penalties).mean()) if penalties else float("nan"),
-    }
-
-
-def _validate(model: ResNet, task: ImageTask) -> dict[str, float]:
-    """Loss and accuracy on the validation images."""
-    model.eval()
-    with torch.no_grad():
-        logits = model(torch.from_numpy(task.validation_x[:, None]))
-    y = torch.from_numpy(task.validation_y)
-    return {
-        "validation_loss": float(functional.cross_entropy(logits, y)),
-        "validation_accuracy": float((logits.argmax(1) == y).double().mean()),
-    }
+def _without_step(entry: dict[str, float]) -> dict[str, float]:
+    """An entry of the history, of which there is one an epoch."""
+    return {name: value for name, value in entry.items() if name != "step"}

@@ -18,13 +18,16 @@ from b2m_fast.students.resnet import ResNet
 from b2m_fast.teachers.similarity import Target
 from b2m_fast.teachers.synthetic import synthetic_recordings
 from b2m_fast.teachers.targets import needs_brain, prepare
+from b2m_fast.transfer.experiment import Payload, finite, plain
+from b2m_fast.transfer.experiment import jobs as each
 from b2m_fast.transfer.provenance import machine, versions
 from b2m_fast.transfer.regularize import EPSILON, Regularization, SimilarityHead, train
-from b2m_fast.transfer.runs import Job
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
+
+    from b2m_fast.transfer.runs import Job
 
 __all__ = [
     "BRAINS",
@@ -123,17 +126,10 @@ class Experiment:
         dict
             Configuration; its hash names the run.
         """
-        config = asdict(self) | {
+        config: dict[str, Any] = plain(asdict(self)) | {
             "arm": arm, "seed": seed, "data": data, "method_version": METHOD_VERSION
         }  # fmt: skip
-        return {k: _plain(v) for k, v in config.items()}
-
-
-def _plain(value: Any) -> Any:
-    """Tuples as lists, as they come back from JSON."""
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    return [_plain(v) for v in value] if isinstance(value, tuple | list) else value
+        return config
 
 
 @dataclass(frozen=True)
@@ -266,11 +262,7 @@ def jobs(experiment: Experiment, arms: Sequence[str], seeds: Sequence[int], data
     list of Job
         Without payload.
     """
-    return [
-        Job(f"{arm}-seed{seed}", experiment.run_config(arm, seed, data))
-        for seed in seeds
-        for arm in arms
-    ]
+    return each(lambda arm, seed: experiment.run_config(arm, seed, data), arms, seeds)
 
 
 def run(job: Job, tick: Callable[[], object]) -> dict[str, Any]:
@@ -279,7 +271,7 @@ def run(job: Job, tick: Callable[[], object]) -> dict[str, Any]:
     Parameters
     ----------
     job : Job
-        Its payload is ``(experiment, material of the arm, threads)``.
+        Its payload is a `Payload` with an `Experiment` and the `Material` of its arm.
     tick : callable
         Called after each epoch.
 
@@ -288,15 +280,23 @@ def run(job: Job, tick: Callable[[], object]) -> dict[str, Any]:
     dict
         Everything measured, as JSON can hold it.
     """
-    experiment, material, threads = job.payload
+    payload: Payload = job.payload
+    experiment: Experiment = payload.experiment
+    material: Material = payload.material
     arm, seed = job.config["arm"], job.config["seed"]
-    torch.set_num_threads(threads)
+    torch.set_num_threads(payload.threads)
     torch.manual_seed(seed)
     blur = experiment.blur if arm == "blur" else 0.0
     model = ResNet(material.task.classes, experiment.width, (experiment.blocks,) * 4, blur)
     start = time.perf_counter()
     trained = train(
-        model, material.task, material.targets[arm], experiment.training, seed, lambda _: tick()
+        model,
+        material.task,
+        material.targets[arm],
+        experiment.training,
+        seed,
+        lambda _: tick(),
+        checkpoint=payload.folder(job) / "training.safetensors",
     )
     middle = time.perf_counter()
     result = _evaluate(model, material.task, experiment.evaluation)
@@ -305,19 +305,15 @@ def run(job: Job, tick: Callable[[], object]) -> dict[str, Any]:
         "seed": seed,
         "gamma": trained.head.gamma.tolist() if needs_brain(arm) else None,
         "best_epoch": trained.best_epoch,
-        "history": [{k: _number(v) for k, v in e.items()} for e in trained.history],
+        "history": [{k: finite(v) for k, v in e.items()} for e in trained.history],
         "similarity": {a: _compare(model, trained.head, t) for a, t in material.probes.items()},
         "seconds_training": middle - start,
         "seconds_evaluation": time.perf_counter() - middle,
         "parameters": sum(p.numel() for p in model.parameters()),
         "versions": versions(),
-        "machine": machine(threads),
+        "machine": machine(payload.threads),
     }
     return result
-
-
-def _number(value: float) -> float | None:
-    return value if np.isfinite(value) else None
 
 
 def _evaluate(model: ResNet, task: ImageTask, evaluation: Evaluation) -> dict[str, Any]:
@@ -337,8 +333,8 @@ def _evaluate(model: ResNet, task: ImageTask, evaluation: Evaluation) -> dict[st
     for norm in ("linf", "l2"):
         size = robustness.minimal_perturbation(model, ax, ay, norm, evaluation.minimal_steps)
         right = size[size > 0]
-        out[f"minimal_{norm}"] = _number(float(np.median(right))) if right.size else None
-        out[f"minimal_{norm}_all_images"] = _number(float(np.median(size)))
+        out[f"minimal_{norm}"] = finite(float(np.median(right))) if right.size else None
+        out[f"minimal_{norm}_all_images"] = finite(float(np.median(size)))
     return out
 
 

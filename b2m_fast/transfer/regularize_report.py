@@ -2,56 +2,41 @@
 
 from __future__ import annotations
 
-import io
-import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from b2m_fast.evaluate.statistics import Interval, paired_difference, t_interval
 from b2m_fast.teachers.targets import ARMS
+from b2m_fast.transfer.tables import (
+    DIFFERENCES,
+    Metric,
+    Runs,
+    canvas,
+    comparison,
+    difference,
+    difference_table,
+    mean_table,
+    or_nan,
+    png,
+    summary,
+    table,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["Metric", "contrasts", "figure", "markdown", "metrics", "sentences", "summarise"]
-
-Runs = dict[str, dict[int, dict[str, Any]]]
+__all__ = ["contrasts", "figure", "markdown", "metrics", "sentences", "summarise"]
 
 MEANS = (
     "Means over seeds: accuracy (fractions of the test images; for PGD, of the attacked ones), and "
     "the smallest perturbation found that changes the class (median over correctly classified "
     "images; pixels are in [0, 1])."
 )
-DIFFERENCES = (
-    "Differences between arms run with the same seeds, with 95 % Student intervals; * marks an "
-    "interval that excludes 0 (not corrected for the number of cells)."
-)
 SIMILARITIES = (
     "What the penalty did: distance of the student's similarities from its arm's own target, "
     "beside that of students without a teacher; correlation with the neural target; and the "
     "learned mixture of the five layers."
 )
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A number of a run.
-
-    Attributes
-    ----------
-    name : str
-        Column head.
-    of : callable
-        Run -> number.
-    digits : int
-        Digits after the point.
-    """
-
-    name: str
-    of: Callable[[dict[str, Any]], float]
-    digits: int = 3
 
 
 def _level(levels: Sequence[float], wanted: float) -> int:
@@ -80,13 +65,9 @@ def metrics(evaluation: dict[str, Any]) -> list[Metric]:
         Metric(f"noise {noise[top]:g}", lambda r: float(r["noise"][top])),
         Metric(f"PGD Linf {linf[a] * 255:.3g}/255", lambda r: float(r["pgd_linf"][a])),
         Metric(f"PGD L2 {l2[b]:g}", lambda r: float(r["pgd_l2"][b])),
-        Metric("median Linf", lambda r: _or_nan(r["minimal_linf"]), 4),
-        Metric("median L2", lambda r: _or_nan(r["minimal_l2"])),
+        Metric("median Linf", lambda r: or_nan(r["minimal_linf"]), 4),
+        Metric("median L2", lambda r: or_nan(r["minimal_l2"])),
     ]
-
-
-def _or_nan(value: float | None) -> float:
-    return float("nan") if value is None else float(value)
 
 
 def contrasts(arms: Sequence[str]) -> list[tuple[str, str]]:
@@ -108,37 +89,6 @@ def contrasts(arms: Sequence[str]) -> list[tuple[str, str]]:
     return pairs
 
 
-def _difference(runs: Runs, arm: str, base: str, metric: Metric) -> Interval | None:
-    seeds = sorted(set(runs.get(arm, {})) & set(runs.get(base, {})))
-    pairs = [(metric.of(runs[arm][s]), metric.of(runs[base][s])) for s in seeds]
-    pairs = [p for p in pairs if all(math.isfinite(v) for v in p)]
-    if not pairs:
-        return None
-    return paired_difference([p[0] for p in pairs], [p[1] for p in pairs])
-
-
-def _mean(runs: Runs, arm: str, metric: Metric) -> Interval | None:
-    values = [v for v in (metric.of(r) for r in runs[arm].values()) if math.isfinite(v)]
-    return t_interval(values) if values else None
-
-
-def _signed(interval: Interval | None, digits: int) -> str:
-    if interval is None:
-        return "-"
-    text = f"{interval.mean:+.{digits}f}"
-    if interval.n > 1:
-        text += f" [{interval.low:+.{digits}f}, {interval.high:+.{digits}f}]"
-    return text + (" *" if interval.excludes_zero else "")
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(len(row[k]) for row in (head, *rows)) for k in range(len(head))]
-    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |"
-             for row in (head, *rows)]  # fmt: skip
-    lines.insert(1, "|" + "|".join("-" * (w + 2) for w in widths) + "|")
-    return lines
-
-
 def markdown(runs: Runs, evaluation: dict[str, Any]) -> str:
     """Three tables: means per arm, paired differences, and what the penalty did to the students.
 
@@ -154,28 +104,12 @@ def markdown(runs: Runs, evaluation: dict[str, Any]) -> str:
     str
         Markdown.
     """
-    columns, arms = metrics(evaluation), list(runs)
-    lines = [MEANS, ""]
-    rows = []
-    for arm in arms:
-        means = [_mean(runs, arm, m) for m in columns]
-        cells = [
-            "-" if i is None else f"{i.mean:.{m.digits}f}"
-            for i, m in zip(means, columns, strict=True)
-        ]
-        rows.append([arm, str(len(runs[arm])), *cells])
-    lines += _table(["arm", "seeds", *(m.name for m in columns)], rows)
-    lines += ["", DIFFERENCES, ""]
-    rows = [
-        [f"{arm} - {base}", *(_signed(_difference(runs, arm, base, m), m.digits) for m in columns)]
-        for arm, base in contrasts(arms)
-    ]
-    lines += _table(["difference", *(m.name for m in columns)], rows)
-    lines += ["", SIMILARITIES, ""]
-    rows = [_similarity_row(runs, arm) for arm in arms]
-    lines += _table(
-        ["arm", "penalty, own target", "same, arm none", "r with neural", "gamma"], rows
-    )
+    columns = metrics(evaluation)
+    lines = [MEANS, "", *mean_table(runs, columns)]
+    lines += ["", DIFFERENCES, "", *difference_table(runs, columns, contrasts(list(runs)))]
+    rows = [_similarity_row(runs, arm) for arm in runs]
+    head = ["arm", "penalty, own target", "same, arm none", "r with neural", "gamma"]
+    lines += ["", SIMILARITIES, "", *table(head, rows)]
     return "\n".join(lines) + "\n"
 
 
@@ -219,20 +153,9 @@ def sentences(runs: Runs, evaluation: dict[str, Any], teacher: dict[str, Any]) -
     for arm, base in contrasts(list(runs)):
         if arm != "neural" and base == "none":
             continue
-        groups: dict[str, list[str]] = {"higher": [], "lower": [], "not told apart": []}
-        seeds = 0
-        for metric in metrics(evaluation):
-            interval = _difference(runs, arm, base, metric)
-            if interval is None:
-                continue
-            seeds = max(seeds, interval.n)
-            sign = "higher" if interval.mean > 0 else "lower"
-            groups[sign if interval.excludes_zero else "not told apart"].append(metric.name)
-        parts = [f"{word} in {', '.join(names)}" for word, names in groups.items() if names]
-        if seeds == 1:
-            parts = ["one seed only, so nothing can be said about chance"]
-        if parts:
-            out.append(f"{arm} against {base}: {'; '.join(parts)} ({seeds} seeds).")
+        words = comparison(runs, metrics(evaluation), arm, base)
+        if words:
+            out.append(words)
     return out + _verdict(runs, metrics(evaluation)[1:])
 
 
@@ -245,7 +168,7 @@ def _verdict(runs: Runs, robustness: Sequence[Metric]) -> list[str]:
         return []
 
     def gains(base: str, measures: Sequence[Metric]) -> list[Metric]:
-        found = [(m, _difference(runs, "neural", base, m)) for m in measures]
+        found = [(m, difference(runs, "neural", base, m)) for m in measures]
         return [m for m, i in found if i is not None and i.excludes_zero and i.mean > 0]
 
     better = gains("none", robustness)
@@ -309,21 +232,7 @@ def summarise(runs: Runs, evaluation: dict[str, Any]) -> dict[str, Any]:
     dict
         ``means`` and ``differences``.
     """
-
-    def plain(interval: Interval | None) -> dict[str, float | int | None] | None:
-        if interval is None:
-            return None
-        ends = [v if math.isfinite(v) else None for v in (interval.low, interval.high)]
-        return {"mean": interval.mean, "low": ends[0], "high": ends[1], "n": interval.n}
-
-    columns, arms = metrics(evaluation), list(runs)
-    return {
-        "means": {a: {m.name: plain(_mean(runs, a, m)) for m in columns} for a in arms},
-        "differences": {
-            f"{a} - {b}": {m.name: plain(_difference(runs, a, b, m)) for m in columns}
-            for a, b in contrasts(arms)
-        },
-    }
+    return summary(runs, metrics(evaluation), contrasts(list(runs)))
 
 
 def figure(runs: Runs, evaluation: dict[str, Any], title: str) -> bytes:
@@ -348,15 +257,8 @@ def figure(runs: Runs, evaluation: dict[str, Any], title: str) -> bytes:
     ImportError
         If matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
-        from matplotlib.figure import Figure  # noqa: PLC0415
-    except ImportError as error:
-        raise ImportError(
-            "the figure needs matplotlib: pip install 'b2m-fast[transfer]'"
-        ) from error
-    canvas = FigureCanvasAgg(Figure(figsize=(15, 4.2), layout="constrained"))
-    panels = canvas.figure.subplots(1, 4, width_ratios=[1.5, 1, 1, 1.2])
+    drawing = canvas(15, 4.2)
+    panels = drawing.subplots(1, 4, width_ratios=[1.5, 1, 1, 1.2])
     colours = {arm: f"C{k}" for k, arm in enumerate(ARMS)}
     for arm, seeds in runs.items():
         curves = np.array([r["noise"] for r in seeds.values()])
@@ -370,7 +272,7 @@ def figure(runs: Runs, evaluation: dict[str, Any], title: str) -> bytes:
     panels[0].legend(fontsize=8)
     for panel, norm, name in zip(panels[1:3], ("linf", "l2"), ("Linf", "L2"), strict=True):
         for place, (arm, seeds) in enumerate(runs.items()):
-            values = [_or_nan(r[f"minimal_{norm}"]) for r in seeds.values()]
+            values = [or_nan(r[f"minimal_{norm}"]) for r in seeds.values()]
             panel.plot([place] * len(values), values, "o", color=colours[arm], alpha=0.5)
             panel.plot(place, np.mean(values), "_", color=colours[arm], markersize=22, mew=2.5)
         panel.set_xticks(range(len(runs)), list(runs), rotation=60, ha="right", fontsize=8)
@@ -380,7 +282,5 @@ def figure(runs: Runs, evaluation: dict[str, Any], title: str) -> bytes:
         if mixtures:
             panels[3].plot(range(1, 6), np.mean(mixtures, axis=0), "o-", color=colours[arm])
     panels[3].set(xlabel="layer (tap)", ylabel="learned weight gamma", ylim=(0, 1))
-    canvas.figure.suptitle(title, fontsize=10)
-    out = io.BytesIO()
-    canvas.figure.savefig(out, format="png", dpi=110)
-    return out.getvalue()
+    drawing.suptitle(title, fontsize=10)
+    return png(drawing)

@@ -1,0 +1,293 @@
+"""What the experiments' commands share: options, progress, stopping and going on, results."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import shutil
+import sys
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+OUTCOME = """\
+what comes out, in --out
+  results.md    tables: means, paired differences with 95 % intervals, {tables}
+  results.json  settings, versions, machine, quality of the teacher, every run
+  results.png   figure
+  runs/         one file per finished run
+
+exit codes
+  0 all runs done   1 a run failed   2 wrong arguments or missing data   130 stopped by Ctrl-C
+"""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An experiment, ready to be run and reported.
+
+    Attributes
+    ----------
+    command : str
+        Name of the command, as typed after ``b2m``.
+    lab : module
+        Has ``data_fingerprint``, ``jobs`` and ``run``.
+    prepare : callable
+        Makes the material of the runs.
+    report : module
+        Has ``markdown``, ``sentences``, ``summarise`` and ``figure``.
+    experiment : object
+        A dataclass with all settings.
+    settings : dict
+        What the functions of the report are to know of them.
+    arms, seeds : sequence
+        What to run.
+    out : Path
+        Folder of the results.
+    title : str
+        Heading of the results.
+    ticks, unit : int, str
+        Ticks of one run, and what a tick is.
+    glance : callable
+        Result -> a few characters for the progress bar.
+    """
+
+    command: str
+    lab: Any
+    prepare: Callable[[], Any]
+    report: Any
+    experiment: Any
+    settings: dict[str, Any]
+    arms: Sequence[str]
+    seeds: Sequence[int]
+    out: Path
+    title: str
+    ticks: int
+    unit: str
+    glance: Callable[[dict[str, Any]], str]
+
+
+# --------------------------------------------------------------------------------------------------
+# Options
+# --------------------------------------------------------------------------------------------------
+def positive(kind: Callable[[str], float]) -> Callable[[str], Any]:
+    """Parser of a positive, finite number."""
+
+    def parse(text: str) -> float:
+        value = kind(text)
+        if not 0 < value < math.inf:
+            raise argparse.ArgumentTypeError(f"must be positive and finite, got {text}")
+        return value
+
+    parse.__name__ = f"positive {kind.__name__}"
+    return parse
+
+
+def folder(text: str) -> Path:
+    """Parser of a folder that can be written to; made if it is not there."""
+    path = Path(text)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error.strerror}") from None
+    return path
+
+
+def add_machine(parser: argparse.ArgumentParser) -> None:
+    """Options about the machine."""
+    whole = positive(int)
+    machine = parser.add_argument_group("machine")
+    machine.add_argument(
+        "--workers",
+        type=whole,
+        default=min(2, os.cpu_count() or 1),
+        help="runs at a time, each a process (default: %(default)s)",
+    )
+    machine.add_argument("--threads", type=whole, default=1, help="threads per run (default: 1)")
+    machine.add_argument("--quiet", action="store_true", help="no progress bar")
+
+
+def add_which(
+    group: Any, arms: Sequence[str], *, seeds: str = "0 1 2", out: str = "BRAIN-TASK"
+) -> None:
+    """Options about which runs to do."""
+    group.add_argument("--data", metavar="DIR", help="your recordings (or set B2M_DATA)")
+    group.add_argument("--arms", nargs="+", choices=list(arms), metavar="ARM", help="see below")
+    group.add_argument("--seeds", nargs="+", type=int, metavar="N", help=f"default: {seeds}")
+    group.add_argument("--out", type=folder, metavar="DIR", help=f"default: b2m-results/{out}")
+
+
+def given(options: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]:
+    """Options that the user has set."""
+    return {n: getattr(options, n) for n in names if getattr(options, n) is not None}
+
+
+def which(
+    options: argparse.Namespace, arms: Sequence[str], seeds: Sequence[int]
+) -> tuple[list[str], list[int]]:
+    """Arms and seeds, each once, from the user's wishes or the defaults."""
+    arms = list(dict.fromkeys(options.arms or arms))
+    seeds = list(dict.fromkeys(options.seeds or seeds))
+    if min(seeds) < 0:
+        raise ValueError(f"--seeds must not be negative, got {min(seeds)}")
+    return arms, seeds
+
+
+# --------------------------------------------------------------------------------------------------
+# Running
+# --------------------------------------------------------------------------------------------------
+def conduct(
+    command: str, planner: Callable[[argparse.Namespace], Plan], options: argparse.Namespace
+) -> int:
+    """Run what is missing of an experiment, and report what there is.
+
+    Parameters
+    ----------
+    command : str
+        Name of the command, for messages.
+    planner : callable
+        Options -> plan; raises ValueError for impossible ones.
+    options : argparse.Namespace
+        Parsed options.
+
+    Returns
+    -------
+    int
+        Exit code.
+    """
+    from b2m_fast.data.files import DataError  # noqa: PLC0415
+    from b2m_fast.transfer.experiment import Payload  # noqa: PLC0415
+    from b2m_fast.transfer.runs import RunStore, write_atomically  # noqa: PLC0415
+
+    try:
+        plan = planner(options)
+        data = plan.lab.data_fingerprint(plan.experiment, options.data)
+        store = RunStore(plan.out / "runs")
+        todo: list[Any] = []
+        runs: dict[str, dict[int, Any]] = {arm: {} for arm in plan.arms}
+        for job in plan.lab.jobs(plan.experiment, plan.arms, plan.seeds, data):
+            result = store.load(job)
+            if result is None:
+                todo.append(job)
+            else:
+                runs[job.config["arm"]][job.config["seed"]] = result
+        say = print if not options.quiet else lambda *_: None
+        count = len(plan.arms) * len(plan.seeds)
+        say(f"{len(plan.arms)} arms x {len(plan.seeds)} seeds: {len(todo)} runs to do, "
+            f"{count - len(todo)} found in {plan.out}")  # fmt: skip
+        if todo:
+            say("preparing the teachers ...")
+            material = plan.prepare()
+            content = json.dumps(material.report, indent=1) + "\n"
+            write_atomically(plan.out / "teacher.json", content)
+    except (DataError, ImportError, ValueError) as error:
+        print(f"b2m {command}: {error}", file=sys.stderr)
+        return USAGE
+    code = OK
+    if todo:
+        kept = plan.out / "checkpoints"
+        ready = [
+            replace(j, payload=Payload(
+                plan.experiment, material.of(j.config["arm"]), options.threads, kept
+            ))
+            for j in todo
+        ]  # fmt: skip
+        code = _perform(plan, ready, store, options, runs)
+    _report(plan, runs, options)
+    return code
+
+
+def _perform(
+    plan: Plan, ready: list[Any], store: Any, options: argparse.Namespace,
+    runs: dict[str, dict[int, Any]],
+) -> int:  # fmt: skip
+    """Run jobs under a progress bar; results go into `runs`."""
+    from b2m_fast.transfer.runs import perform  # noqa: PLC0415
+
+    try:
+        from tqdm import tqdm  # noqa: PLC0415
+    except ImportError:
+        print("b2m: tqdm is missing (pip install 'b2m-fast[transfer]')", file=sys.stderr)
+        return USAGE
+    code, done = OK, 0
+    total = len(ready) * plan.ticks
+    bar = tqdm(total=total, unit=plan.unit, disable=options.quiet, dynamic_ncols=True)
+    outcomes = perform(plan.lab.run, ready, store, workers=options.workers, tick=bar.update)
+    try:
+        for outcome in outcomes:
+            name = outcome.job.name
+            if outcome.result is None:
+                code = FAILED
+                bar.write(f"{name} FAILED:\n{outcome.error}", file=sys.stderr)
+                continue
+            done += 1
+            shutil.rmtree(outcome.job.payload.folder(outcome.job), ignore_errors=True)
+            runs[outcome.job.config["arm"]][outcome.job.config["seed"]] = outcome.result
+            bar.set_postfix_str(f"{done}/{len(ready)} runs; {name} {plan.glance(outcome.result)}")
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    finally:
+        outcomes.close()
+        bar.close()
+    with suppress(OSError):  # not there, or not empty: runs that can go on
+        (plan.out / "checkpoints").rmdir()
+    if code == INTERRUPTED:
+        print(f"stopped: {done} of {len(ready)} runs finished and kept; "
+              "the same command goes on from here", file=sys.stderr)  # fmt: skip
+    return code
+
+
+# --------------------------------------------------------------------------------------------------
+# Results
+# --------------------------------------------------------------------------------------------------
+def _report(plan: Plan, runs: dict[str, dict[int, Any]], options: argparse.Namespace) -> None:
+    """Write and print what there is."""
+    from b2m_fast.transfer import provenance  # noqa: PLC0415
+
+    runs = {arm: seeds for arm, seeds in runs.items() if seeds}
+    if not runs:
+        print("no run finished: nothing to report")
+        return
+    stored = plan.out / "teacher.json"
+    teacher = json.loads(stored.read_text()) if stored.is_file() else {}
+    words = plan.report.sentences(runs, plan.settings, teacher)
+    full = {
+        "command": plan.command,
+        "experiment": asdict(plan.experiment),
+        "settings": plan.settings,
+        "versions": provenance.versions(),
+        "machine": provenance.machine(options.threads) | {"workers": options.workers},
+        "teacher": teacher,
+        "summary": plan.report.summarise(runs, plan.settings),
+        "words": words,
+        "runs": [r for seeds in runs.values() for r in seeds.values()],
+    }
+    write_results(plan.out, plan.title, plan.report, runs, plan.settings, words, full)
+
+
+def write_results(
+    out: Path, title: str, report: Any, runs: dict[str, dict[int, Any]],
+    settings: dict[str, Any], words: Sequence[str], full: dict[str, Any],
+) -> None:  # fmt: skip
+    """Write and print tables, words and figure; `full` becomes results.json."""
+    from b2m_fast.transfer.runs import write_atomically  # noqa: PLC0415
+
+    table = report.markdown(runs, settings)
+    bullets = "".join(f"- {line}\n" for line in words)
+    write_atomically(out / "results.json", json.dumps(full, indent=1) + "\n")
+    write_atomically(out / "results.md", f"# {title}\n\n{table}\n{bullets}")
+    print(f"\n{title}\n\n{table}")
+    print("What this shows:\n" + bullets)
+    try:
+        write_atomically(out / "results.png", report.figure(runs, settings, title))
+    except ImportError as error:
+        print(error, file=sys.stderr)
+    print(f"Written: {out / 'results.md'}, results.json, results.png")

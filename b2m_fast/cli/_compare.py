@@ -1,0 +1,62 @@
+"""``b2m compare``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from b2m_fast.cli._common import OK, USAGE, folder, write_results
+
+HELP = """\
+Draw arms of several finished experiments together: the same tables, figure and words as each has
+alone, over all of them. Arms are named FOLDER/ARM; every arm is compared with the arm `none` of
+its own folder, and with the arm of the same name in the first folder.
+"""
+
+EPILOG = """\
+examples
+  b2m compare b2m-results/latent-gru-synthetic-delay-match-sample results/k3 --arms none brain label
+
+exit codes
+  0 done   2 wrong arguments, or results that cannot be compared
+"""
+
+
+def add(commands: Any) -> None:
+    """The command's parser."""
+    parser = commands.add_parser(
+        "compare",
+        help="draw arms of several experiments together",
+        description=HELP,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folder of results")
+    parser.add_argument("--arms", nargs="+", metavar="ARM", help="default: all")
+    parser.add_argument("--out", type=folder, metavar="DIR", default=Path("b2m-results/compare"), help="default: %(default)s")  # fmt: skip
+    parser.set_defaults(action=_compare)
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from b2m_fast.data.files import DataError  # noqa: PLC0415
+    from b2m_fast.transfer import transfer_report as report  # noqa: PLC0415
+    from b2m_fast.transfer.comparison import join, read_results  # noqa: PLC0415
+
+    try:
+        found = [read_results(path) for path in options.folders]
+        runs, settings = join(found, options.arms)
+    except (DataError, ValueError) as error:
+        print(f"b2m compare: {error}", file=sys.stderr)
+        return USAGE
+    words = report.sentences(runs, settings, {})
+    full = {
+        "command": "compare",
+        "of": [{"name": f.name, "experiment": f.experiment} for f in found],
+        "summary": report.summarise(runs, settings),
+        "words": words,
+    }
+    title = "Together: " + ", ".join(f.name for f in found)
+    write_results(options.out, title, report, runs, settings, words, full)
+    return OK

@@ -1,0 +1,200 @@
+"""gymnasium's CarRacing, driven by a simple controller and rendered without a screen."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import warnings
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from b2m_fast.data.files import DataError, load_npz
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+__all__ = ["STATE", "drives"]
+
+log = logging.getLogger("b2m_fast")
+STATE = ("speed", "steering", "offset", "heading", "bend near", "bend far")
+_VERSION = 1  # raise when frames of the same arguments change
+_SETTLE, _EVERY = 60, 6  # steps of 1/50 s: until the first frame, and between frames
+_HINT = (
+    "rendering CarRacing frames needs gymnasium with Box2D: pip install 'b2m-fast[driving]'; "
+    "frames of real streets need only data: see b2m_fast.data.driving.CAMVID"
+)
+
+
+def drives(
+    tracks: int, frames: int, seed: int, cache: Path
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Frames of several tracks, from the cache or rendered now.
+
+    Parameters
+    ----------
+    tracks, frames : int
+        Tracks, and frames of each.
+    seed : int
+        Which tracks, and how they are driven.
+    cache : Path
+        Folder the frames are kept in.
+
+    Returns
+    -------
+    images : ndarray
+        (tracks, frames, 84, 84, 3), uint8.
+    states : ndarray
+        (tracks, frames, 6), float32: the columns of `STATE`.
+
+    Raises
+    ------
+    ImportError
+        If gymnasium or Box2D is not installed; the message names the extra.
+    """
+    path = cache / f"car-racing-{_key(tracks, frames, seed)}.npz"
+    if path.is_file():
+        try:
+            kept = load_npz(path, ("images", "states"))
+        except DataError:
+            log.warning("%s cannot be read: its frames are rendered again", path)
+        else:
+            return kept["images"], kept["states"]
+    log.info("rendering %d frames of CarRacing (once; they are kept in %s)", tracks * frames, path)
+    runs = [_drive(frames, [seed, track]) for track in range(tracks)]
+    images, states = (np.stack(part) for part in zip(*runs, strict=True))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.npz")
+    try:
+        np.savez_compressed(temporary, images=images, states=states)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return images, states
+
+
+def _key(tracks: int, frames: int, seed: int) -> str:
+    """What decides the frames, hashed."""
+    versions = _version("gymnasium"), _version("Box2D", "box2d-py")
+    text = f"{_VERSION} {tracks} {frames} {seed} {_SETTLE} {_EVERY} {versions}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _version(*names: str) -> str:
+    """Version of a package that goes by one of these names."""
+    for package in metadata.distributions():
+        if package.metadata["Name"] in names:
+            return package.version
+    raise ImportError(_HINT)
+
+
+def _environment() -> Any:
+    """The simulator, which never opens a window."""
+    os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+    try:
+        with warnings.catch_warnings():
+            # Box2D's types lack __module__; where warnings are errors its import would crash
+            warnings.simplefilter("ignore", DeprecationWarning)
+            module = import_module("gymnasium.envs.box2d.car_racing")
+    except Exception as error:  # gymnasium raises an error of its own for a missing Box2D
+        raise ImportError(_HINT) from error
+    return module.CarRacing(continuous=True)
+
+
+def _drive(frames: int, seed: list[int]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Frames (frames, 84, 84, 3) and states (frames, 6) of one track."""
+    rng = np.random.default_rng(seed)
+    car_racing = _environment()
+    try:
+        car_racing.reset(seed=int(rng.integers(2**31)))
+        driver = _Driver(car_racing, rng)
+        images, states = [], []
+        for step in range(_SETTLE + _EVERY * frames):
+            wanted = step >= _SETTLE and (step - _SETTLE) % _EVERY == 0
+            if not wanted:  # a frame nobody looks at is not drawn; the car does not mind
+                car_racing._render = _draw_nothing
+            image = car_racing.step(driver.action())[0]
+            if wanted:
+                images.append(image[:84, 6:90])  # without the dashboard
+                states.append(driver.state())
+            else:
+                del car_racing._render
+    finally:
+        car_racing.close()
+    return np.stack(images), np.array(states, dtype=np.float32)
+
+
+def _draw_nothing(_mode: str) -> None:
+    """Stand in for rendering."""
+
+
+class _Driver:
+    """Steers towards a point ahead on the track, slower in bends; each driver has its own habits.
+
+    Parameters
+    ----------
+    car_racing : CarRacing
+        The simulator, after its reset.
+    rng : Generator
+        Habits: speed, and how far beside the middle of the track.
+    """
+
+    def __init__(self, car_racing: Any, rng: np.random.Generator) -> None:
+        self.car = car_racing.car
+        self.track = np.array(car_racing.track)[:, 2:4]
+        self.half_width = 40 / 6  # of the road, in the simulator's metres
+        self.speed = rng.uniform(30, 60)
+        self.sway = rng.uniform(0, 0.6), rng.uniform(15, 40), rng.uniform(0, 2 * np.pi)
+
+    def action(self) -> NDArray[np.float32]:
+        """Steering in [-1, 1], gas and brake in [0, 1]."""
+        near, far, speed = self._ahead(6), self._ahead(14), self._speed()
+        target = self.speed / (1 + 2 * abs(far))
+        gas = np.clip((target - speed) * 0.05, 0, 0.6)
+        brake = np.clip((speed - target) * 0.02, 0, 0.6)
+        return np.array([np.clip(-1.5 * near, -1, 1), gas, brake], dtype=np.float32)
+
+    def state(self) -> list[float]:
+        """The columns of `STATE`: in lengths, radians and seconds of the simulator."""
+        here = self._nearest()
+        along = self.track[(here + 1) % len(self.track)] - self.track[here]
+        along = along / np.linalg.norm(along)
+        beside = np.array(self.car.hull.position) - self.track[here]
+        offset = along[0] * beside[1] - along[1] * beside[0]
+        steering = float(self.car.wheels[0].joint.angle)
+        heading = self._angle(along)
+        bends = [self._angle(self._tangent(here + n)) - heading for n in (8, 16)]
+        wrapped = [float(np.arctan2(np.sin(b), np.cos(b))) for b in bends]
+        return [self._speed(), steering, float(offset / self.half_width), heading, *wrapped]
+
+    def _nearest(self) -> int:
+        position = np.array(self.car.hull.position)
+        return int(((self.track - position) ** 2).sum(axis=1).argmin())
+
+    def _speed(self) -> float:
+        return float(np.linalg.norm(np.array(self.car.hull.linearVelocity)))
+
+    def _tangent(self, place: int) -> NDArray[np.float64]:
+        count = len(self.track)
+        return np.asarray(self.track[(place + 1) % count] - self.track[place % count])
+
+    def _angle(self, direction: NDArray[np.float64]) -> float:
+        """Angle from where the car points to a direction, positive to the left."""
+        heading = float(self.car.hull.angle)
+        forward = np.array([-np.sin(heading), np.cos(heading)])
+        turn = forward[0] * direction[1] - forward[1] * direction[0]
+        return float(np.arctan2(turn, forward @ direction))
+
+    def _ahead(self, tiles: int) -> float:
+        """Angle to a point ahead on the driver's own line."""
+        place = (self._nearest() + tiles) % len(self.track)
+        tangent = self._tangent(place)
+        normal = np.array([-tangent[1], tangent[0]]) / np.linalg.norm(tangent)
+        size, period, phase = self.sway
+        aside = size * self.half_width * np.sin(2 * np.pi * place / period + phase)
+        point = self.track[place] + aside * normal
+        return self._angle(point - np.array(self.car.hull.position))

@@ -1,0 +1,381 @@
+"""A transfer experiment with autoencoders: lessons, brains, arms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from b2m_fast.data.driving import camvid, car_racing
+from b2m_fast.data.files import data_root
+from b2m_fast.data.recordings import cowley_v4
+from b2m_fast.evaluate.reconstruction import mean_squared_error, structural_similarity
+from b2m_fast.students.vae import ConvVAE
+from b2m_fast.teachers import paired_controls
+from b2m_fast.teachers.paired_brains import fit_sensory_model, image_responses, stand_in
+from b2m_fast.teachers.synthetic_population import observe_images
+from b2m_fast.transfer.chance import seeded
+from b2m_fast.transfer.latent import ridge_solution
+from b2m_fast.transfer.lessons import FrameLesson
+from b2m_fast.transfer.transfer_networks import (
+    CHANCE,
+    NETWORK_SEED,
+    TRUTH_SEED,
+    teach_alone,
+    words,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from lightning_fabric import Fabric
+    from numpy.typing import NDArray
+
+    from b2m_fast.data.driving import Scenes
+    from b2m_fast.teachers.paired import PairedTeacher
+    from b2m_fast.transfer.transfer_settings import TransferExperiment
+
+__all__ = ["FrameMaterial", "SceneLesson", "frame_material", "load_scenes"]
+
+FRAMES = 8  # a seed's stream
+RHO = 0.01  # of the ridge regression that probes latents
+
+
+def load_scenes(task: str, root: str | None) -> Scenes:
+    """The scenes of a task.
+
+    Parameters
+    ----------
+    task : {"driving", "camvid"}
+        The task.
+    root : str, optional
+        The data directory.
+
+    Returns
+    -------
+    Scenes
+        The scenes.
+
+    Raises
+    ------
+    DataError
+        If data are missing or malformed.
+    ImportError
+        If the simulator is missing.
+    """
+    return car_racing() if task == "driving" else camvid(data_root(root))
+
+
+class SceneLesson(FrameLesson):
+    """Reconstruction of scenes, with its test; validation looks at structural similarity too.
+
+    Parameters
+    ----------
+    experiment : TransferExperiment
+        The experiment.
+    scenes : Scenes
+        The scenes.
+    seed : int
+        Student, frames and their order.
+    share : float, optional
+        Share of the training frames there is to learn from; None: all.
+    units : int, optional
+        Another number of latents than the experiment's.
+    """
+
+    kind = "vae"
+
+    def __init__(
+        self,
+        experiment: TransferExperiment,
+        scenes: Scenes,
+        seed: int,
+        share: float | None = None,
+        *,
+        units: int | None = None,
+    ) -> None:
+        self.scenes = scenes
+        with seeded(seed):
+            student = ConvVAE(scenes.shape, units or experiment.units, experiment.width)
+        super().__init__(
+            student,
+            scenes.train[_kept(scenes, seed, share)],
+            scenes.validation,
+            seed=seed,
+            batch=experiment.batch,
+            beta=experiment.beta,
+        )
+
+    def validate(self, fabric: Fabric) -> tuple[dict[str, float], None]:
+        """Loss, its parts and structural similarity on held-out frames.
+
+        Parameters
+        ----------
+        fabric : Fabric
+            Knows the device.
+
+        Returns
+        -------
+        numbers : dict
+            Those of `FrameLesson`, and ``validation_ssim``.
+        seen : None
+            A teacher shows its own images.
+        """
+        numbers, _ = super().validate(fabric)
+        _, ssim = _reconstruction(self.student, self.held_out)
+        return numbers | {"validation_ssim": ssim}, None
+
+    @torch.no_grad()
+    def test(self) -> tuple[dict[str, float], list[float]]:
+        """The student on frames it never saw.
+
+        Returns
+        -------
+        test : dict
+            ``mse``, ``ssim``, and ``probe_r2``: how well what is known of a test frame can be read
+            from its latents, by ridge regression from the training frames; R2, mean over what is
+            known.
+        delays : list
+            None.
+        """
+        self.student.eval()
+        mse, ssim = _reconstruction(self.student, torch.from_numpy(self.scenes.test))
+        return {"mse": mse, "ssim": ssim, "probe_r2": self._probe()}, []
+
+    def _probe(self) -> float:
+        h, test = (
+            torch.from_numpy(encoded(self.student, x)).double()
+            for x in (self.scenes.train, self.scenes.test)
+        )
+        z = torch.from_numpy(self.scenes.train_labels).double()
+        truth = torch.from_numpy(self.scenes.test_labels).double()
+        weight, bias = ridge_solution(h, z, RHO)
+        missed = (test @ weight.T + bias - truth).square().mean(0)
+        spread = truth.var(0, correction=0)
+        varies = (spread > 1e-9) & (z.var(0) > 1e-9)
+        return float((1 - missed / spread)[varies].mean())
+
+
+def _kept(scenes: Scenes, seed: int, share: float | None) -> NDArray[np.int64]:
+    """Which frames a student is trained on."""
+    count = len(scenes.train)
+    if share is None:
+        return np.arange(count)
+    kept = max(1, round(share * count))
+    return np.sort(np.random.default_rng([seed, FRAMES]).permutation(count)[:kept])
+
+
+def _reconstruction(student: ConvVAE, frames: torch.Tensor) -> tuple[float, float]:
+    """Mean squared error and structural similarity of reconstructions from the mean."""
+    device = next(student.parameters()).device
+    errors, ssim = [], []
+    for part in frames.split(250):
+        x = part.to(device)
+        y = student(x).reconstruction
+        errors.append(mean_squared_error(y, x))
+        ssim.append(structural_similarity(y, x))
+    return float(torch.cat(errors).mean()), float(torch.cat(ssim).mean())
+
+
+@torch.no_grad()
+def encoded(student: ConvVAE, frames: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Mean of the encoder.
+
+    Parameters
+    ----------
+    student : ConvVAE
+        The autoencoder.
+    frames : ndarray
+        (n, channels, height, width).
+
+    Returns
+    -------
+    ndarray
+        (n, latents).
+    """
+    device = next(student.parameters()).device
+    parts = [student.encode(x.to(device))[0].cpu() for x in torch.from_numpy(frames).split(250)]
+    means: NDArray[np.float32] = torch.cat(parts).numpy()
+    return means
+
+
+@dataclass(frozen=True, eq=False)
+class FrameMaterial:
+    """What runs with an autoencoder need.
+
+    Attributes
+    ----------
+    experiment : TransferExperiment
+        The experiment.
+    scenes : Scenes
+        The scenes.
+    brain : PairedTeacher
+        The brain's teacher (of the arm network: the network's).
+    network : PairedTeacher, optional
+        The network's.
+    of_scenes : bool
+        Whether what the brain saw are the training frames; its labels are then their numbers.
+    report : dict
+        Quality of the teachers.
+    """
+
+    experiment: TransferExperiment
+    scenes: Scenes
+    brain: PairedTeacher
+    network: PairedTeacher | None
+    of_scenes: bool
+    report: dict[str, Any]
+
+    window = None
+
+    def of(self, arm: str) -> FrameMaterial:
+        """The part one arm needs.
+
+        Parameters
+        ----------
+        arm : str
+            Arm.
+
+        Returns
+        -------
+        FrameMaterial
+            With one teacher.
+        """
+        brain = self.network if arm == "network" and self.network is not None else self.brain
+        return replace(self, brain=brain, network=None, report={})
+
+    def lesson(self, seed: int, share: float | None) -> SceneLesson:
+        """An untrained student with its task.
+
+        Parameters
+        ----------
+        seed : int
+            Student and frames.
+        share : float, optional
+            Share of the training data.
+
+        Returns
+        -------
+        SceneLesson
+            The lesson.
+        """
+        return SceneLesson(self.experiment, self.scenes, seed, share)
+
+    def teacher(self, arm: str, seed: int, share: float | None) -> PairedTeacher | None:
+        """What stands in the place of the brain in an arm.
+
+        Parameters
+        ----------
+        arm : str
+            A key of `b2m_fast.transfer.transfer_arms.ARMS`; this must be its material.
+        seed : int
+            Chance of the controls.
+        share : float, optional
+            Share of the training data: a teacher of training frames shows no others.
+
+        Returns
+        -------
+        PairedTeacher or None
+            None for a student alone.
+        """
+        if arm == "none":
+            return None
+        teacher, rng = self.brain, np.random.default_rng([seed, CHANCE])
+        if arm == "relabelled":
+            teacher = paired_controls.shuffled(teacher, rng)
+        elif arm in {"gaussian", "random-code"}:
+            teacher = paired_controls.gaussian(teacher, rng)
+        elif arm == "pixel":
+            teacher = paired_controls.pixel(teacher)
+        elif arm == "label" and self.of_scenes:
+            teacher = paired_controls.known(teacher, self.scenes.train_labels)
+        elif arm == "label":
+            teacher = paired_controls.label(teacher)
+        if share is not None and self.of_scenes:
+            return _only(teacher, _kept(self.scenes, seed, share))
+        return teacher
+
+
+def _only(teacher: PairedTeacher, labels: NDArray[np.int64]) -> PairedTeacher:
+    """The samples of these labels."""
+    rows = np.isin(teacher.label, labels)
+    stimuli = None if teacher.stimuli is None else teacher.stimuli[rows]
+    return replace(
+        teacher, stimuli=stimuli, responses=teacher.responses[rows], label=teacher.label[rows]
+    )
+
+
+def frame_material(
+    experiment: TransferExperiment, arms: Sequence[str], root: str | None, kept: Path
+) -> FrameMaterial:
+    """Load scenes and recording, and make its teacher.
+
+    Parameters
+    ----------
+    experiment : TransferExperiment
+        The experiment.
+    arms : sequence of str
+        Arms.
+    root : str, optional
+        The data directory.
+    kept : Path
+        Folder in which networks that teach are kept for the next time.
+
+    Returns
+    -------
+    FrameMaterial
+        What the runs need.
+
+    Raises
+    ------
+    DataError
+        If data are missing or malformed.
+    """
+    scenes, settings = load_scenes(experiment.task, root), experiment.teacher
+    report: dict[str, Any] = {}
+    if experiment.brain == "synthetic":
+        brain, report["truth"] = _synthetic(experiment, scenes, kept)
+    elif settings.stimuli == "scenes":
+        model = fit_sensory_model(cowley_v4(data_root(root)), min(scenes.shape[1:]))
+        brain = stand_in(model, scenes.train, k=settings.k)
+    else:
+        recordings = {r.name: r for r in cowley_v4(data_root(root))}
+        name = next((n for n in recordings if settings.session in n), None)
+        if name is None:
+            raise ValueError(
+                f"there is no session {settings.session!r}; there are {list(recordings)}"
+            )
+        brain = image_responses(recordings[name], scenes.shape[1:], k=settings.k)
+    report["brain"] = brain.report
+    network = None
+    if "network" in arms and brain.stimuli is not None:
+        lesson = SceneLesson(experiment, scenes, NETWORK_SEED)
+        report["network"] = teach_alone(
+            experiment, lesson, NETWORK_SEED, kept / "network.safetensors"
+        )
+        network = paired_controls.network(brain, encoded(lesson.student, brain.stimuli))
+    report["words"] = words(report)
+    own = brain.stimuli is scenes.train
+    return FrameMaterial(experiment, scenes, brain, network, own, report)
+
+
+def _synthetic(
+    experiment: TransferExperiment, scenes: Scenes, kept: Path
+) -> tuple[PairedTeacher, dict[str, Any]]:
+    """Spikes of neurons that look at a trained autoencoder, and what that is."""
+    settings = experiment.teacher
+    lesson = SceneLesson(experiment, scenes, TRUTH_SEED, units=settings.network_units)
+    report = teach_alone(experiment, lesson, TRUTH_SEED, kept / "truth.safetensors")
+    brain = observe_images(
+        encoded(lesson.student, scenes.train),
+        scenes.train,
+        np.random.default_rng([TRUTH_SEED, CHANCE]),
+        neurons=settings.neurons,
+        repeats=settings.repeats,
+        rate=settings.rate,
+        components=settings.k,
+    )
+    return brain, report

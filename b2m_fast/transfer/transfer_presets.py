@@ -1,0 +1,132 @@
+"""Settings of `b2m transfer` where the user says nothing: chosen on seeds that are not reported."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from b2m_fast.transfer.brain2model import TransferConfig, Weight
+from b2m_fast.transfer.loop import LoopConfig
+from b2m_fast.transfer.transfer_settings import (
+    BRAINS,
+    FRAME_TASKS,
+    TeacherSettings,
+    TransferEvaluation,
+    TransferExperiment,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["preset"]
+
+QUICK_ARMS = ("none", "brain", "shuffled", "label")
+
+DECISIONS: dict[str, dict[str, Any]] = {
+    "direction": {"options": {}, "rate": 1e-3, "steps": 1500},
+    "delay-match-sample": {"options": {"directions": 8}, "rate": 1e-3, "steps": 600},
+    "parametric-working-memory": {"options": {}, "rate": 1e-3, "steps": 600},
+    "delay-direction-rule": {"options": {}, "rate": 1e-3, "steps": 1500},
+}
+
+
+def _task(student: str, brain: str, task: str | None) -> str:
+    """The task that goes with a brain and a student, where none is named."""
+    if task is not None:
+        return task
+    if brain == "synthetic":
+        return "driving" if student == "vae" else "delay-match-sample"
+    fitting = [t for t in BRAINS[brain] if (t in FRAME_TASKS) == (student == "vae")]
+    if not fitting:
+        raise ValueError(
+            f"--brain {brain} can teach {', '.join(BRAINS[brain])}, which a {student} cannot learn"
+        )
+    return "camvid" if "camvid" in fitting else fitting[0]
+
+
+def preset(
+    method: str, student: str, brain: str, task: str | None
+) -> tuple[TransferExperiment, Sequence[str] | None, Sequence[int]]:
+    """Experiment, arms and seeds that go with a choice of method, student, brain and task.
+
+    Parameters
+    ----------
+    method : {"latent", "contrastive"}
+        Method.
+    student : {"gru", "rnn", "vae"}
+        Student.
+    brain : str
+        A key of `b2m_fast.transfer.transfer_settings.BRAINS`.
+    task : str, optional
+        One of `b2m_fast.transfer.transfer_settings.TASKS`; default: the one that goes with the
+        brain and the student.
+
+    Returns
+    -------
+    experiment : TransferExperiment
+        Settings.
+    arms : sequence of str, optional
+        None: all that are possible.
+    seeds : sequence of int
+        Seeds.
+
+    Raises
+    ------
+    ValueError
+        If they do not go together.
+    """
+    name = _task(student, brain, task)
+    make = _frames if student == "vae" else _trials
+    # checks what goes together before anything else does
+    TransferExperiment(student=cast("Any", student), brain=brain, task=name)
+    experiment = make(cast("Any", method), cast("Any", student), brain, name)
+    quick = brain == "synthetic"
+    return experiment, QUICK_ARMS if quick else None, range(3) if quick else range(10)
+
+
+def _trials(
+    method: Literal["latent", "contrastive"], student: Literal["gru", "rnn"], brain: str, task: str
+) -> TransferExperiment:
+    known = DECISIONS[task]
+    options = dict(known["options"])
+    if brain == "hippocampus":  # two ways to run, for three seconds
+        options = {"directions": 2, "delay_ms": 3000.0}
+    delay = options.get("delay_ms", 500.0 if task == "delay-direction-rule" else 1000.0)
+    return TransferExperiment(
+        student=student,
+        brain=brain,
+        task=task,
+        task_options=options,
+        units=64,
+        batch=64,
+        transfer=TransferConfig(method, Weight(1.0 if method == "latent" else 0.1)),
+        loop=LoopConfig(
+            steps=known["steps"],
+            validate_every=20,
+            validate_first=True,
+            learning_rate=known["rate"],
+            clip=1.0,
+        ),
+        teacher=TeacherSettings(network_steps=known["steps"]),
+        evaluation=TransferEvaluation(
+            metric="accuracy", criterion=0.9, delays_ms=(1.5 * delay, 2 * delay)
+        ),
+    )
+
+
+def _frames(
+    method: Literal["latent", "contrastive"], student: Literal["vae"], brain: str, task: str
+) -> TransferExperiment:
+    return TransferExperiment(
+        student=student,
+        brain=brain,
+        task=task,
+        units=32,
+        width=8,
+        batch=32,
+        transfer=TransferConfig(method, Weight(0.1 if method == "latent" else 0.01), batch=32),
+        loop=LoopConfig(steps=400, validate_every=20, validate_first=True, clip=1.0),
+        teacher=TeacherSettings(
+            k=12 if method == "latent" else None, repeats=10, network_units=32, network_steps=1000
+        ),
+        evaluation=TransferEvaluation(metric="ssim", criterion=0.5),
+    )

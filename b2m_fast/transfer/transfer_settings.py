@@ -1,0 +1,223 @@
+"""Everything the results of `b2m transfer` depend on, but for the arm and the seed."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from b2m_fast.data.decisions import DECISION_TASKS, decision_task
+from b2m_fast.transfer.brain2model import TransferConfig
+from b2m_fast.transfer.experiment import plain
+from b2m_fast.transfer.loop import LoopConfig
+
+__all__ = [
+    "BRAINS",
+    "FRAME_TASKS",
+    "METHODS",
+    "STUDENTS",
+    "TASKS",
+    "TeacherSettings",
+    "TransferEvaluation",
+    "TransferExperiment",
+]
+
+METHODS = ("latent", "contrastive")
+STUDENTS = ("gru", "rnn", "vae")
+FRAME_TASKS = ("driving", "camvid")
+TASKS = (*DECISION_TASKS, *FRAME_TASKS)
+BRAINS = {
+    "synthetic": TASKS,
+    "pfc-memory": ("direction",),
+    "steinmetz": ("parametric-working-memory",),
+    "hippocampus": ("delay-match-sample",),
+    "cowley-v4": FRAME_TASKS,
+}
+METHOD_VERSION = 1  # raise when a change makes stored results of older code incomparable
+
+
+@dataclass(frozen=True)
+class TeacherSettings:
+    """How a recording becomes a teacher.
+
+    Attributes
+    ----------
+    latents : {"pca", "dpca", "fa", "cebra"}
+        How latents are found.
+    k : int, optional
+        Number of latents; default: as many as are reproducible.
+    smooth_ms : float
+        Smoothing of spikes.
+    stimuli : {"scenes", "images"}
+        Of "cowley-v4": models of its neurons answer to the scenes, or the neurons did to images.
+    session : str
+        Of the images: recording session.
+    neurons, repeats, rate : int, int, float
+        Of the synthetic brain: neurons, trials of each condition or image, median spikes per second.
+    network_units : int
+        Size of the network behind the synthetic brain.
+    network_steps, network_rate : int, float
+        Steps and learning rate of networks that teach: that one, and the arm network.
+    """
+
+    latents: Literal["pca", "dpca", "fa", "cebra"] = "pca"
+    k: int | None = None
+    smooth_ms: float = 50.0
+    stimuli: Literal["scenes", "images"] = "scenes"
+    session: str = "210325"
+    neurons: int = 100
+    repeats: int = 50
+    rate: float = 10.0
+    network_units: int = 128
+    network_steps: int = 1000
+    network_rate: float = 1e-3
+
+
+@dataclass(frozen=True)
+class TransferEvaluation:
+    """What a student is measured by.
+
+    Attributes
+    ----------
+    metric : {"accuracy", "mse", "ssim"}
+        Number on validation data that the criterion is about.
+    criterion : float
+        What it has to reach.
+    consecutive : int
+        In how many validations in a row.
+    validation, test : int
+        Held-out trials of a recurrent student.
+    delays_ms : tuple of float
+        Other delays that a recurrent student is tested on.
+    shares : tuple of float
+        Shares of the training data on which students are trained again.
+    pool : int
+        Trials that count as all training data for `shares`.
+    """
+
+    metric: Literal["accuracy", "mse", "ssim"] = "accuracy"
+    criterion: float = 0.9
+    consecutive: int = 3
+    validation: int = 240
+    test: int = 960
+    delays_ms: tuple[float, ...] = ()
+    shares: tuple[float, ...] = ()
+    pool: int = 2000
+
+
+CURVES = {"accuracy": "validation_accuracy", "mse": "validation_error", "ssim": "validation_ssim"}
+
+
+@dataclass(frozen=True)
+class TransferExperiment:
+    """A whole experiment.
+
+    Attributes
+    ----------
+    student : {"gru", "rnn", "vae"}
+        Who learns.
+    brain : str
+        A key of `BRAINS`.
+    task : str
+        One of `TASKS`.
+    task_options : dict of str to float
+        Of a decision task.
+    units, width : int
+        Hidden units, or latents of the autoencoder; channels of its first convolution.
+    batch : int
+        Trials or frames of a step.
+    beta : float
+        Weight of the autoencoder's divergence.
+    transfer : TransferConfig
+        Method, weight, and what else the brain's term needs.
+    loop : LoopConfig
+        How students are trained.
+    teacher : TeacherSettings
+        Where the teacher comes from.
+    evaluation : TransferEvaluation
+        What students are measured by.
+    """
+
+    student: Literal["gru", "rnn", "vae"] = "gru"
+    brain: str = "synthetic"
+    task: str = "direction"
+    task_options: dict[str, float] = field(default_factory=dict)
+    units: int = 64
+    width: int = 16
+    batch: int = 64
+    beta: float = 1.0
+    transfer: TransferConfig = field(default_factory=TransferConfig)
+    loop: LoopConfig = field(default_factory=LoopConfig)
+    teacher: TeacherSettings = field(default_factory=TeacherSettings)
+    evaluation: TransferEvaluation = field(default_factory=TransferEvaluation)
+
+    def __post_init__(self) -> None:
+        if self.brain not in BRAINS:
+            raise ValueError(f"unknown brain {self.brain!r}; there are {list(BRAINS)}")
+        if self.task not in BRAINS[self.brain]:
+            raise ValueError(
+                f"--brain {self.brain} can teach {', '.join(BRAINS[self.brain])}, "
+                f"not --task {self.task}"
+            )
+        if self.draws_frames != (self.task in FRAME_TASKS):
+            fitting = FRAME_TASKS if self.draws_frames else tuple(DECISION_TASKS)
+            raise ValueError(
+                f"--student {self.student} can learn {', '.join(fitting)}, not --task {self.task}"
+            )
+
+        if not self.draws_frames:
+            known = inspect.signature(DECISION_TASKS[self.task]).parameters
+            if unknown := sorted(set(self.task_options) - set(known)):
+                raise ValueError(f"--task {self.task} has no {', '.join(unknown)}")
+            decision_task(self.task, **self.task_options)  # refuses what is impossible
+
+    @property
+    def draws_frames(self) -> bool:
+        """Whether the student is an autoencoder."""
+        return self.student == "vae"
+
+    def run_config(self, arm: str, seed: int, data: str) -> dict[str, Any]:
+        """Everything that decides one run's result, as JSON can hold it.
+
+        Parameters
+        ----------
+        arm : str
+            Arm.
+        seed : int
+            Seed.
+        data : str
+            Fingerprint of the data files.
+
+        Returns
+        -------
+        dict
+            Configuration; its hash names the run.
+        """
+        config: dict[str, Any] = plain(asdict(self)) | {
+            "arm": arm, "seed": seed, "data": data, "method_version": METHOD_VERSION
+        }  # fmt: skip
+        return config
+
+    def shown(self) -> dict[str, Any]:
+        """What a report needs to know.
+
+        Returns
+        -------
+        dict
+            As JSON can hold it.
+        """
+        delay = None
+        if not self.draws_frames:
+            delay = decision_task(self.task, **self.task_options).timing["delay"]
+        return {
+            "method": self.transfer.method,
+            "student": self.student,
+            "metric": self.evaluation.metric,
+            "curve": CURVES[self.evaluation.metric],
+            "criterion": self.evaluation.criterion,
+            "consecutive": self.evaluation.consecutive,
+            "every": self.loop.validate_every,
+            "steps": self.loop.steps,
+            "delay_ms": delay,
+            "delays_ms": list(self.evaluation.delays_ms),
+        }

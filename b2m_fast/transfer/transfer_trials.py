@@ -1,0 +1,388 @@
+"""A transfer experiment with recurrent students: lessons, brains, arms."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from b2m_fast.data.decisions import decision_task
+from b2m_fast.data.files import data_root
+from b2m_fast.data.spike_loaders import spike_recording
+from b2m_fast.students.recurrent import GRUStudent, LeakyRNN
+from b2m_fast.teachers import latent_controls, paired_controls
+from b2m_fast.teachers.clocks import align
+from b2m_fast.teachers.latents import LatentTeacher, make_latents
+from b2m_fast.teachers.paired_brains import condition_responses
+from b2m_fast.teachers.populations import make_population
+from b2m_fast.teachers.synthetic_population import observe
+from b2m_fast.transfer.chance import seeded
+from b2m_fast.transfer.lessons import DecisionLesson
+from b2m_fast.transfer.transfer_networks import (
+    CHANCE,
+    NETWORK_SEED,
+    TRUTH_SEED,
+    teach_alone,
+    words,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from b2m_fast.data.decisions import EpochTask
+    from b2m_fast.data.spikes import SpikeRecording
+    from b2m_fast.teachers.paired import PairedTeacher
+    from b2m_fast.teachers.populations import Population
+    from b2m_fast.transfer.transfer_settings import TransferEvaluation, TransferExperiment
+
+__all__ = ["TrialLesson", "TrialMaterial", "condition_states", "mapping", "trial_material"]
+
+TEST, NETWORK = 6, 7  # streams of a seed
+NETWORK_TRIALS = 50
+TAU_MS = 100.0
+MINIMUM_TRIALS = {"pfc-memory": 16}  # of each condition; keeps 315 of 319 neurons
+
+
+class TrialLesson(DecisionLesson):
+    """A decision task with its test.
+
+    Parameters
+    ----------
+    experiment : TransferExperiment
+        The experiment.
+    task : EpochTask
+        The task.
+    seed : int
+        Student and trials.
+    share : float, optional
+        Share of `TransferEvaluation.pool` trials there are to learn from; None: as many as needed.
+    kind : {"gru", "rnn"}, optional
+        Another student than the experiment's.
+    units : int, optional
+        Another size.
+    """
+
+    def __init__(
+        self,
+        experiment: TransferExperiment,
+        task: EpochTask,
+        seed: int,
+        share: float | None = None,
+        *,
+        kind: str | None = None,
+        units: int | None = None,
+    ) -> None:
+        self.kind = kind or experiment.student
+        self.evaluation: TransferEvaluation = experiment.evaluation
+        super().__init__(
+            _student(task, self.kind, units or experiment.units, seed),
+            task,
+            seed=seed,
+            batch=experiment.batch,
+            validation=self.evaluation.validation,
+            pool=None if share is None else max(1, round(share * self.evaluation.pool)),
+        )
+
+    @torch.no_grad()
+    def test(self) -> tuple[dict[str, float], list[float]]:
+        """The student on trials it never saw, the same for all students.
+
+        Returns
+        -------
+        test : dict
+            ``accuracy``: share of the steps that count at which the answer is right.
+        delays : list of float
+            Accuracy at each of the evaluation's delays.
+        """
+        self.student.eval()
+        device = next(self.student.parameters()).device
+
+        def at(delay_ms: float | None) -> float:
+            rng = np.random.default_rng([0, TEST])
+            trials = self.task.draw(self.evaluation.test, rng, delay_ms=delay_ms)
+            logits, _ = self.student(trials.inputs.to(device))
+            right = (logits.argmax(2).cpu() == trials.target).double() * trials.mask
+            return float(right.sum() / trials.mask.sum())
+
+        return {"accuracy": at(None)}, [at(delay) for delay in self.evaluation.delays_ms]
+
+
+def _student(task: EpochTask, kind: str, units: int, seed: int) -> GRUStudent | LeakyRNN:
+    """An untrained recurrent network."""
+    with seeded(seed):
+        if kind == "gru":
+            return GRUStudent(task.channels, task.classes, units)
+        tau = max(TAU_MS, task.step_ms)
+        return LeakyRNN(task.channels, task.classes, units, step_ms=task.step_ms, tau_ms=tau)
+
+
+@torch.no_grad()
+def condition_states(
+    network: GRUStudent | LeakyRNN, task: EpochTask, trials: int, seed: int
+) -> NDArray[np.float32]:
+    """Hidden states of a network in trials of every condition.
+
+    Parameters
+    ----------
+    network : GRUStudent or LeakyRNN
+        The network.
+    task : EpochTask
+        The task.
+    trials : int
+        Trials of each condition.
+    seed : int
+        The trials.
+
+    Returns
+    -------
+    ndarray
+        (conditions, trials, steps, units).
+    """
+    rng = np.random.default_rng([seed, NETWORK])
+    drawn = task.draw(trials * len(task.conditions), rng)
+    device = next(network.parameters()).device
+    network.eval()
+    hidden = network(drawn.inputs.to(device))[1].cpu().transpose(0, 1).numpy()
+    order = np.argsort(drawn.condition.numpy(), kind="stable")
+    states: NDArray[np.float32] = hidden[order].reshape(-1, trials, *hidden.shape[1:])
+    return states
+
+
+def mapping(brain: str, task: EpochTask) -> dict[str, Any]:
+    """What of a task belongs to what of a recording, where names differ; our choice.
+
+    Parameters
+    ----------
+    brain : str
+        Recording.
+    task : EpochTask
+        Task.
+
+    Returns
+    -------
+    dict
+        ``epochs`` and ``conditions`` of `b2m_fast.teachers.clocks.align`.
+    """
+    if brain == "steinmetz":  # the stronger of two stimuli; left stands for first
+        sides = ("left", "right")
+        conditions = {c: sides[a] for c, a in zip(task.conditions, task.answer, strict=True)}
+        return {"epochs": {"stimulus2": "stimulus"}, "conditions": conditions}
+    if brain == "hippocampus":  # one of two runs; the way stands for the sample
+        ways = dict(zip(("1", "2"), ("there", "back"), strict=True))
+        conditions = {c: ways[c.split()[1]] for c in task.conditions}
+        return {"epochs": {"delay": "run"}, "conditions": conditions}
+    return {}
+
+
+@dataclass(frozen=True, eq=False)
+class TrialMaterial:
+    """What runs with a recurrent student need.
+
+    Attributes
+    ----------
+    experiment : TransferExperiment
+        The experiment.
+    task : EpochTask
+        The task.
+    brain : LatentTeacher or PairedTeacher
+        The brain's teacher (of the arm network: the network's).
+    network : LatentTeacher or PairedTeacher, optional
+        The network's.
+    window : (int, int), optional
+        Steps of a trial that the brain says something about, where that is not in the teacher.
+    report : dict
+        Quality of the teachers.
+    """
+
+    experiment: TransferExperiment
+    task: EpochTask
+    brain: LatentTeacher | PairedTeacher
+    network: LatentTeacher | PairedTeacher | None
+    window: tuple[int, int] | None
+    report: dict[str, Any]
+
+    def of(self, arm: str) -> TrialMaterial:
+        """The part one arm needs.
+
+        Parameters
+        ----------
+        arm : str
+            Arm.
+
+        Returns
+        -------
+        TrialMaterial
+            With one teacher.
+        """
+        brain = self.network if arm == "network" and self.network is not None else self.brain
+        return replace(self, brain=brain, network=None, report={})
+
+    def lesson(self, seed: int, share: float | None) -> TrialLesson:
+        """An untrained student with its task.
+
+        Parameters
+        ----------
+        seed : int
+            Student and trials.
+        share : float, optional
+            Share of the training data.
+
+        Returns
+        -------
+        TrialLesson
+            The lesson.
+        """
+        return TrialLesson(self.experiment, self.task, seed, share)
+
+    def teacher(
+        self, arm: str, seed: int, share: float | None
+    ) -> LatentTeacher | PairedTeacher | None:
+        """What stands in the place of the brain in an arm.
+
+        Parameters
+        ----------
+        arm : str
+            A key of `b2m_fast.transfer.transfer_arms.ARMS`; this must be its material.
+        seed : int
+            Chance of the controls.
+        share : float, optional
+            Not used: teachers know conditions, not trials.
+
+        Returns
+        -------
+        LatentTeacher or PairedTeacher or None
+            None for a student alone.
+        """
+        del share
+        if arm == "none":
+            return None
+        rng = np.random.default_rng([seed, CHANCE])
+        if isinstance(self.brain, LatentTeacher):
+            return _latent_arm(arm, self.brain, rng)
+        return _paired_arm(arm, self.brain, rng)
+
+
+def _latent_arm(arm: str, brain: LatentTeacher, rng: np.random.Generator) -> LatentTeacher:
+    if arm == "reversed":
+        return latent_controls.time_reversed(brain)
+    make = {
+        "relabelled": latent_controls.shuffled,
+        "phase": latent_controls.phase_randomized,
+        "gaussian": latent_controls.gaussian_process,
+        "random-code": latent_controls.gaussian_process,
+        "label": latent_controls.label_teacher,
+    }
+    return make[arm](brain, rng) if arm in make else brain
+
+
+def _paired_arm(arm: str, brain: PairedTeacher, rng: np.random.Generator) -> PairedTeacher:
+    if arm == "label":
+        return paired_controls.label(brain)
+    if arm == "relabelled":
+        return paired_controls.shuffled(brain, rng)
+    return paired_controls.gaussian(brain, rng) if arm in {"gaussian", "random-code"} else brain
+
+
+def trial_material(
+    experiment: TransferExperiment, arms: Sequence[str], root: str | None, kept: Path
+) -> TrialMaterial:
+    """Load the recording and make its teacher.
+
+    Parameters
+    ----------
+    experiment : TransferExperiment
+        The experiment.
+    arms : sequence of str
+        Arms.
+    root : str, optional
+        The data directory.
+    kept : Path
+        Folder in which networks that teach are kept for the next time.
+
+    Returns
+    -------
+    TrialMaterial
+        What the runs need.
+
+    Raises
+    ------
+    DataError
+        If data are missing, malformed, or cannot teach this task.
+    """
+    task = decision_task(experiment.task, **experiment.task_options)
+    settings = experiment.teacher
+    report: dict[str, Any] = {}
+    if experiment.brain == "synthetic":
+        recording, report["truth"] = _synthetic(experiment, task, kept)
+    else:
+        recording = spike_recording(experiment.brain, data_root(root))
+    population = make_population(
+        recording,
+        smooth_ms=settings.smooth_ms,
+        minimum_trials=MINIMUM_TRIALS.get(experiment.brain, 2),
+    )
+    known = mapping(experiment.brain, task)
+    brain: LatentTeacher | PairedTeacher
+    window = None
+    if experiment.transfer.method == "latent":
+        brain = make_latents(population, task, method=settings.latents, k=settings.k, **known)
+    else:
+        rng = np.random.default_rng([TRUTH_SEED, CHANCE])
+        brain = condition_responses(population, task, rng, k=settings.k, **known)
+        window = _window(population, task, known)
+    report["brain"] = brain.report
+    network = None
+    if "network" in arms:
+        lesson = TrialLesson(experiment, task, NETWORK_SEED)
+        report["network"] = teach_alone(
+            experiment, lesson, NETWORK_SEED, kept / "network.safetensors"
+        )
+        network = _in_place_of(brain, lesson, task, window)
+    report["words"] = words(report)
+    return TrialMaterial(experiment, task, brain, network, window, report)
+
+
+def _window(population: Population, task: EpochTask, known: dict[str, Any]) -> tuple[int, int]:
+    """First step that was recorded, and the one after the last."""
+    steps = np.flatnonzero(align(population, task, **known).valid)
+    return int(steps[0]), int(steps[-1]) + 1
+
+
+def _synthetic(
+    experiment: TransferExperiment, task: EpochTask, kept: Path
+) -> tuple[SpikeRecording, dict[str, Any]]:
+    """Spikes of neurons that look at a trained network, and what that network is."""
+    settings = experiment.teacher
+    lesson = TrialLesson(experiment, task, TRUTH_SEED, kind="rnn", units=settings.network_units)
+    report = teach_alone(experiment, lesson, TRUTH_SEED, kept / "truth.safetensors")
+    states = condition_states(lesson.student, task, settings.repeats, TRUTH_SEED)
+    recording = observe(
+        states.reshape(-1, *states.shape[2:]),
+        np.repeat(np.arange(len(states)), settings.repeats),
+        task,
+        np.random.default_rng([TRUTH_SEED, CHANCE]),
+        neurons=settings.neurons,
+        rate=settings.rate,
+    )
+    return recording, report
+
+
+def _in_place_of(
+    brain: LatentTeacher | PairedTeacher,
+    lesson: TrialLesson,
+    task: EpochTask,
+    window: tuple[int, int] | None,
+) -> LatentTeacher | PairedTeacher:
+    """A trained network as a teacher of the brain's kind and size."""
+    if isinstance(brain, LatentTeacher):
+        states = condition_states(lesson.student, task, NETWORK_TRIALS, NETWORK_SEED)
+        return latent_controls.network_teacher(states.mean(axis=1), brain)
+    trials = int(np.bincount(brain.label).max())  # of the condition the brain has most of
+    begin, end = window or (0, task.steps)
+    states = condition_states(lesson.student, task, trials, NETWORK_SEED)
+    return paired_controls.network(brain, states[:, :, begin:end].mean(axis=2))

@@ -1,0 +1,105 @@
+"""Lessons and teachers of a fraction of a second: the four combinations of student and strategy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from b2m_fast.data.decisions import EpochTask, match_to_sample_task
+from b2m_fast.students.recurrent import GRUStudent, LeakyRNN
+from b2m_fast.students.vae import ConvVAE
+from b2m_fast.teachers.latents import LatentTeacher
+from b2m_fast.teachers.paired import PairedTeacher
+from b2m_fast.transfer.brain2model import BrainObjective, TransferConfig, brain_objective
+from b2m_fast.transfer.chance import seeded
+from b2m_fast.transfer.lessons import DecisionLesson, FrameLesson
+
+COMBINATIONS = (
+    "rnn latent",
+    "gru latent",
+    "rnn contrastive",
+    "gru contrastive",
+    "vae latent",
+    "vae contrastive",
+)
+
+
+class Still:
+    """Fabric, as far as lessons and pairings need it."""
+
+    @staticmethod
+    def to_device(x: Any) -> Any:
+        return x
+
+
+def small_task() -> EpochTask:
+    """24 steps, 4 conditions."""
+    return match_to_sample_task(delay_ms=200.0)
+
+
+def decision_lesson(student: str = "rnn", seed: int = 0, **options: Any) -> DecisionLesson:
+    task = small_task()
+    kinds: dict[str, Any] = {"rnn": LeakyRNN, "gru": GRUStudent}
+    with seeded(seed):
+        model = kinds[student](task.channels, task.classes, 12)
+    return DecisionLesson(model, task, seed=seed, **{"batch": 8, "validation": 16, **options})
+
+
+def frames(count: int, seed: int = 0) -> Any:
+    """Gray frames whose brightness and gradient vary."""
+    rng = np.random.default_rng(seed)
+    level, slope = rng.uniform(0.2, 0.6, (2, count, 1, 1, 1))
+    ramp = np.linspace(0, 1, 16)[None, None, None]
+    return np.clip(level + slope * (ramp - 0.5) + np.zeros((1, 1, 16, 1)), 0, 1).astype(np.float32)
+
+
+def frame_lesson(seed: int = 0, **options: Any) -> FrameLesson:
+    with seeded(seed):
+        model = ConvVAE((1, 16, 16), latent=6, width=2)
+    return FrameLesson(model, frames(40, 1), frames(12, 2), seed=seed, **{"batch": 16, **options})
+
+
+def latent_teacher(seed: int = 0, k: int = 3) -> LatentTeacher:
+    """Smooth latents of the small task's conditions; the recording starts at step 3."""
+    task = small_task()
+    rng = np.random.default_rng(seed)
+    course = rng.normal(size=(len(task.conditions), task.steps, k)).cumsum(axis=1)
+    course = (course - course.mean((0, 1))) / course.std((0, 1))
+    valid = np.arange(task.steps) >= 3
+    return LatentTeacher(course.astype(np.float32), valid, np.ones(k), np.ones(k) / k, {})
+
+
+def condition_teacher(seed: int = 0) -> PairedTeacher:
+    """Twelve noisy responses to each condition."""
+    rng = np.random.default_rng(seed)
+    label = np.repeat(np.arange(4), 12)
+    pattern = rng.normal(size=(4, 10))
+    responses = pattern[label] + 0.5 * rng.normal(size=(48, 10))
+    return PairedTeacher(None, responses.astype(np.float32), label)
+
+
+def image_teacher(seed: int = 0, k: int = 5) -> PairedTeacher:
+    """Responses that are linear in 50 images, each shown twice."""
+    rng = np.random.default_rng(seed)
+    images = frames(50, seed)
+    responses = images.reshape(50, -1) @ rng.normal(size=(256, k))
+    responses = (responses - responses.mean(0)) / responses.std(0)
+    label = np.repeat(np.arange(50), 2)
+    noisy = responses[label] + 0.1 * rng.normal(size=(100, k))
+    return PairedTeacher(images[label], noisy.astype(np.float32), label)
+
+
+def lesson_and_teacher(combination: str, seed: int = 0) -> tuple[Any, Any]:
+    student, method = combination.split()
+    if student == "vae":
+        return frame_lesson(seed), image_teacher()
+    teacher = latent_teacher() if method == "latent" else condition_teacher()
+    return decision_lesson(student, seed), teacher
+
+
+def objective(combination: str, seed: int = 0, **options: Any) -> BrainObjective[Any]:
+    """A student, its teacher and a strategy, by name."""
+    lesson, teacher = lesson_and_teacher(combination, seed)
+    method: Any = combination.split()[1]
+    return brain_objective(lesson, teacher, TransferConfig(method, batch=16, **options), seed)

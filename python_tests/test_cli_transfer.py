@@ -1,0 +1,244 @@
+"""`b2m transfer` and `b2m compare` from arguments to files."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from b2m_fast import cli
+from b2m_fast.data.files import DataError
+from b2m_fast.transfer.comparison import read_results
+from b2m_fast.transfer.transfer_arms import ARMS
+
+pytest.importorskip("lightning_fabric")
+
+SMALL = [
+    "--task", "delay-match-sample", "--directions", "2", "--units", "8", "--network-steps", "4",
+    "--neurons", "12", "--batch", "8", "--workers", "1",
+]  # fmt: skip
+SHORT = ["--steps", "8", "--every", "4"]
+
+
+def transfer(method: str, out: Path, *arguments: str) -> int:
+    return cli.main(["transfer", method, *SMALL, *SHORT, "--quiet", "--out", str(out), *arguments])
+
+
+def exit_code(*arguments: str) -> int:
+    """Code of a call that argparse may end."""
+    try:
+        return cli.main(list(arguments))
+    except SystemExit as stop:
+        return int(str(stop.code))
+
+
+@pytest.mark.parametrize("method", ["latent", "contrastive"])
+def test_whole_experiment(method: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Arms times seeds give tables, a figure, a JSON with everything, and plain words."""
+    arms = ["none", "brain", "shuffled", "label", "network"]
+    command = ["--arms", *arms, "--seeds", "0", "1", "--shares", "0.01", "--delays", "1500"]
+    assert transfer(method, tmp_path, *command) == 0
+    printed = capsys.readouterr().out
+    assert "SYNTHETIC" in printed
+    assert "brain against label" in printed
+    table = (tmp_path / "results.md").read_text()
+    assert all(f"| {arm} " in table for arm in arms)
+    assert "steps to criterion" in table
+    assert "delay 1500 ms" in table
+    assert "Less data" in table
+    assert (tmp_path / "results.png").read_bytes().startswith(b"\x89PNG")
+    full = json.loads((tmp_path / "results.json").read_text())
+    assert full["command"] == f"transfer {method}"
+    assert len(full["runs"]) == 10
+    assert full["experiment"]["transfer"]["method"] == method
+    assert full["teacher"]["brain"]["synthetic"] is True
+    assert "accuracy" in full["teacher"]["network"]
+    assert "brain / none" in full["summary"]["ratios"]
+    assert str(tmp_path) not in json.dumps(full)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_finished_runs_are_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same command again runs nothing and makes no teacher; other settings run again."""
+    command = ["--arms", "none", "--seeds", "3"]
+    assert transfer("latent", tmp_path, *command) == 0
+    run = tmp_path / "runs" / "none-seed3.json"
+    before = run.stat().st_mtime_ns
+    for file in (tmp_path / "teachers").iterdir():
+        file.unlink()
+    assert transfer("latent", tmp_path, *command) == 0
+    assert run.stat().st_mtime_ns == before
+    assert not list((tmp_path / "teachers").iterdir())
+    assert transfer("latent", tmp_path, *command, "--weight", "0.5") == 0
+    assert run.stat().st_mtime_ns > before
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_stopped_and_resumed(
+    tmp_path: Path, number: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Stopped within a training, by Ctrl-C or worse: the next call ends with the same numbers."""
+    arguments = [
+        "transfer", "latent", *SMALL, "--steps", "300", "--every", "2", "--arms", "brain",
+        "--seeds", "0",
+    ]  # fmt: skip
+    command = [sys.executable, "-m", "b2m_fast.cli", *arguments, "--quiet"]
+    assert cli.main([*arguments, "--quiet", "--out", str(tmp_path / "whole")]) == 0
+    out = tmp_path / "stopped"
+    process = subprocess.Popen(
+        [*command, "--out", str(out)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+    )
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if list(out.glob("checkpoints/brain-*/*.safetensors")):
+            break
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=120)
+    assert list(out.glob("checkpoints/brain-*/*.safetensors")), err
+    assert not list(out.glob("runs/*.json"))
+    if number == signal.SIGINT:
+        assert process.returncode == 130
+        assert "0 of 1 runs finished and kept" in err
+    assert cli.main([*arguments, "--quiet", "--out", str(out)]) == 0
+    capsys.readouterr()
+
+    def numbers(folder: Path) -> Any:
+        result = json.loads((folder / "runs" / "brain-seed0.json").read_text())["result"]
+        return {k: v for k, v in result.items() if k != "seconds"}
+
+    assert numbers(out) == numbers(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["latent", "--arms", "nural"], "invalid choice: 'nural'"),
+        (["latent", "--weight", "0"], "must be positive and finite, got 0"),
+        (["latent", "--seeds", "-1"], "--seeds must not be negative, got -1"),
+        (["latent", "--temperature", "1"], "unrecognized arguments: --temperature"),
+        (["contrastive", "--readout", "fixed"], "unrecognized arguments: --readout"),
+        (["latent", "--student", "vae", "--task", "direction"], "--student vae can learn driving"),
+        (["latent", "--student", "gru", "--brain", "cowley-v4"], "which a gru cannot learn"),
+        (["latent", "--student", "vae", "--brain", "pfc-memory"], "which a vae cannot learn"),
+        (["latent", "--brain", "steinmetz", "--task", "direction"], "can teach parametric-working"),
+        (["contrastive", "--student", "rnn", "--arms", "phase"], "averages over time"),
+        (["latent", "--arms", "pixel"], "a recurrent student sees no images"),
+        (["contrastive", "--arms", "reversed"], "images have no time course"),
+        (["latent", "--until", "0.3"], "--until goes with --schedule"),
+        (["latent", "--schedule", "pretrain", "--until", "1"], "below 1 for 'pretrain'"),
+        (["latent", "--shares", "2"], "--shares must be at most 1, got 2"),
+        (["contrastive", "--delay", "300"], "are for recurrent students"),
+        (["latent", "--delay", "333"], "must last whole steps"),
+        (
+            ["latent", "--task", "parametric-working-memory", "--directions", "4"],
+            "has no directions",
+        ),
+        (["latent", "--brain", "pfc-memory"], "--data DIR or B2M_DATA"),
+        (["latent", "--brain", "pfc-memory", "--data", "/no/such"], "/no/such does not exist"),
+        ([], "STRATEGY"),
+    ],
+)
+def test_wrong_arguments(
+    arguments: list[str],
+    words: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each mistake ends with code 2 and a message that names what was wrong, before any work."""
+    monkeypatch.delenv("B2M_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    assert exit_code("transfer", *arguments) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_missing_recordings_say_where_to_get_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An empty data directory gives the origin and the licence of what is missing."""
+    arguments = ["transfer", "latent", "--data", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert exit_code(*arguments, "--brain", "pfc-memory") == 2
+    message = capsys.readouterr().err
+    assert "github.com/pjjeongjun/Orthogonal_Code" in message
+    assert "no licence" in message
+
+
+@pytest.mark.parametrize("method", ["latent", "contrastive"])
+def test_help_teaches(method: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """--help explains the method, arms, brains, examples, outputs and exit codes."""
+    assert exit_code("transfer", method, "--help") == 0
+    text = capsys.readouterr().out
+    for word in (*ARMS, "pfc-memory", "STAND-IN", "results.json", "exit codes", "b2m compare"):
+        assert word in text
+    assert exit_code("transfer", "--help") == 0
+    assert "2506.20834" in capsys.readouterr().out
+
+
+# --------------------------------------------------------------------------------------------------
+# Compare
+# --------------------------------------------------------------------------------------------------
+def test_arms_of_several_runs_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Arms keep their folder's name; each meets its own none and its namesake in the first."""
+    for name, weight in (("weak", "0.1"), ("strong", "1")):
+        command = ["--arms", "none", "brain", "--seeds", "0", "1", "--weight", weight]
+        assert transfer("latent", tmp_path / name, *command) == 0
+    folders = [str(tmp_path / name) for name in ("weak", "strong")]
+    assert exit_code("compare", *folders, "--out", str(tmp_path / "both")) == 0
+    printed = capsys.readouterr().out
+    assert "strong/brain against weak/brain" in printed
+    full = json.loads((tmp_path / "both" / "results.json").read_text())
+    assert set(full["summary"]["ratios"]) == {
+        "weak/brain / weak/none",
+        "strong/none / weak/none",
+        "strong/brain / strong/none",
+        "strong/brain / weak/brain",
+    }
+    weights = [of["experiment"]["transfer"]["weight"]["value"] for of in full["of"]]
+    assert weights == [0.1, 1.0]
+    assert (tmp_path / "both" / "results.png").read_bytes().startswith(b"\x89PNG")
+    assert exit_code("compare", *folders, "--arms", "brain", "--out", str(tmp_path / "one")) == 0
+    table = (tmp_path / "one" / "results.md").read_text()
+    assert "| weak/brain " in table
+    assert "none" not in table
+
+
+def test_what_cannot_be_compared_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Missing or foreign results, other criteria, unknown arms: code 2 and the reason."""
+    out = ["--out", str(tmp_path / "out")]
+    for name, criterion in (("a", "0.9"), ("b", "0.8")):
+        command = ["--arms", "none", "--seeds", "0", "--criterion", criterion]
+        assert transfer("latent", tmp_path / name, *command) == 0
+    a, b = str(tmp_path / "a"), str(tmp_path / "b")
+    for arguments, words in (
+        ([a, b], "b has criterion 0.8, a has 0.9"),
+        ([a, a], "different names"),
+        ([a, "--arms", "brain"], "there are no arms ['brain']"),
+        ([str(tmp_path)], "name the folder of a finished experiment"),
+    ):
+        capsys.readouterr()
+        assert exit_code("compare", *arguments, *out) == 2
+        assert words in capsys.readouterr().err
+    for content, words in (
+        ('{"command": "regularize"}', "is of `b2m regularize`"),
+        ("{}", "is of `b2m regularize`"),
+        ("[", "cannot be read"),
+        ('{"command": "transfer latent"}', "cannot be read"),
+    ):
+        (tmp_path / "results.json").write_text(content)
+        with pytest.raises(DataError, match=words):
+            read_results(tmp_path)
