@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from b2m_fast.data.decisions import decision_task
+from b2m_fast.data.decisions import DECISION_TASKS, decision_task
 from b2m_fast.data.driving import Scenes
 from b2m_fast.evaluate.convergence import Arrival, median_ratio
 from b2m_fast.teachers.latents import LatentTeacher
@@ -22,7 +22,7 @@ from b2m_fast.transfer.experiment import Payload
 from b2m_fast.transfer.loop import LoopConfig
 from b2m_fast.transfer.runs import Job
 from b2m_fast.transfer.transfer_arms import ARMS, check_arms, default_arms
-from b2m_fast.transfer.transfer_presets import preset
+from b2m_fast.transfer.transfer_presets import longer_delays, preset
 from b2m_fast.transfer.transfer_settings import (
     BRAINS,
     TeacherSettings,
@@ -142,6 +142,15 @@ def test_presets_of_every_brain(method: str, student: str) -> None:
         assert experiment.transfer.method == method
         assert len(seeds) >= 3
         assert (experiment.shown()["delay_ms"] is None) == (student == "vae")
+
+
+@pytest.mark.parametrize("task", list(DECISION_TASKS))
+def test_every_task_has_longer_delays_of_its_own(task: str) -> None:
+    """Presets of all tasks stand, and another delay brings other delays to be tested on."""
+    experiment, _, _ = preset("latent", "gru", "synthetic", task)
+    delay = experiment.shown()["delay_ms"]
+    assert all(delay < longer <= 2 * delay for longer in experiment.evaluation.delays_ms)
+    assert longer_delays(task, {"delay_ms": 2000.0}) == (3000.0, 4000.0)
 
 
 def test_arms_that_need_what_is_not_there() -> None:

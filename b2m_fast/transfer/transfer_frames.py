@@ -28,7 +28,7 @@ from b2m_fast.transfer.transfer_networks import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from lightning_fabric import Fabric
@@ -97,7 +97,7 @@ class SceneLesson(FrameLesson):
         *,
         units: int | None = None,
     ) -> None:
-        self.scenes = scenes
+        self.scenes, self.data = scenes, scenes.digest
         with seeded(seed):
             student = ConvVAE(scenes.shape, units or experiment.units, experiment.width)
         super().__init__(
@@ -285,7 +285,7 @@ class FrameMaterial:
             return None
         teacher, rng = self.brain, np.random.default_rng([seed, CHANCE])
         if arm == "relabelled":
-            teacher = paired_controls.shuffled(teacher, rng)
+            teacher = paired_controls.relabelled(teacher, rng)
         elif arm in {"gaussian", "random-code"}:
             teacher = paired_controls.gaussian(teacher, rng)
         elif arm == "pixel":
@@ -293,7 +293,7 @@ class FrameMaterial:
         elif arm == "label" and self.of_scenes:
             teacher = paired_controls.known(teacher, self.scenes.train_labels)
         elif arm == "label":
-            teacher = paired_controls.label(teacher)
+            teacher = paired_controls.label(teacher, rng)
         if share is not None and self.of_scenes:
             return _only(teacher, _kept(self.scenes, seed, share))
         return teacher
@@ -309,7 +309,11 @@ def _only(teacher: PairedTeacher, labels: NDArray[np.int64]) -> PairedTeacher:
 
 
 def frame_material(
-    experiment: TransferExperiment, arms: Sequence[str], root: str | None, kept: Path
+    experiment: TransferExperiment,
+    arms: Sequence[str],
+    root: str | None,
+    kept: Path,
+    say: Callable[[str], object] = lambda _: None,
 ) -> FrameMaterial:
     """Load scenes and recording, and make its teacher.
 
@@ -323,6 +327,8 @@ def frame_material(
         The data directory.
     kept : Path
         Folder in which networks that teach are kept for the next time.
+    say : callable
+        Told what is being done.
 
     Returns
     -------
@@ -337,8 +343,9 @@ def frame_material(
     scenes, settings = load_scenes(experiment.task, root), experiment.teacher
     report: dict[str, Any] = {}
     if experiment.brain == "synthetic":
-        brain, report["truth"] = _synthetic(experiment, scenes, kept)
+        brain, report["truth"] = _synthetic(experiment, scenes, kept, say)
     elif settings.stimuli == "scenes":
+        say("models of V4 neurons, fitted on the images they were shown")
         model = fit_sensory_model(cowley_v4(data_root(root)), min(scenes.shape[1:]))
         brain = stand_in(model, scenes.train, k=settings.k)
     else:
@@ -354,7 +361,7 @@ def frame_material(
     if "network" in arms and brain.stimuli is not None:
         lesson = SceneLesson(experiment, scenes, NETWORK_SEED)
         report["network"] = teach_alone(
-            experiment, lesson, NETWORK_SEED, kept / "network.safetensors"
+            experiment, lesson, NETWORK_SEED, kept / "network.safetensors", say
         )
         network = paired_controls.network(brain, encoded(lesson.student, brain.stimuli))
     report["words"] = words(report)
@@ -363,12 +370,15 @@ def frame_material(
 
 
 def _synthetic(
-    experiment: TransferExperiment, scenes: Scenes, kept: Path
+    experiment: TransferExperiment,
+    scenes: Scenes,
+    kept: Path,
+    say: Callable[[str], object],
 ) -> tuple[PairedTeacher, dict[str, Any]]:
     """Spikes of neurons that look at a trained autoencoder, and what that is."""
     settings = experiment.teacher
     lesson = SceneLesson(experiment, scenes, TRUTH_SEED, units=settings.network_units)
-    report = teach_alone(experiment, lesson, TRUTH_SEED, kept / "truth.safetensors")
+    report = teach_alone(experiment, lesson, TRUTH_SEED, kept / "truth.safetensors", say)
     brain = observe_images(
         encoded(lesson.student, scenes.train),
         scenes.train,

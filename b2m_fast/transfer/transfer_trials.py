@@ -29,7 +29,7 @@ from b2m_fast.transfer.transfer_networks import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -78,6 +78,7 @@ class TrialLesson(DecisionLesson):
         units: int | None = None,
     ) -> None:
         self.kind = kind or experiment.student
+        self.data = ""  # trials are made, not read
         self.evaluation: TransferEvaluation = experiment.evaluation
         super().__init__(
             _student(task, self.kind, units or experiment.units, seed),
@@ -271,7 +272,7 @@ def _latent_arm(arm: str, brain: LatentTeacher, rng: np.random.Generator) -> Lat
     if arm == "reversed":
         return latent_controls.time_reversed(brain)
     make = {
-        "relabelled": latent_controls.shuffled,
+        "relabelled": latent_controls.relabelled,
         "phase": latent_controls.phase_randomized,
         "gaussian": latent_controls.gaussian_process,
         "random-code": latent_controls.gaussian_process,
@@ -282,14 +283,18 @@ def _latent_arm(arm: str, brain: LatentTeacher, rng: np.random.Generator) -> Lat
 
 def _paired_arm(arm: str, brain: PairedTeacher, rng: np.random.Generator) -> PairedTeacher:
     if arm == "label":
-        return paired_controls.label(brain)
+        return paired_controls.label(brain, rng)
     if arm == "relabelled":
-        return paired_controls.shuffled(brain, rng)
+        return paired_controls.relabelled(brain, rng)
     return paired_controls.gaussian(brain, rng) if arm in {"gaussian", "random-code"} else brain
 
 
 def trial_material(
-    experiment: TransferExperiment, arms: Sequence[str], root: str | None, kept: Path
+    experiment: TransferExperiment,
+    arms: Sequence[str],
+    root: str | None,
+    kept: Path,
+    say: Callable[[str], object] = lambda _: None,
 ) -> TrialMaterial:
     """Load the recording and make its teacher.
 
@@ -303,6 +308,8 @@ def trial_material(
         The data directory.
     kept : Path
         Folder in which networks that teach are kept for the next time.
+    say : callable
+        Told what is being done.
 
     Returns
     -------
@@ -318,9 +325,10 @@ def trial_material(
     settings = experiment.teacher
     report: dict[str, Any] = {}
     if experiment.brain == "synthetic":
-        recording, report["truth"] = _synthetic(experiment, task, kept)
+        recording, report["truth"] = _synthetic(experiment, task, kept, say)
     else:
         recording = spike_recording(experiment.brain, data_root(root))
+    say(f"latents or responses of {recording.units} neurons")
     population = make_population(
         recording,
         smooth_ms=settings.smooth_ms,
@@ -340,7 +348,7 @@ def trial_material(
     if "network" in arms:
         lesson = TrialLesson(experiment, task, NETWORK_SEED)
         report["network"] = teach_alone(
-            experiment, lesson, NETWORK_SEED, kept / "network.safetensors"
+            experiment, lesson, NETWORK_SEED, kept / "network.safetensors", say
         )
         network = _in_place_of(brain, lesson, task, window)
     report["words"] = words(report)
@@ -354,12 +362,15 @@ def _window(population: Population, task: EpochTask, known: dict[str, Any]) -> t
 
 
 def _synthetic(
-    experiment: TransferExperiment, task: EpochTask, kept: Path
+    experiment: TransferExperiment,
+    task: EpochTask,
+    kept: Path,
+    say: Callable[[str], object],
 ) -> tuple[SpikeRecording, dict[str, Any]]:
     """Spikes of neurons that look at a trained network, and what that network is."""
     settings = experiment.teacher
     lesson = TrialLesson(experiment, task, TRUTH_SEED, kind="rnn", units=settings.network_units)
-    report = teach_alone(experiment, lesson, TRUTH_SEED, kept / "truth.safetensors")
+    report = teach_alone(experiment, lesson, TRUTH_SEED, kept / "truth.safetensors", say)
     states = condition_states(lesson.student, task, settings.repeats, TRUTH_SEED)
     recording = observe(
         states.reshape(-1, *states.shape[2:]),
