@@ -16,7 +16,7 @@ from b2m_fast.data.driving import Scenes
 from b2m_fast.evaluate.convergence import Arrival, median_ratio
 from b2m_fast.teachers.latents import LatentTeacher
 from b2m_fast.transfer import transfer_experiment as lab
-from b2m_fast.transfer import transfer_frames, transfer_trials
+from b2m_fast.transfer import transfer_frames, transfer_lessons, transfer_trials
 from b2m_fast.transfer.brain2model import TransferConfig, Weight
 from b2m_fast.transfer.experiment import Payload
 from b2m_fast.transfer.loop import LoopConfig
@@ -308,8 +308,8 @@ def test_teachers_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_condition_states_are_in_the_order_of_conditions() -> None:
     """Row c holds trials of condition c: trials of one condition are more alike than of others."""
     task = decision_task("delay-match-sample", directions=2, noise=0.01)
-    lesson = transfer_trials.TrialLesson(replace(TRIALS, units=20), task, 0)
-    states = transfer_trials.condition_states(lesson.student, task, 3, 0)
+    lesson = transfer_lessons.TrialLesson(replace(TRIALS, units=20), task, 0)
+    states = transfer_lessons.condition_states(lesson.student, task, 3, 0)
     assert states.shape == (4, 3, task.steps, 20)
     within = states.std(axis=1).mean()
     between = states.mean(axis=1).std(axis=0).mean()

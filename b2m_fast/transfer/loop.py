@@ -311,7 +311,7 @@ class _Run:
         if self.config.clip is not None:
             for part in self.modules.values():
                 # not Fabric's: it clips all that the optimiser has together
-                norm = nn.utils.clip_grad_norm_(part.parameters(), self.config.clip)
+                norm = nn.utils.clip_grad_norm_(list(part.parameters()), self.config.clip)
                 finite &= torch.isfinite(norm).to(finite.device)
         self.step += 1
         if not finite:

@@ -15,9 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from b2m_fast.transfer.transfer_frames import SceneLesson
+    from b2m_fast.transfer.transfer_lessons import SceneLesson, TrialLesson
     from b2m_fast.transfer.transfer_settings import TransferExperiment
-    from b2m_fast.transfer.transfer_trials import TrialLesson
 
 __all__ = ["CHANCE", "NETWORK_SEED", "TRUTH_SEED", "teach_alone", "words"]
 

@@ -6,20 +6,17 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from b2m_fast.data.decisions import decision_task
 from b2m_fast.data.files import data_root
 from b2m_fast.data.spike_loaders import spike_recording
-from b2m_fast.students.recurrent import GRUStudent, LeakyRNN
 from b2m_fast.teachers import latent_controls, paired_controls
 from b2m_fast.teachers.clocks import align
 from b2m_fast.teachers.latents import LatentTeacher, make_latents
 from b2m_fast.teachers.paired_brains import condition_responses
 from b2m_fast.teachers.populations import make_population
 from b2m_fast.teachers.synthetic_population import observe
-from b2m_fast.transfer.chance import seeded
-from b2m_fast.transfer.lessons import DecisionLesson
+from b2m_fast.transfer.transfer_lessons import TrialLesson, condition_states
 from b2m_fast.transfer.transfer_networks import (
     CHANCE,
     NETWORK_SEED,
@@ -32,126 +29,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
     from b2m_fast.data.decisions import EpochTask
     from b2m_fast.data.spikes import SpikeRecording
     from b2m_fast.teachers.paired import PairedTeacher
     from b2m_fast.teachers.populations import Population
-    from b2m_fast.transfer.transfer_settings import TransferEvaluation, TransferExperiment
+    from b2m_fast.transfer.transfer_settings import TransferExperiment
 
-__all__ = ["TrialLesson", "TrialMaterial", "condition_states", "mapping", "trial_material"]
+__all__ = ["TrialMaterial", "mapping", "trial_material"]
 
-TEST, NETWORK = 6, 7  # streams of a seed
 NETWORK_TRIALS = 50
-TAU_MS = 100.0
 MINIMUM_TRIALS = {"pfc-memory": 16}  # of each condition; keeps 315 of 319 neurons
-
-
-class TrialLesson(DecisionLesson):
-    """A decision task with its test.
-
-    Parameters
-    ----------
-    experiment : TransferExperiment
-        The experiment.
-    task : EpochTask
-        The task.
-    seed : int
-        Student and trials.
-    share : float, optional
-        Share of `TransferEvaluation.pool` trials there are to learn from; None: as many as needed.
-    kind : {"gru", "rnn"}, optional
-        Another student than the experiment's.
-    units : int, optional
-        Another size.
-    """
-
-    def __init__(
-        self,
-        experiment: TransferExperiment,
-        task: EpochTask,
-        seed: int,
-        share: float | None = None,
-        *,
-        kind: str | None = None,
-        units: int | None = None,
-    ) -> None:
-        self.kind = kind or experiment.student
-        self.data = ""  # trials are made, not read
-        self.evaluation: TransferEvaluation = experiment.evaluation
-        super().__init__(
-            _student(task, self.kind, units or experiment.units, seed),
-            task,
-            seed=seed,
-            batch=experiment.batch,
-            validation=self.evaluation.validation,
-            pool=None if share is None else max(1, round(share * self.evaluation.pool)),
-        )
-
-    @torch.no_grad()
-    def test(self) -> tuple[dict[str, float], list[float]]:
-        """The student on trials it never saw, the same for all students.
-
-        Returns
-        -------
-        test : dict
-            ``accuracy``: share of the steps that count at which the answer is right.
-        delays : list of float
-            Accuracy at each of the evaluation's delays.
-        """
-        self.student.eval()
-        device = next(self.student.parameters()).device
-
-        def at(delay_ms: float | None) -> float:
-            rng = np.random.default_rng([0, TEST])
-            trials = self.task.draw(self.evaluation.test, rng, delay_ms=delay_ms)
-            logits, _ = self.student(trials.inputs.to(device))
-            right = (logits.argmax(2).cpu() == trials.target).double() * trials.mask
-            return float(right.sum() / trials.mask.sum())
-
-        return {"accuracy": at(None)}, [at(delay) for delay in self.evaluation.delays_ms]
-
-
-def _student(task: EpochTask, kind: str, units: int, seed: int) -> GRUStudent | LeakyRNN:
-    """An untrained recurrent network."""
-    with seeded(seed):
-        if kind == "gru":
-            return GRUStudent(task.channels, task.classes, units)
-        tau = max(TAU_MS, task.step_ms)
-        return LeakyRNN(task.channels, task.classes, units, step_ms=task.step_ms, tau_ms=tau)
-
-
-@torch.no_grad()
-def condition_states(
-    network: GRUStudent | LeakyRNN, task: EpochTask, trials: int, seed: int
-) -> NDArray[np.float32]:
-    """Hidden states of a network in trials of every condition.
-
-    Parameters
-    ----------
-    network : GRUStudent or LeakyRNN
-        The network.
-    task : EpochTask
-        The task.
-    trials : int
-        Trials of each condition.
-    seed : int
-        The trials.
-
-    Returns
-    -------
-    ndarray
-        (conditions, trials, steps, units).
-    """
-    rng = np.random.default_rng([seed, NETWORK])
-    drawn = task.draw(trials * len(task.conditions), rng)
-    device = next(network.parameters()).device
-    network.eval()
-    hidden = network(drawn.inputs.to(device))[1].cpu().transpose(0, 1).numpy()
-    order = np.argsort(drawn.condition.numpy(), kind="stable")
-    states: NDArray[np.float32] = hidden[order].reshape(-1, trials, *hidden.shape[1:])
-    return states
 
 
 def mapping(brain: str, task: EpochTask) -> dict[str, Any]:
