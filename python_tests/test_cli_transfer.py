@@ -139,7 +139,9 @@ def test_stopped_and_resumed(
         (["contrastive", "--arms", "reversed"], "images have no time course"),
         (["latent", "--until", "0.3"], "--until goes with --schedule"),
         (["latent", "--schedule", "pretrain", "--until", "1"], "below 1 for 'pretrain'"),
-        (["latent", "--shares", "2"], "--shares must be at most 1, got 2"),
+        (["latent", "--shares", "2"], "shares must be above 0 and at most 1, got [2.0]"),
+        (["latent", "--criterion", "1.5"], "the criterion must be above 0 and at most 1, got 1.5"),
+        (["latent", "--delays", "1000", "333"], "must last whole steps"),
         (["contrastive", "--delay", "300"], "are for recurrent students"),
         (["latent", "--delay", "333"], "must last whole steps"),
         (

@@ -159,16 +159,35 @@ def test_interval_does_not_depend_on_what_censored_runs_would_have_done() -> Non
         assert complete.high <= found.high
 
 
+def test_alike_arms_are_seldom_told_apart() -> None:
+    """Arms of one distribution: with 6 or 10 seeds about one star in twenty to ten, with 2 none."""
+    rng = np.random.default_rng(0)
+
+    def stars(seeds: int, experiments: int = 300) -> float:
+        found = 0
+        for _ in range(experiments):
+            arm, base = (
+                arrivals(*(5 * rng.integers(10, 60, seeds)).tolist(), censored=260)
+                for _ in range(2)
+            )
+            found += median_ratio(arm, base, draws=400).excludes_one
+        return found / experiments
+
+    assert stars(2) == stars(5) == 0
+    assert stars(6) < 0.12
+    assert stars(10) < 0.10
+
+
 def test_hidden_medians_give_bounds() -> None:
     """A baseline that never arrives leaves no ratio, but a bound from its last step."""
-    arm, never = arrivals(10, 12, 14, 16), arrivals(99, 99, 99, 99, censored=40)
+    arm, never = arrivals(*[10, 12, 14] * 2), arrivals(*[99] * 6, censored=40)
     found = median_ratio(arm, never)
     assert math.isnan(found.ratio)
     assert found.low == 0
-    assert found.high == pytest.approx(0.4)
+    assert found.high == pytest.approx(0.35)
     assert found.excludes_one
     other = median_ratio(never, arm)
-    assert other.low == pytest.approx(2.5)
+    assert other.low == pytest.approx(40 / 14)
     assert other.high == math.inf
     both = median_ratio(never, never)
     assert math.isnan(both.ratio)

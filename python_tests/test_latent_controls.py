@@ -76,7 +76,7 @@ def likeness(a: LatentTeacher, b: LatentTeacher) -> float:
 
 Control = Callable[[LatentTeacher, int], LatentTeacher]
 ALL: dict[str, Control] = {
-    "shuffled": lambda t, s: controls.shuffled(t, RNG(s)),
+    "relabelled": lambda t, s: controls.relabelled(t, RNG(s)),
     "reversed": lambda t, s: controls.time_reversed(t),
     "phase": lambda t, s: controls.phase_randomized(t, RNG(s)),
     "gaussian": lambda t, s: controls.gaussian_process(t, RNG(s)),
@@ -100,7 +100,7 @@ def test_form_scale_and_steps_are_the_brains(brain: LatentTeacher, name: str) ->
     assert control.reliability.shape == control.explained.shape == (brain.k,)
 
 
-@pytest.mark.parametrize("name", ["shuffled", "phase", "gaussian", "label"])
+@pytest.mark.parametrize("name", ["relabelled", "phase", "gaussian", "label"])
 def test_chance_comes_from_the_generator(brain: LatentTeacher, name: str) -> None:
     """The same generator gives the same control, another gives another."""
     first, same, other = (ALL[name](brain, seed).latents for seed in (3, 3, 4))
@@ -111,7 +111,7 @@ def test_chance_comes_from_the_generator(brain: LatentTeacher, name: str) -> Non
 def test_shuffling_moves_every_condition_and_keeps_courses(brain: LatentTeacher) -> None:
     """The same courses, none under its own name; geometry is kept up to names."""
     for seed in range(20):
-        control = controls.shuffled(brain, RNG(seed))
+        control = controls.relabelled(brain, RNG(seed))
         taken = [
             int(np.flatnonzero(np.isclose(brain.latents, course, atol=1e-5).all(axis=(1, 2)))[0])
             for course in control.latents
@@ -119,7 +119,7 @@ def test_shuffling_moves_every_condition_and_keeps_courses(brain: LatentTeacher)
         assert sorted(taken) == list(range(12))
         assert not any(a == b for a, b in enumerate(taken))
     np.testing.assert_allclose(np.sort(geometry(control)), np.sort(geometry(brain)), rtol=1e-5)
-    mean = np.mean([likeness(controls.shuffled(brain, RNG(s)), brain) for s in range(50)])
+    mean = np.mean([likeness(controls.relabelled(brain, RNG(s)), brain) for s in range(50)])
     assert abs(mean) < 0.15
 
 
@@ -286,11 +286,11 @@ def test_controls_destroy_what_they_say_in_a_tree_too(task: EpochTask) -> None:
     brain = causal_brain(task, noise=0.0)
     late = slice(task.steps - 3, task.steps)
     for seed in range(10):
-        for name in ("shuffled", "phase", "gaussian", "label", "reversed"):
+        for name in ("relabelled", "phase", "gaussian", "label", "reversed"):
             control = ALL[name](brain, seed)
             moved = np.abs(control.latents - brain.latents)[:, late].max(axis=(1, 2))
             assert (moved > 1e-2).all(), name
-        control = controls.shuffled(brain, RNG(seed))
+        control = controls.relabelled(brain, RNG(seed))
         assert control.report["branches_kept"]
         key = [np.sort(np.round(t.latents.reshape(-1), 4)) for t in (brain, control)]
         np.testing.assert_allclose(key[0], key[1], atol=1e-3)
@@ -322,7 +322,7 @@ def test_conditions_of_one_recorded_condition_stay_together() -> None:
                     atol=1e-6,
                 )
                 assert not np.allclose(control.latents[c], brain.latents[c], atol=0.05), name
-        relabelled = controls.shuffled(brain, RNG(seed))
+        relabelled = controls.relabelled(brain, RNG(seed))
         np.testing.assert_allclose(relabelled.latents, brain.latents[::-1], atol=1e-5)
 
 
@@ -333,7 +333,7 @@ def test_a_tree_without_equal_branches_is_relabelled_freely() -> None:
     brain = LatentTeacher(
         latents, np.ones(3, bool), np.ones(2), np.ones(2), {}, np.arange(3), history
     )
-    control = controls.shuffled(brain, RNG(0))
+    control = controls.relabelled(brain, RNG(0))
     assert control.report["branches_kept"] is False
     assert (np.abs(control.latents - latents)[:, 2].max(axis=1) > 1e-3).all()
     with pytest.raises(DataError, match=r"history has shape \(2, 3\); expected \(3, 3\)"):

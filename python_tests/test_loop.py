@@ -208,6 +208,31 @@ def test_clipping_bounds_the_whole_gradient(clip: float | None) -> None:
     assert float(change.norm()) > 0.009
 
 
+def test_parts_are_clipped_apart() -> None:
+    """A large gradient of one module leaves another's step as long as it was."""
+    lengths = []
+    for factor in (1.0, 1e4):
+        circle = Circle()
+        circle.modules["head"] = head = torch.nn.Linear(2, 1)
+        step = circle.step
+
+        def both(
+            fabric: Any, progress: float, step: Any = step, head: Any = head, factor: float = factor
+        ) -> Any:
+            loss, parts = step(fabric, progress)
+            return loss + factor * head(torch.ones(1, 2)).sum(), parts
+
+        circle.step = both  # type: ignore[method-assign]
+        before = [p.detach().clone() for p in circle.modules["student"].parameters()]
+        circle.modules.eval()
+        config = LoopConfig(1, 1, optimizer="sgd", learning_rate=1.0, momentum=0.0, clip=0.01)
+        train(circle, config)
+        after = circle.modules["student"].parameters()
+        change = [(a - b).detach().flatten() for a, b in zip(after, before, strict=True)]
+        lengths.append(float(torch.cat(change).norm()))
+    assert lengths[0] == pytest.approx(lengths[1])
+
+
 def test_precision_reaches_the_step() -> None:
     """bf16-mixed runs steps under autocast and leaves the parameters float32."""
     for precision, expected in (("32-true", False), ("bf16-mixed", True)):

@@ -33,24 +33,24 @@ def conditions() -> PairedTeacher:
     return PairedTeacher(None, scored(means[label] + 0.1 * RNG(3).normal(size=(24, 3))), label)
 
 
-def test_shuffled_gives_every_image_a_foreign_response() -> None:
+def test_relabelled_gives_every_image_a_foreign_response() -> None:
     """The multiset of responses stays; no image keeps its own; labels still name the images."""
     brain = images(repeats=3)
-    control = paired_controls.shuffled(brain, RNG(0))
+    control = paired_controls.relabelled(brain, RNG(0))
     np.testing.assert_array_equal(control.responses, brain.responses)
     assert (control.label != brain.label).all()
     assert control.stimuli is not None
     shown = np.rint(control.stimuli.mean(axis=(1, 2, 3)) * 12).astype(int)
     np.testing.assert_array_equal(shown, control.label)
-    assert control.report["control"] == "shuffled"
-    again = paired_controls.shuffled(brain, RNG(0))
+    assert control.report["control"] == "relabelled"
+    again = paired_controls.relabelled(brain, RNG(0))
     np.testing.assert_array_equal(again.label, control.label)
 
 
-def test_shuffled_conditions_stay_whole() -> None:
+def test_relabelled_conditions_stay_whole() -> None:
     """Trials of one condition move together to one other condition."""
     brain = conditions()
-    control = paired_controls.shuffled(brain, RNG(1))
+    control = paired_controls.relabelled(brain, RNG(1))
     pairs = set(zip(brain.label.tolist(), control.label.tolist(), strict=True))
     assert len(pairs) == 4
     assert all(a != b for a, b in pairs)
@@ -164,7 +164,7 @@ def test_one_label_has_no_control() -> None:
     """Nothing can be dealt out among one condition."""
     one = PairedTeacher(None, RNG(0).normal(size=(5, 2)).astype(np.float32), np.zeros(5, np.int64))
     with pytest.raises(DataError, match="two images or conditions"):
-        paired_controls.shuffled(one, RNG(0))
+        paired_controls.relabelled(one, RNG(0))
 
 
 def test_synthetic_neurons_see_what_the_network_sees() -> None:

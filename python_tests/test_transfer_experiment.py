@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from b2m_fast.data.decisions import decision_task
+from b2m_fast.data.decisions import DECISION_TASKS, decision_task
 from b2m_fast.data.driving import Scenes
 from b2m_fast.evaluate.convergence import Arrival, median_ratio
 from b2m_fast.teachers.latents import LatentTeacher
 from b2m_fast.transfer import transfer_experiment as lab
-from b2m_fast.transfer import transfer_frames, transfer_trials
+from b2m_fast.transfer import transfer_frames, transfer_lessons, transfer_trials
 from b2m_fast.transfer.brain2model import TransferConfig, Weight
 from b2m_fast.transfer.experiment import Payload
 from b2m_fast.transfer.loop import LoopConfig
 from b2m_fast.transfer.runs import Job
 from b2m_fast.transfer.transfer_arms import ARMS, check_arms, default_arms
-from b2m_fast.transfer.transfer_presets import preset
+from b2m_fast.transfer.transfer_presets import longer_delays, preset
 from b2m_fast.transfer.transfer_settings import (
     BRAINS,
     TeacherSettings,
@@ -142,6 +142,15 @@ def test_presets_of_every_brain(method: str, student: str) -> None:
         assert experiment.transfer.method == method
         assert len(seeds) >= 3
         assert (experiment.shown()["delay_ms"] is None) == (student == "vae")
+
+
+@pytest.mark.parametrize("task", list(DECISION_TASKS))
+def test_every_task_has_longer_delays_of_its_own(task: str) -> None:
+    """Presets of all tasks stand, and another delay brings other delays to be tested on."""
+    experiment, _, _ = preset("latent", "gru", "synthetic", task)
+    delay = experiment.shown()["delay_ms"]
+    assert all(delay < longer <= 2 * delay for longer in experiment.evaluation.delays_ms)
+    assert longer_delays(task, {"delay_ms": 2000.0}) == (3000.0, 4000.0)
 
 
 def test_arms_that_need_what_is_not_there() -> None:
@@ -299,8 +308,8 @@ def test_teachers_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_condition_states_are_in_the_order_of_conditions() -> None:
     """Row c holds trials of condition c: trials of one condition are more alike than of others."""
     task = decision_task("delay-match-sample", directions=2, noise=0.01)
-    lesson = transfer_trials.TrialLesson(replace(TRIALS, units=20), task, 0)
-    states = transfer_trials.condition_states(lesson.student, task, 3, 0)
+    lesson = transfer_lessons.TrialLesson(replace(TRIALS, units=20), task, 0)
+    states = transfer_lessons.condition_states(lesson.student, task, 3, 0)
     assert states.shape == (4, 3, task.steps, 20)
     within = states.std(axis=1).mean()
     between = states.mean(axis=1).std(axis=0).mean()

@@ -21,6 +21,7 @@ SETTINGS: dict[str, Any] = {
     "steps": 100,
     "delay_ms": 500.0,
     "delays_ms": [1000.0],
+    "pool": 2000,
 }
 VAE = SETTINGS | {
     "student": "vae",
@@ -28,6 +29,7 @@ VAE = SETTINGS | {
     "curve": "validation_ssim",
     "method": "contrastive",
     "delays_ms": [],
+    "pool": None,
 }
 
 
@@ -139,6 +141,16 @@ def test_one_seed_gives_no_verdict() -> None:
     assert "nan" not in report.markdown(one, SETTINGS)
 
 
+def test_few_seeds_give_neither_stars_nor_a_verdict() -> None:
+    """Five seeds, however far apart: no star, no "faster", but that they are too few."""
+    found = {a: dict(list(s.items())[:5]) for a, s in runs(none=(60, 0.5), brain=(20, 0.9)).items()}
+    lines = report.sentences(found, SETTINGS, {})
+    assert any("5 seeds are too few to tell" in line for line in lines)
+    assert lines[-1] == "In short: 5 seeds are too few for a verdict; it takes 6."
+    first = report.markdown(found, SETTINGS).split("Means over seeds")[0]
+    assert "] *" not in first
+
+
 def test_less_data_is_a_table_of_its_own() -> None:
     """Shares of the data become columns, in order, and are left out when not asked for."""
     found = runs(none=(60, 0.5))
@@ -149,7 +161,8 @@ def test_less_data_is_a_table_of_its_own() -> None:
         ]
     table = report.markdown(found, SETTINGS)
     assert "5 % " in table
-    assert "| none | 0.050 | 1.000 |" in table
+    assert "| none | 0.050 [0.050, 0.050] | 1.000 [1.000, 1.000] |" in table
+    assert "a pool of 2000 trials (100 %)" in table
 
 
 @pytest.mark.parametrize("settings", [SETTINGS, VAE])

@@ -165,7 +165,7 @@ def conduct(
     """
     from b2m_fast.data.files import DataError  # noqa: PLC0415
     from b2m_fast.transfer.experiment import Payload  # noqa: PLC0415
-    from b2m_fast.transfer.runs import RunStore, write_atomically  # noqa: PLC0415
+    from b2m_fast.transfer.runs import RunStore  # noqa: PLC0415
 
     try:
         plan = planner(options)
@@ -186,8 +186,7 @@ def conduct(
         if todo:
             say("preparing the teachers ...")
             material = plan.prepare()
-            content = json.dumps(material.report, indent=1) + "\n"
-            write_atomically(plan.out / "teacher.json", content)
+            _note_teacher(plan, data, material.report)
     except (DataError, ImportError, ValueError) as error:
         print(f"b2m {command}: {error}", file=sys.stderr)
         return USAGE
@@ -203,6 +202,20 @@ def conduct(
         code = _perform(plan, ready, store, options, runs)
     _report(plan, runs, options)
     return code
+
+
+def _note_teacher(plan: Plan, data: str, report: dict[str, Any]) -> None:
+    """Keep what is known of the teachers, with what was known of those of arms run before."""
+    from b2m_fast.transfer.runs import digest, write_atomically  # noqa: PLC0415
+
+    of = digest([json.loads(json.dumps(asdict(plan.experiment))), data])
+    path = plan.out / "teacher.json"
+    with suppress(FileNotFoundError, ValueError):
+        before = json.loads(path.read_text())
+        if before.get("of") == of:
+            words = dict.fromkeys([*before.get("words", []), *report.get("words", [])])
+            report = before | report | ({"words": list(words)} if words else {})
+    write_atomically(path, json.dumps({"of": of, **report}, indent=1) + "\n")
 
 
 def _perform(

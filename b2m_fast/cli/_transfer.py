@@ -146,7 +146,7 @@ def _add_method(strategies: Any, method: str) -> None:
     how.add_argument("--directions", type=whole, help="of a task with directions")
     how.add_argument("--delay", type=real, metavar="MS", help="of a decision task")
     measure = parser.add_argument_group("measure")
-    measure.add_argument("--criterion", type=real, help="validation accuracy, or similarity (SSIM), to reach")  # fmt: skip
+    measure.add_argument("--criterion", type=real, help="validation accuracy to reach, or squared error to fall to")  # fmt: skip
     measure.add_argument("--every", type=whole, help="steps between validations")
     measure.add_argument("--delays", type=real, nargs="+", metavar="MS", help="other delays to be tested on")  # fmt: skip
     measure.add_argument("--shares", type=real, nargs="+", metavar="S", help="train again on these shares of the data, e.g. 0.05 0.1 0.25 0.5 1")  # fmt: skip
@@ -173,11 +173,12 @@ def _plan(method: str, options: argparse.Namespace) -> Plan:
     stand_in = " (a STAND-IN for a driving brain)" if options.brain == "cowley-v4" else ""
     name = f"{method}-{student}-{experiment.brain}-{experiment.task}"
     out: Path = options.out or Path("b2m-results") / name
+    say = (lambda _: None) if options.quiet else (lambda what: print(f"  {what}", flush=True))
     validations = -(-experiment.loop.steps // experiment.loop.validate_every) + 1
     return Plan(
         command=f"transfer {method}",
         lab=lab,
-        prepare=lambda: lab.make_material(experiment, arms, options.data, out / "teachers"),
+        prepare=lambda: lab.make_material(experiment, arms, options.data, out / "teachers", say),
         report=report,
         experiment=experiment,
         settings=experiment.shown(),
@@ -210,6 +211,8 @@ def _student(options: argparse.Namespace) -> str:
 
 def _with_wishes(experiment: Any, options: argparse.Namespace) -> Any:
     """The experiment with what the user has set."""
+    from b2m_fast.transfer.transfer_presets import longer_delays  # noqa: PLC0415
+
     weight = experiment.transfer.weight
     if options.weight is not None:
         weight = replace(weight, value=options.weight)
@@ -222,9 +225,8 @@ def _with_wishes(experiment: Any, options: argparse.Namespace) -> Any:
         weight = replace(weight, until=options.until)
     latent = experiment.transfer.method == "latent"
     terms = ("readout",) if latent else ("temperature", "learn_temperature", "dimension")
-    teacher = given(
-        options, ("latents", "neurons", "stimuli") if latent else ("neurons", "stimuli")
-    )
+    kinds = ("neurons", "network_steps", "stimuli", *(("latents",) if latent else ()))
+    teacher = given(options, kinds)
     if options.components is not None:
         teacher["k"] = options.components
     loop = given(options, ("steps", "learning_rate"))
@@ -233,12 +235,13 @@ def _with_wishes(experiment: Any, options: argparse.Namespace) -> Any:
     evaluation = given(options, ("criterion",))
     for name, field in (("delays", "delays_ms"), ("shares", "shares")):
         if getattr(options, name) is not None:
-            evaluation[field] = tuple(getattr(options, name))
-    if any(share > 1 for share in evaluation.get("shares", ())):
-        raise ValueError(f"--shares must be at most 1, got {max(evaluation['shares']):g}")
+            evaluation[field] = tuple(dict.fromkeys(getattr(options, name)))
     task = given(options, ("directions",))
     if options.delay is not None:
         task["delay_ms"] = options.delay
+        if options.delays is None and not experiment.draws_frames:
+            known = experiment.task_options | task
+            evaluation["delays_ms"] = longer_delays(experiment.task, known)
     if (task or options.delays) and experiment.draws_frames:
         raise ValueError("--directions, --delay and --delays are for recurrent students")
     return replace(

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = [
+    "FEWEST",
     "Arrival",
     "MedianRatio",
     "area_under_curve",
@@ -31,6 +32,9 @@ __all__ = [
     "median_step",
     "steps_to_criterion",
 ]
+
+
+FEWEST = 6  # seeds from which an interval of a ratio of medians may be believed: a test measures it
 
 
 @dataclass(frozen=True)
@@ -229,8 +233,12 @@ class MedianRatio:
 
     @property
     def excludes_one(self) -> bool:
-        """Whether the whole interval lies on one side of 1."""
-        return self.low > 1 or self.high < 1
+        """Whether the whole interval lies on one side of 1; never with fewer than `FEWEST` seeds.
+
+        Resamples of so few seeds are too much alike: with two, alike arms would be told apart in
+        half of all experiments.
+        """
+        return self.n >= FEWEST and (self.low > 1 or self.high < 1)
 
 
 def median_ratio(

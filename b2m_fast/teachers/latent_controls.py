@@ -34,14 +34,14 @@ __all__ = [
     "label_teacher",
     "network_teacher",
     "phase_randomized",
-    "shuffled",
+    "relabelled",
     "time_reversed",
 ]
 
 Array = NDArray[np.float64]
 
 
-def shuffled(teacher: LatentTeacher, rng: np.random.Generator) -> LatentTeacher:
+def relabelled(teacher: LatentTeacher, rng: np.random.Generator) -> LatentTeacher:
     """Recorded conditions dealt out anew, none keeping its own latents.
 
     Keeps every value, the time course, smoothness and rank, and the geometry among conditions.
@@ -64,7 +64,7 @@ def shuffled(teacher: LatentTeacher, rng: np.random.Generator) -> LatentTeacher:
     """
     place = _place(teacher)
     order, kept = permuted_branches(merged_history(_history(teacher), place), rng)
-    control = _control(teacher, "shuffled", _reachable(teacher, _valid(teacher)[order]))
+    control = _control(teacher, "relabelled", _reachable(teacher, _valid(teacher)[order]))
     return replace(control, report={**control.report, "branches_kept": kept})
 
 

@@ -18,12 +18,12 @@ from b2m_fast.teachers.paired import scored
 if TYPE_CHECKING:
     from b2m_fast.teachers.paired import PairedTeacher
 
-__all__ = ["gaussian", "known", "label", "network", "pixel", "shuffled"]
+__all__ = ["gaussian", "known", "label", "network", "pixel", "relabelled"]
 
 Array = NDArray[np.float64]
 
 
-def shuffled(teacher: PairedTeacher, rng: np.random.Generator) -> PairedTeacher:
+def relabelled(teacher: PairedTeacher, rng: np.random.Generator) -> PairedTeacher:
     """Responses dealt out anew among images or conditions, none keeping its own.
 
     Keeps every response, their geometry and the scatter of repeats. Destroys which image or
@@ -47,7 +47,9 @@ def shuffled(teacher: PairedTeacher, rng: np.random.Generator) -> PairedTeacher:
     order[cycle] = np.roll(cycle, 1)
     new = order[place]
     stimuli = None if teacher.stimuli is None else teacher.stimuli[first[new]]
-    return replace(teacher, stimuli=stimuli, label=labels[new], report=_report(teacher, "shuffled"))
+    return replace(
+        teacher, stimuli=stimuli, label=labels[new], report=_report(teacher, "relabelled")
+    )
 
 
 def gaussian(teacher: PairedTeacher, rng: np.random.Generator) -> PairedTeacher:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -95,7 +95,8 @@ class LoopConfig:
     phases, decay : int, float
         Of the schedule "phases".
     clip : float, optional
-        Largest norm of the gradient of all that is trained.
+        Largest norm of the gradient, of each of the objective's modules apart: a head's large
+        gradient leaves the student's as it is.
     keep_best : str, optional
         End with the weights of the validation at which this number was lowest.
     accelerator : str
@@ -308,13 +309,10 @@ class _Run:
         self.fabric.backward(loss)
         finite = torch.isfinite(loss.detach())
         if self.config.clip is not None:
-            norm = self.fabric.clip_gradients(
-                self.forward,
-                self.fabric_optimizer,
-                max_norm=self.config.clip,
-                error_if_nonfinite=False,
-            )
-            finite &= torch.isfinite(cast("Tensor", norm))
+            for part in self.modules.values():
+                # not Fabric's: it clips all that the optimiser has together
+                norm = nn.utils.clip_grad_norm_(list(part.parameters()), self.config.clip)
+                finite &= torch.isfinite(norm).to(finite.device)
         self.step += 1
         if not finite:
             values = ", ".join(f"{name} {float(x):.3g}" for name, x in parts.items())

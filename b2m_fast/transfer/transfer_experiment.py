@@ -71,7 +71,11 @@ def data_fingerprint(experiment: TransferExperiment, root: str | None) -> str:
 
 
 def make_material(
-    experiment: TransferExperiment, arms: Sequence[str], root: str | None, kept: Path
+    experiment: TransferExperiment,
+    arms: Sequence[str],
+    root: str | None,
+    kept: Path,
+    say: Callable[[str], object] = lambda _: None,
 ) -> TrialMaterial | FrameMaterial:
     """Load the task and the recording, and make the teachers.
 
@@ -85,6 +89,8 @@ def make_material(
         The data directory.
     kept : Path
         Folder in which networks that teach are kept for the next time.
+    say : callable
+        Told what is being done.
 
     Returns
     -------
@@ -97,7 +103,7 @@ def make_material(
         If data are missing, malformed, or cannot teach this task.
     """
     make = frame_material if experiment.draws_frames else trial_material
-    return make(experiment, arms, root, kept)
+    return make(experiment, arms, root, kept, say)
 
 
 def jobs(

@@ -6,19 +6,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from b2m_fast.data.driving import camvid, car_racing
 from b2m_fast.data.files import data_root
 from b2m_fast.data.recordings import cowley_v4
-from b2m_fast.evaluate.reconstruction import mean_squared_error, structural_similarity
-from b2m_fast.students.vae import ConvVAE
 from b2m_fast.teachers import paired_controls
 from b2m_fast.teachers.paired_brains import fit_sensory_model, image_responses, stand_in
 from b2m_fast.teachers.synthetic_population import observe_images
-from b2m_fast.transfer.chance import seeded
-from b2m_fast.transfer.latent import ridge_solution
-from b2m_fast.transfer.lessons import FrameLesson
+from b2m_fast.transfer.transfer_lessons import SceneLesson, encoded, kept_frames
 from b2m_fast.transfer.transfer_networks import (
     CHANCE,
     NETWORK_SEED,
@@ -28,20 +23,16 @@ from b2m_fast.transfer.transfer_networks import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from lightning_fabric import Fabric
     from numpy.typing import NDArray
 
     from b2m_fast.data.driving import Scenes
     from b2m_fast.teachers.paired import PairedTeacher
     from b2m_fast.transfer.transfer_settings import TransferExperiment
 
-__all__ = ["FrameMaterial", "SceneLesson", "frame_material", "load_scenes"]
-
-FRAMES = 8  # a seed's stream
-RHO = 0.01  # of the ridge regression that probes latents
+__all__ = ["FrameMaterial", "frame_material", "load_scenes"]
 
 
 def load_scenes(task: str, root: str | None) -> Scenes:
@@ -67,139 +58,6 @@ def load_scenes(task: str, root: str | None) -> Scenes:
         If the simulator is missing.
     """
     return car_racing() if task == "driving" else camvid(data_root(root))
-
-
-class SceneLesson(FrameLesson):
-    """Reconstruction of scenes, with its test; validation looks at structural similarity too.
-
-    Parameters
-    ----------
-    experiment : TransferExperiment
-        The experiment.
-    scenes : Scenes
-        The scenes.
-    seed : int
-        Student, frames and their order.
-    share : float, optional
-        Share of the training frames there is to learn from; None: all.
-    units : int, optional
-        Another number of latents than the experiment's.
-    """
-
-    kind = "vae"
-
-    def __init__(
-        self,
-        experiment: TransferExperiment,
-        scenes: Scenes,
-        seed: int,
-        share: float | None = None,
-        *,
-        units: int | None = None,
-    ) -> None:
-        self.scenes = scenes
-        with seeded(seed):
-            student = ConvVAE(scenes.shape, units or experiment.units, experiment.width)
-        super().__init__(
-            student,
-            scenes.train[_kept(scenes, seed, share)],
-            scenes.validation,
-            seed=seed,
-            batch=experiment.batch,
-            beta=experiment.beta,
-        )
-
-    def validate(self, fabric: Fabric) -> tuple[dict[str, float], None]:
-        """Loss, its parts and structural similarity on held-out frames.
-
-        Parameters
-        ----------
-        fabric : Fabric
-            Knows the device.
-
-        Returns
-        -------
-        numbers : dict
-            Those of `FrameLesson`, and ``validation_ssim``.
-        seen : None
-            A teacher shows its own images.
-        """
-        numbers, _ = super().validate(fabric)
-        _, ssim = _reconstruction(self.student, self.held_out)
-        return numbers | {"validation_ssim": ssim}, None
-
-    @torch.no_grad()
-    def test(self) -> tuple[dict[str, float], list[float]]:
-        """The student on frames it never saw.
-
-        Returns
-        -------
-        test : dict
-            ``mse``, ``ssim``, and ``probe_r2``: how well what is known of a test frame can be read
-            from its latents, by ridge regression from the training frames; R2, mean over what is
-            known.
-        delays : list
-            None.
-        """
-        self.student.eval()
-        mse, ssim = _reconstruction(self.student, torch.from_numpy(self.scenes.test))
-        return {"mse": mse, "ssim": ssim, "probe_r2": self._probe()}, []
-
-    def _probe(self) -> float:
-        h, test = (
-            torch.from_numpy(encoded(self.student, x)).double()
-            for x in (self.scenes.train, self.scenes.test)
-        )
-        z = torch.from_numpy(self.scenes.train_labels).double()
-        truth = torch.from_numpy(self.scenes.test_labels).double()
-        weight, bias = ridge_solution(h, z, RHO)
-        missed = (test @ weight.T + bias - truth).square().mean(0)
-        spread = truth.var(0, correction=0)
-        varies = (spread > 1e-9) & (z.var(0) > 1e-9)
-        return float((1 - missed / spread)[varies].mean())
-
-
-def _kept(scenes: Scenes, seed: int, share: float | None) -> NDArray[np.int64]:
-    """Which frames a student is trained on."""
-    count = len(scenes.train)
-    if share is None:
-        return np.arange(count)
-    kept = max(1, round(share * count))
-    return np.sort(np.random.default_rng([seed, FRAMES]).permutation(count)[:kept])
-
-
-def _reconstruction(student: ConvVAE, frames: torch.Tensor) -> tuple[float, float]:
-    """Mean squared error and structural similarity of reconstructions from the mean."""
-    device = next(student.parameters()).device
-    errors, ssim = [], []
-    for part in frames.split(250):
-        x = part.to(device)
-        y = student(x).reconstruction
-        errors.append(mean_squared_error(y, x))
-        ssim.append(structural_similarity(y, x))
-    return float(torch.cat(errors).mean()), float(torch.cat(ssim).mean())
-
-
-@torch.no_grad()
-def encoded(student: ConvVAE, frames: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Mean of the encoder.
-
-    Parameters
-    ----------
-    student : ConvVAE
-        The autoencoder.
-    frames : ndarray
-        (n, channels, height, width).
-
-    Returns
-    -------
-    ndarray
-        (n, latents).
-    """
-    device = next(student.parameters()).device
-    parts = [student.encode(x.to(device))[0].cpu() for x in torch.from_numpy(frames).split(250)]
-    means: NDArray[np.float32] = torch.cat(parts).numpy()
-    return means
 
 
 @dataclass(frozen=True, eq=False)
@@ -285,7 +143,7 @@ class FrameMaterial:
             return None
         teacher, rng = self.brain, np.random.default_rng([seed, CHANCE])
         if arm == "relabelled":
-            teacher = paired_controls.shuffled(teacher, rng)
+            teacher = paired_controls.relabelled(teacher, rng)
         elif arm in {"gaussian", "random-code"}:
             teacher = paired_controls.gaussian(teacher, rng)
         elif arm == "pixel":
@@ -293,9 +151,9 @@ class FrameMaterial:
         elif arm == "label" and self.of_scenes:
             teacher = paired_controls.known(teacher, self.scenes.train_labels)
         elif arm == "label":
-            teacher = paired_controls.label(teacher)
+            teacher = paired_controls.label(teacher, rng)
         if share is not None and self.of_scenes:
-            return _only(teacher, _kept(self.scenes, seed, share))
+            return _only(teacher, kept_frames(self.scenes, seed, share))
         return teacher
 
 
@@ -309,7 +167,11 @@ def _only(teacher: PairedTeacher, labels: NDArray[np.int64]) -> PairedTeacher:
 
 
 def frame_material(
-    experiment: TransferExperiment, arms: Sequence[str], root: str | None, kept: Path
+    experiment: TransferExperiment,
+    arms: Sequence[str],
+    root: str | None,
+    kept: Path,
+    say: Callable[[str], object] = lambda _: None,
 ) -> FrameMaterial:
     """Load scenes and recording, and make its teacher.
 
@@ -323,6 +185,8 @@ def frame_material(
         The data directory.
     kept : Path
         Folder in which networks that teach are kept for the next time.
+    say : callable
+        Told what is being done.
 
     Returns
     -------
@@ -337,8 +201,9 @@ def frame_material(
     scenes, settings = load_scenes(experiment.task, root), experiment.teacher
     report: dict[str, Any] = {}
     if experiment.brain == "synthetic":
-        brain, report["truth"] = _synthetic(experiment, scenes, kept)
+        brain, report["truth"] = _synthetic(experiment, scenes, kept, say)
     elif settings.stimuli == "scenes":
+        say("models of V4 neurons, fitted on the images they were shown")
         model = fit_sensory_model(cowley_v4(data_root(root)), min(scenes.shape[1:]))
         brain = stand_in(model, scenes.train, k=settings.k)
     else:
@@ -354,7 +219,7 @@ def frame_material(
     if "network" in arms and brain.stimuli is not None:
         lesson = SceneLesson(experiment, scenes, NETWORK_SEED)
         report["network"] = teach_alone(
-            experiment, lesson, NETWORK_SEED, kept / "network.safetensors"
+            experiment, lesson, NETWORK_SEED, kept / "network.safetensors", say
         )
         network = paired_controls.network(brain, encoded(lesson.student, brain.stimuli))
     report["words"] = words(report)
@@ -363,12 +228,15 @@ def frame_material(
 
 
 def _synthetic(
-    experiment: TransferExperiment, scenes: Scenes, kept: Path
+    experiment: TransferExperiment,
+    scenes: Scenes,
+    kept: Path,
+    say: Callable[[str], object],
 ) -> tuple[PairedTeacher, dict[str, Any]]:
     """Spikes of neurons that look at a trained autoencoder, and what that is."""
     settings = experiment.teacher
     lesson = SceneLesson(experiment, scenes, TRUTH_SEED, units=settings.network_units)
-    report = teach_alone(experiment, lesson, TRUTH_SEED, kept / "truth.safetensors")
+    report = teach_alone(experiment, lesson, TRUTH_SEED, kept / "truth.safetensors", say)
     brain = observe_images(
         encoded(lesson.student, scenes.train),
         scenes.train,

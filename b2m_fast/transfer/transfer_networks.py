@@ -9,22 +9,28 @@ import torch
 
 from b2m_fast.transfer.brain2model import BrainObjective
 from b2m_fast.transfer.loop import train
+from b2m_fast.transfer.transfer_settings import METHOD_VERSION
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-    from b2m_fast.transfer.transfer_frames import SceneLesson
+    from b2m_fast.transfer.transfer_lessons import SceneLesson, TrialLesson
     from b2m_fast.transfer.transfer_settings import TransferExperiment
-    from b2m_fast.transfer.transfer_trials import TrialLesson
 
 __all__ = ["CHANCE", "NETWORK_SEED", "TRUTH_SEED", "teach_alone", "words"]
 
-TRUTH_SEED, NETWORK_SEED = 1000, 1001  # of the network behind the synthetic brain, of the arm
+# of the network behind the synthetic brain, of the arm; far from any seed a user takes
+TRUTH_SEED, NETWORK_SEED = 2**40, 2**40 + 1
 CHANCE = 5  # a seed's stream for controls, beside those of `b2m_fast.transfer.chance.Stream`
 
 
 def teach_alone(
-    experiment: TransferExperiment, lesson: TrialLesson | SceneLesson, seed: int, kept: Path
+    experiment: TransferExperiment,
+    lesson: TrialLesson | SceneLesson,
+    seed: int,
+    kept: Path,
+    say: Callable[[str], object],
 ) -> dict[str, Any]:
     """Train the student of a lesson without a teacher, so that it can be one.
 
@@ -38,6 +44,8 @@ def teach_alone(
         Seed the lesson was made with.
     kept : Path
         File in which the network is kept for the next time.
+    say : callable
+        Told what is being done.
 
     Returns
     -------
@@ -45,6 +53,7 @@ def teach_alone(
         Size, training, results on test data.
     """
     steps = experiment.teacher.network_steps
+    say(f"a network that teaches ({lesson.kind}): {steps} steps")
     loop = replace(
         experiment.loop,
         steps=steps,
@@ -52,7 +61,10 @@ def teach_alone(
         validate_every=max(1, steps // 10),
         validate_first=False,
     )
-    known = (experiment.task, experiment.task_options, experiment.batch, experiment.beta, seed)
+    known = (
+        METHOD_VERSION, experiment.task, experiment.task_options, experiment.batch,
+        experiment.beta, lesson.kind, lesson.data, seed,
+    )  # fmt: skip
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the same bits whatever the machine
     try:

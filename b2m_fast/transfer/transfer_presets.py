@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+from b2m_fast.data.decisions import decision_task
 from b2m_fast.transfer.brain2model import TransferConfig, Weight
 from b2m_fast.transfer.loop import LoopConfig
 from b2m_fast.transfer.transfer_settings import (
@@ -17,7 +19,7 @@ from b2m_fast.transfer.transfer_settings import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["preset"]
+__all__ = ["longer_delays", "preset"]
 
 QUICK_ARMS = ("none", "brain", "shuffled", "label")
 
@@ -27,6 +29,7 @@ DECISIONS: dict[str, dict[str, Any]] = {
     "parametric-working-memory": {"options": {}, "rate": 1e-3, "steps": 600},
     "delay-direction-rule": {"options": {}, "rate": 1e-3, "steps": 1500},
 }
+FRAME_CRITERIA = {"driving": 0.005, "camvid": 0.025}
 
 
 def _task(student: str, brain: str, task: str | None) -> str:
@@ -90,7 +93,6 @@ def _trials(
     options = dict(known["options"])
     if brain == "hippocampus":  # two ways to run, for three seconds
         options = {"directions": 2, "delay_ms": 3000.0}
-    delay = options.get("delay_ms", 500.0 if task == "delay-direction-rule" else 1000.0)
     return TransferExperiment(
         student=student,
         brain=brain,
@@ -108,9 +110,37 @@ def _trials(
         ),
         teacher=TeacherSettings(network_steps=known["steps"]),
         evaluation=TransferEvaluation(
-            metric="accuracy", criterion=0.9, delays_ms=(1.5 * delay, 2 * delay)
+            metric="accuracy", criterion=0.9, delays_ms=longer_delays(task, options)
         ),
     )
+
+
+def longer_delays(task: str, options: dict[str, float]) -> tuple[float, ...]:
+    """Delays half as long again and twice as long as a task's, in whole steps.
+
+    Parameters
+    ----------
+    task : str
+        A decision task.
+    options : dict
+        Its options.
+
+    Returns
+    -------
+    tuple of float
+        In milliseconds.
+
+    Raises
+    ------
+    ValueError
+        If the options are not the task's, or impossible.
+    """
+    try:
+        made = decision_task(task, **options)
+    except TypeError as error:
+        raise ValueError(f"--task {task}: {error}") from None
+    steps = made.timing["delay"] / made.step_ms
+    return tuple(made.step_ms * math.ceil(factor * steps - 1e-9) for factor in (1.5, 2.0))
 
 
 def _frames(
@@ -128,5 +158,5 @@ def _frames(
         teacher=TeacherSettings(
             k=12 if method == "latent" else None, repeats=10, network_units=32, network_steps=1000
         ),
-        evaluation=TransferEvaluation(metric="ssim", criterion=0.5),
+        evaluation=TransferEvaluation(metric="mse", criterion=FRAME_CRITERIA[task]),
     )

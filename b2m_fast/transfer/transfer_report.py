@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from b2m_fast.evaluate.convergence import log_rank, median_ratio, median_step
+from b2m_fast.evaluate.convergence import FEWEST, log_rank, median_ratio, median_step
+from b2m_fast.evaluate.statistics import t_interval
 from b2m_fast.transfer.experiment import finite
 from b2m_fast.transfer.tables import (
     DIFFERENCES,
@@ -37,8 +36,8 @@ SPEED = (
     "every {every} steps. Reached: seeds that got there within {steps} steps; the others are "
     "censored, and a median they hide is marked >. Ratio: of median steps, arm / baseline, with a "
     "95 % interval from a bootstrap paired over seeds; its ends hold whatever the censored seeds "
-    "would have done; * marks an interval that excludes 1. p: log-rank test, unpaired, not "
-    "corrected for the number of arms."
+    "would have done; * marks an interval that excludes 1, from {fewest} seeds on: fewer are too few "
+    "for it to mean anything. p: log-rank test, unpaired, not corrected for the number of arms."
 )
 MEANS = (
     "Means over seeds, of the trained students on data they were never trained on. area: mean "
@@ -46,17 +45,20 @@ MEANS = (
 )
 PROBE = (
     "probe R2: how well what is known of a test scene (car, road; classes in its fields) is read from "
-    "its latents, by ridge regression."
+    "its latents, by ridge regression. The arm label was taught just that, so that its probe is "
+    "circular and no control for the others'."
 )
 TERM = {"latent": ("readout R2", "readout_r2"), "contrastive": ("retrieval", "retrieval")}
 READOUT = {
-    "latent": "readout R2: of the arm's own latents from hidden states of held-out trials.",
+    "latent": "readout R2: of the arm's own latents, read from the student on held-out rows; for a "
+    "recurrent student these are new trials, but of the same conditions, whose averages it was "
+    "taught.",
     "contrastive": "retrieval: share of held-out samples whose own features the student finds "
     "first among all of them.",
 }
 EFFICIENCY = (
-    "Less data: each student trained again on a share of the training data; {metric} on the test "
-    "data, mean over seeds."
+    "Less data: each student trained again, for as many steps, on a share of {whole}; {metric} on the "
+    "test data, mean over seeds with 95 % Student intervals."
 )
 
 
@@ -158,7 +160,10 @@ def _speed_tables(runs: Runs, settings: dict[str, Any]) -> list[str]:
     return [*lines, "", *table(["steps to criterion", "ratio of medians", "p"], rows)]
 
 
-def _efficiency_table(runs: Runs, metric: str) -> list[str]:
+def _efficiency_table(runs: Runs, settings: dict[str, Any]) -> list[str]:
+    metric = settings["metric"]
+    pool = settings["pool"]
+    whole = "the training frames" if pool is None else f"a pool of {pool} trials (100 %)"
     shares = sorted({e["share"] for seeds in runs.values() for r in seeds.values()
                      for e in r["efficiency"]})  # fmt: skip
     if not shares:
@@ -166,9 +171,17 @@ def _efficiency_table(runs: Runs, metric: str) -> list[str]:
     rows = []
     for arm, seeds in runs.items():
         found = [share_values(seeds, share, metric) for share in shares]
-        rows.append([arm, *(f"{np.mean(v):.3f}" if v else "-" for v in found)])
+        rows.append([arm, *(_mean_cell(v, 5 if metric == "mse" else 3) for v in found)])
     head = ["arm", *(f"{100 * s:g} %" for s in shares)]
-    return ["", EFFICIENCY.format(metric=metric), "", *table(head, rows)]
+    return ["", EFFICIENCY.format(metric=metric, whole=whole), "", *table(head, rows)]
+
+
+def _mean_cell(values: Sequence[float], digits: int) -> str:
+    if not values:
+        return "-"
+    i = t_interval(values)
+    text = f"{i.mean:.{digits}f}"
+    return text + (f" [{i.low:.{digits}f}, {i.high:.{digits}f}]" if i.n > 1 else "")
 
 
 def markdown(runs: Runs, settings: dict[str, Any]) -> str:
@@ -188,14 +201,15 @@ def markdown(runs: Runs, settings: dict[str, Any]) -> str:
     """
     columns = metrics(settings)
     sign = "<=" if settings["metric"] == "mse" else ">="
-    lines = [SPEED.format(sign=sign, **settings), "", *_speed_tables(runs, settings)]
+    lines = [SPEED.format(sign=sign, fewest=FEWEST, **settings), ""]
+    lines += _speed_tables(runs, settings)
     notes = [READOUT[method] for method in settings["method"].split("+")]
     if settings["student"] == "vae":
         notes.append(PROBE)
     lines += ["", MEANS.format(readout=" ".join(notes)), ""]
     lines += mean_table(runs, columns)
     lines += ["", DIFFERENCES, "", *difference_table(runs, columns, _pairs(runs, settings))]
-    lines += _efficiency_table(runs, settings["metric"])
+    lines += _efficiency_table(runs, settings)
     return "\n".join(lines) + "\n"
 
 
@@ -237,6 +251,8 @@ def _speed_words(ratio: MedianRatio | None, arm: str, base: str) -> str | None:
     interval = f"[{ratio.low:.2f}, {ratio.high:.2f}]"
     times = f"{ratio.ratio:.2f} times" if math.isfinite(ratio.ratio) else "an unknown multiple of"
     end = "" if ratio.excludes_one else ": not told apart"
+    if ratio.n < FEWEST:
+        end = f": {ratio.n} seeds are too few to tell"
     return f"{arm} needs {times} the steps to criterion of {base} {interval}{end}."
 
 
@@ -248,11 +264,13 @@ def _verdict(runs: Runs, settings: dict[str, Any]) -> list[str]:
     """
     if "brain" not in runs or "none" not in runs or len(runs["brain"]) < 2:
         return []
+    if (few := len(set(runs["brain"]) & set(runs["none"]))) < FEWEST:
+        return [f"In short: {few} seeds are too few for a verdict; it takes {FEWEST}."]
 
     def gains(base: str) -> set[str]:
         found = set()
         ratio = _ratio(runs, "brain", base)
-        if ratio is not None and ratio.high < 1:
+        if ratio is not None and ratio.excludes_one and ratio.high < 1:
             found.add("faster to the criterion")
         for metric in metrics(settings):
             if metric.name not in {"accuracy", "mse", "ssim"}:

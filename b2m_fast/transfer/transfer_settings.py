@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ __all__ = [
     "BRAINS",
     "FRAME_TASKS",
     "METHODS",
+    "METHOD_VERSION",
     "STUDENTS",
     "TASKS",
     "TeacherSettings",
@@ -104,6 +106,22 @@ class TransferEvaluation:
     shares: tuple[float, ...] = ()
     pool: int = 2000
 
+    def __post_init__(self) -> None:
+        if not 0 < self.criterion < math.inf or (self.metric != "mse" and self.criterion > 1):
+            limit = "" if self.metric == "mse" else " and at most 1"
+            raise ValueError(f"the criterion must be above 0{limit}, got {self.criterion}")
+        for name in ("consecutive", "validation", "test", "pool"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if any(not 0 < share <= 1 for share in self.shares):
+            raise ValueError(f"shares must be above 0 and at most 1, got {list(self.shares)}")
+        if len(set(self.shares)) < len(self.shares) or len(set(self.delays_ms)) < len(
+            self.delays_ms
+        ):
+            raise ValueError(
+                f"a share or delay is there twice: {list(self.shares)}, {list(self.delays_ms)}"
+            )
+
 
 CURVES = {"accuracy": "validation_accuracy", "mse": "validation_error", "ssim": "validation_ssim"}
 
@@ -169,7 +187,9 @@ class TransferExperiment:
             known = inspect.signature(DECISION_TASKS[self.task]).parameters
             if unknown := sorted(set(self.task_options) - set(known)):
                 raise ValueError(f"--task {self.task} has no {', '.join(unknown)}")
-            decision_task(self.task, **self.task_options)  # refuses what is impossible
+            task = decision_task(self.task, **self.task_options)  # refuses what is impossible
+            for delay in self.evaluation.delays_ms:
+                task.with_delay(delay)
 
     @property
     def draws_frames(self) -> bool:
@@ -220,4 +240,5 @@ class TransferExperiment:
             "steps": self.loop.steps,
             "delay_ms": delay,
             "delays_ms": list(self.evaluation.delays_ms),
+            "pool": None if self.draws_frames else self.evaluation.pool,
         }

@@ -6,20 +6,17 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from b2m_fast.data.decisions import decision_task
 from b2m_fast.data.files import data_root
 from b2m_fast.data.spike_loaders import spike_recording
-from b2m_fast.students.recurrent import GRUStudent, LeakyRNN
 from b2m_fast.teachers import latent_controls, paired_controls
 from b2m_fast.teachers.clocks import align
 from b2m_fast.teachers.latents import LatentTeacher, make_latents
 from b2m_fast.teachers.paired_brains import condition_responses
 from b2m_fast.teachers.populations import make_population
 from b2m_fast.teachers.synthetic_population import observe
-from b2m_fast.transfer.chance import seeded
-from b2m_fast.transfer.lessons import DecisionLesson
+from b2m_fast.transfer.transfer_lessons import TrialLesson, condition_states
 from b2m_fast.transfer.transfer_networks import (
     CHANCE,
     NETWORK_SEED,
@@ -29,128 +26,19 @@ from b2m_fast.transfer.transfer_networks import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
-
-    from numpy.typing import NDArray
 
     from b2m_fast.data.decisions import EpochTask
     from b2m_fast.data.spikes import SpikeRecording
     from b2m_fast.teachers.paired import PairedTeacher
     from b2m_fast.teachers.populations import Population
-    from b2m_fast.transfer.transfer_settings import TransferEvaluation, TransferExperiment
+    from b2m_fast.transfer.transfer_settings import TransferExperiment
 
-__all__ = ["TrialLesson", "TrialMaterial", "condition_states", "mapping", "trial_material"]
+__all__ = ["TrialMaterial", "mapping", "trial_material"]
 
-TEST, NETWORK = 6, 7  # streams of a seed
 NETWORK_TRIALS = 50
-TAU_MS = 100.0
 MINIMUM_TRIALS = {"pfc-memory": 16}  # of each condition; keeps 315 of 319 neurons
-
-
-class TrialLesson(DecisionLesson):
-    """A decision task with its test.
-
-    Parameters
-    ----------
-    experiment : TransferExperiment
-        The experiment.
-    task : EpochTask
-        The task.
-    seed : int
-        Student and trials.
-    share : float, optional
-        Share of `TransferEvaluation.pool` trials there are to learn from; None: as many as needed.
-    kind : {"gru", "rnn"}, optional
-        Another student than the experiment's.
-    units : int, optional
-        Another size.
-    """
-
-    def __init__(
-        self,
-        experiment: TransferExperiment,
-        task: EpochTask,
-        seed: int,
-        share: float | None = None,
-        *,
-        kind: str | None = None,
-        units: int | None = None,
-    ) -> None:
-        self.kind = kind or experiment.student
-        self.evaluation: TransferEvaluation = experiment.evaluation
-        super().__init__(
-            _student(task, self.kind, units or experiment.units, seed),
-            task,
-            seed=seed,
-            batch=experiment.batch,
-            validation=self.evaluation.validation,
-            pool=None if share is None else max(1, round(share * self.evaluation.pool)),
-        )
-
-    @torch.no_grad()
-    def test(self) -> tuple[dict[str, float], list[float]]:
-        """The student on trials it never saw, the same for all students.
-
-        Returns
-        -------
-        test : dict
-            ``accuracy``: share of the steps that count at which the answer is right.
-        delays : list of float
-            Accuracy at each of the evaluation's delays.
-        """
-        self.student.eval()
-        device = next(self.student.parameters()).device
-
-        def at(delay_ms: float | None) -> float:
-            rng = np.random.default_rng([0, TEST])
-            trials = self.task.draw(self.evaluation.test, rng, delay_ms=delay_ms)
-            logits, _ = self.student(trials.inputs.to(device))
-            right = (logits.argmax(2).cpu() == trials.target).double() * trials.mask
-            return float(right.sum() / trials.mask.sum())
-
-        return {"accuracy": at(None)}, [at(delay) for delay in self.evaluation.delays_ms]
-
-
-def _student(task: EpochTask, kind: str, units: int, seed: int) -> GRUStudent | LeakyRNN:
-    """An untrained recurrent network."""
-    with seeded(seed):
-        if kind == "gru":
-            return GRUStudent(task.channels, task.classes, units)
-        tau = max(TAU_MS, task.step_ms)
-        return LeakyRNN(task.channels, task.classes, units, step_ms=task.step_ms, tau_ms=tau)
-
-
-@torch.no_grad()
-def condition_states(
-    network: GRUStudent | LeakyRNN, task: EpochTask, trials: int, seed: int
-) -> NDArray[np.float32]:
-    """Hidden states of a network in trials of every condition.
-
-    Parameters
-    ----------
-    network : GRUStudent or LeakyRNN
-        The network.
-    task : EpochTask
-        The task.
-    trials : int
-        Trials of each condition.
-    seed : int
-        The trials.
-
-    Returns
-    -------
-    ndarray
-        (conditions, trials, steps, units).
-    """
-    rng = np.random.default_rng([seed, NETWORK])
-    drawn = task.draw(trials * len(task.conditions), rng)
-    device = next(network.parameters()).device
-    network.eval()
-    hidden = network(drawn.inputs.to(device))[1].cpu().transpose(0, 1).numpy()
-    order = np.argsort(drawn.condition.numpy(), kind="stable")
-    states: NDArray[np.float32] = hidden[order].reshape(-1, trials, *hidden.shape[1:])
-    return states
 
 
 def mapping(brain: str, task: EpochTask) -> dict[str, Any]:
@@ -271,7 +159,7 @@ def _latent_arm(arm: str, brain: LatentTeacher, rng: np.random.Generator) -> Lat
     if arm == "reversed":
         return latent_controls.time_reversed(brain)
     make = {
-        "relabelled": latent_controls.shuffled,
+        "relabelled": latent_controls.relabelled,
         "phase": latent_controls.phase_randomized,
         "gaussian": latent_controls.gaussian_process,
         "random-code": latent_controls.gaussian_process,
@@ -282,14 +170,18 @@ def _latent_arm(arm: str, brain: LatentTeacher, rng: np.random.Generator) -> Lat
 
 def _paired_arm(arm: str, brain: PairedTeacher, rng: np.random.Generator) -> PairedTeacher:
     if arm == "label":
-        return paired_controls.label(brain)
+        return paired_controls.label(brain, rng)
     if arm == "relabelled":
-        return paired_controls.shuffled(brain, rng)
+        return paired_controls.relabelled(brain, rng)
     return paired_controls.gaussian(brain, rng) if arm in {"gaussian", "random-code"} else brain
 
 
 def trial_material(
-    experiment: TransferExperiment, arms: Sequence[str], root: str | None, kept: Path
+    experiment: TransferExperiment,
+    arms: Sequence[str],
+    root: str | None,
+    kept: Path,
+    say: Callable[[str], object] = lambda _: None,
 ) -> TrialMaterial:
     """Load the recording and make its teacher.
 
@@ -303,6 +195,8 @@ def trial_material(
         The data directory.
     kept : Path
         Folder in which networks that teach are kept for the next time.
+    say : callable
+        Told what is being done.
 
     Returns
     -------
@@ -318,9 +212,10 @@ def trial_material(
     settings = experiment.teacher
     report: dict[str, Any] = {}
     if experiment.brain == "synthetic":
-        recording, report["truth"] = _synthetic(experiment, task, kept)
+        recording, report["truth"] = _synthetic(experiment, task, kept, say)
     else:
         recording = spike_recording(experiment.brain, data_root(root))
+    say(f"latents or responses of {recording.units} neurons")
     population = make_population(
         recording,
         smooth_ms=settings.smooth_ms,
@@ -340,7 +235,7 @@ def trial_material(
     if "network" in arms:
         lesson = TrialLesson(experiment, task, NETWORK_SEED)
         report["network"] = teach_alone(
-            experiment, lesson, NETWORK_SEED, kept / "network.safetensors"
+            experiment, lesson, NETWORK_SEED, kept / "network.safetensors", say
         )
         network = _in_place_of(brain, lesson, task, window)
     report["words"] = words(report)
@@ -354,12 +249,15 @@ def _window(population: Population, task: EpochTask, known: dict[str, Any]) -> t
 
 
 def _synthetic(
-    experiment: TransferExperiment, task: EpochTask, kept: Path
+    experiment: TransferExperiment,
+    task: EpochTask,
+    kept: Path,
+    say: Callable[[str], object],
 ) -> tuple[SpikeRecording, dict[str, Any]]:
     """Spikes of neurons that look at a trained network, and what that network is."""
     settings = experiment.teacher
     lesson = TrialLesson(experiment, task, TRUTH_SEED, kind="rnn", units=settings.network_units)
-    report = teach_alone(experiment, lesson, TRUTH_SEED, kept / "truth.safetensors")
+    report = teach_alone(experiment, lesson, TRUTH_SEED, kept / "truth.safetensors", say)
     states = condition_states(lesson.student, task, settings.repeats, TRUTH_SEED)
     recording = observe(
         states.reshape(-1, *states.shape[2:]),
