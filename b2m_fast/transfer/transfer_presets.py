@@ -26,7 +26,7 @@ QUICK_ARMS = ("none", "brain", "shuffled", "label")
 # (learning rate, steps, steps between validations): the rate at which students WITHOUT a teacher arrive first, the median of 3
 # seeds that are not reported, of three rates or more a factor of 2 to 3 apart.
 DECISIONS: dict[str, dict[str, Any]] = {
-    "direction": {"options": {}, "gru": (4e-2, 400, 5), "rnn": (3e-3, 800, 10)},
+    "direction": {"options": {}, "gru": (8e-2, 200, 2), "rnn": (3e-3, 800, 10)},
     "delay-match-sample": {
         "options": {"directions": 8}, "gru": (4e-2, 300, 5), "rnn": (1e-3, 800, 10)
     },
