@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import baselines
+import training
 from b2m_fast import _info, ops
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ PAIRS_PER_ROW = 16  # pairs listed for pair_similarity
 RSA_COMPARISONS = ("atanh", "mse", "pearson", "cosine", "cka", "cka_debiased", "whitened_cosine")
 WHITENED_LIMIT = 1024  # rsatoolbox builds a matrix of pairs by pairs for it
 EUCLIDEAN_LIMIT = 1024  # the reference takes every difference
+TRAINING_STEP = "training step"
 
 # Where contenders that take long are not left out.
 USUAL_D, LARGEST_OF_SLOW = 128, 4096
@@ -315,6 +317,25 @@ def _levels() -> Iterator[Op]:
         yield Op(f"levels: {name}", tuple(at(level, call) for level in reversed(available)))
 
 
+def _training_step(by_condition: bool) -> Op:
+    """A step of Brain Contrastive Transfer with either loss, and each loss by itself."""
+
+    def contender(name: str) -> Contender:
+        def make(inputs: Inputs, _: bool) -> Callable[[], Run]:
+            call = training.calls(*inputs.x.shape, by_condition=by_condition)[name]
+
+            def run() -> Run:
+                call()  # goes backwards by itself
+
+            return run
+
+        return Contender(name, make, differentiable=False, missing=_without("lightning_fabric"))
+
+    names = [name + part for name in (OURS, "reference") for part in ("", ": loss alone")]
+    labels = "labels: 16 conditions" if by_condition else "no labels"
+    return Op(f"{TRAINING_STEP}, {labels}", tuple(map(contender, names)))
+
+
 def all_ops() -> list[Op]:
     return [
         _info_nce(),
@@ -325,6 +346,7 @@ def all_ops() -> list[Op]:
         _pairs(),
         _topk(),
         *_levels(),
+        *map(_training_step, (True, False)),
     ]
 
 
@@ -356,5 +378,7 @@ def groups(form: str) -> list[Group]:
                 continue
             sizes = FEW
         modes = ["forward", "forward+backward"] if op.has_gradient else ["forward"]
+        if op.name.startswith(TRAINING_STEP):
+            sizes, modes = [(4096, 64)], modes[1:]
         found += [Group(op, mode, n, d) for n, d in sizes for mode in modes]
     return found

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
     from harness import Measured
 
-SCHEMA = 1
+SCHEMA = 2
+LOSS_ALONE = ": loss alone"
 
 
 def rows(measured: list[Measured]) -> list[dict[str, Any]]:
@@ -92,7 +93,18 @@ def document(
         "machine": _bench.machine(),
         "cases": records,
         "geometric_means": geometric_means(records),
+        "shares": shares(records),
     }
+
+
+def shares(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What part of each training step its loss takes, forward and backward."""
+    median = {(r["op"], r["contender"]): r["median_ms"] for r in records if r["median_ms"]}
+    return [
+        {"op": op, "contender": name, "share": round(loss / median[op, name], 3)}
+        for (op, contender), loss in median.items()
+        if (name := contender.removesuffix(LOSS_ALONE)) != contender and (op, name) in median
+    ]
 
 
 def write(found: dict[str, Any], folder: Path) -> Path:
@@ -123,6 +135,12 @@ def render(found: dict[str, Any]) -> str:
         for r in found["geometric_means"]
         if r["ratio"] != 1
     ]
+    if found["shares"]:
+        lines += ["", "Share of a training step that its loss takes, forward and backward"]
+        lines += [
+            f"  {s['op']:<46}{s['contender']:<26}{100 * s['share']:>7.1f} %"
+            for s in found["shares"]
+        ]
     failures = [r for r in found["cases"] if r["failed"]]
     lines += [
         f"FAILED {r['op']} {r['n']} {r['d']} {r['contender']}: {r['failed']}" for r in failures

@@ -19,6 +19,7 @@ import cases
 import harness
 import memory
 import report
+import training
 
 N, D = 72, 16
 
@@ -130,6 +131,27 @@ def test_json_has_the_promised_fields(document: dict[str, object], tmp_path: Pat
 def test_tables_name_every_contender(document: dict[str, object]) -> None:
     text = report.render(document)
     assert all(name in text for name in (cases.OURS, "reference", "torch eager", "torch chunked"))
+
+
+@pytest.mark.parametrize("by_condition", [True, False])
+def test_training_steps_differ_in_nothing_but_the_loss(by_condition: bool) -> None:
+    """Both losses are the same number at first, and each alone is that of the step before."""
+    pytest.importorskip("lightning_fabric")
+    made = training.calls(64, 8, by_condition=by_condition)
+    values = [made[name]() for name in ("b2m_fast", "reference")]
+    assert values[0] == pytest.approx(values[1], rel=1e-5)
+    assert made["b2m_fast: loss alone"]() == pytest.approx(values[0], rel=1e-6)
+    assert made["b2m_fast"]() != values[0]  # it has learned
+
+
+def test_the_share_of_the_loss_is_printed() -> None:
+    pytest.importorskip("lightning_fabric")
+    op = next(op for op in cases.all_ops() if op.name.startswith(cases.TRAINING_STEP))
+    measured = harness.measure(cases.Group(op, "forward+backward", 64, 8), 0.2, None)
+    found = report.document(list(measured.values()), "short", 1.0, [0.5, 2.0])
+    assert [s["contender"] for s in found["shares"]] == [cases.OURS, "reference"]
+    assert all(0 < s["share"] < 1 for s in found["shares"])
+    assert "Share of a training step" in report.render(found)
 
 
 def test_forms_of_the_run() -> None:

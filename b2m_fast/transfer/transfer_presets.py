@@ -158,10 +158,21 @@ def _frames(
         units=32,
         width=8,
         batch=32,
+        beta=0.03,  # twice the squared error at the end: the noise that the decoder really has
         transfer=TransferConfig(method, Weight(0.1 if method == "latent" else 0.01), batch=32),
-        loop=LoopConfig(steps=400, validate_every=20, validate_first=True, clip=1.0),
+        loop=LoopConfig(
+            steps=300 if brain == "synthetic" else 500,
+            validate_every=10,
+            validate_first=True,
+            learning_rate=4e-3,  # best for students without a teacher, of 1e-3 to 8e-3
+            clip=1.0,
+        ),
         teacher=TeacherSettings(
-            k=12 if method == "latent" else None, repeats=10, network_units=32, network_steps=1000
+            k=12 if method == "latent" else None,
+            repeats=10,
+            network_units=32,
+            network_steps=500,
+            network_rate=4e-3,
         ),
         evaluation=TransferEvaluation(metric="mse", criterion=FRAME_CRITERIA[task]),
     )
