@@ -161,7 +161,7 @@ def _frames(
         beta=0.03,  # twice the squared error at the end: the noise that the decoder really has
         transfer=TransferConfig(method, Weight(0.1 if method == "latent" else 0.01), batch=32),
         loop=LoopConfig(
-            steps=300 if brain == "synthetic" else 500,
+            steps=300 if brain == "synthetic" else {"driving": 400, "camvid": 500}[task],
             validate_every=10,
             validate_first=True,
             learning_rate=4e-3,  # best for students without a teacher, of 1e-3 to 8e-3
