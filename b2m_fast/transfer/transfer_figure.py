@@ -17,15 +17,19 @@ if TYPE_CHECKING:
 __all__ = ["figure"]
 
 
+PALETTE = ("black", "0.65", "C2", "C3", "C4", "C5", "C6", "gold", "C8", "C9", "C1", "C0")
+MOST_BANDS = 5  # bands of more arms than these cannot be told apart
+
+
 def _colours(arms: Sequence[str]) -> dict[str, str]:
     """The same colour for an arm in every figure; arms of several folders by their place."""
     if set(arms) <= set(ARMS):
-        return {arm: f"C{k}" for k, arm in enumerate(ARMS)}
+        return dict(zip(ARMS, PALETTE, strict=True))
     return {arm: f"C{k % 10}" for k, arm in enumerate(arms)}
 
 
 def _curves(panel: Any, runs: Runs, settings: dict[str, Any], colours: dict[str, str]) -> None:
-    """Learning curves: mean and range over seeds."""
+    """Learning curves: mean and, of few arms, range over seeds."""
     metric, curve = settings["metric"], settings["curve"]
     for arm, seeds in runs.items():
         histories = [[e for e in r["history"] if e.get(curve) is not None] for r in seeds.values()]
@@ -33,13 +37,14 @@ def _curves(panel: Any, runs: Runs, settings: dict[str, Any], colours: dict[str,
         x = [e["step"] for e in histories[0][:length]]
         y = np.array([[e[curve] for e in h[:length]] for h in histories])
         panel.plot(x, y.mean(axis=0), "-", color=colours[arm], label=arm, lw=1.4)
-        if len(y) > 1:
+        if len(y) > 1 and len(runs) <= MOST_BANDS:
             low, high = y.min(axis=0), y.max(axis=0)
             panel.fill_between(x, low, high, color=colours[arm], alpha=0.08, lw=0)
     panel.axhline(settings["criterion"], color="0.6", lw=0.8, ls=":")
     if metric == "mse":
         panel.set_yscale("log")
-    panel.set(xlabel="training step", ylabel=f"{metric}, validation (band: range over seeds)")
+    band = " (band: range over seeds)" if len(runs) <= MOST_BANDS else " (mean over seeds)"
+    panel.set(xlabel="training step", ylabel=f"{metric}, validation{band}")
     panel.legend(fontsize=7)
 
 

@@ -109,6 +109,8 @@ def metrics(settings: dict[str, Any]) -> list[Metric]:
 def contrasts(arms: Sequence[str]) -> list[tuple[str, str]]:
     """Pairs of arms worth comparing: each with none, and brain with each control.
 
+    The arm zero is no control: it has to end where none does.
+
     Parameters
     ----------
     arms : sequence of str
@@ -121,7 +123,7 @@ def contrasts(arms: Sequence[str]) -> list[tuple[str, str]]:
     """
     pairs = [(arm, "none") for arm in arms if arm != "none" and "none" in arms]
     if "brain" in arms:
-        pairs += [("brain", arm) for arm in arms if arm not in {"none", "brain"}]
+        pairs += [("brain", arm) for arm in arms if arm not in {"none", "zero", "brain"}]
     return pairs
 
 
@@ -235,13 +237,13 @@ def sentences(runs: Runs, settings: dict[str, Any], teacher: dict[str, Any]) -> 
     """
     out = list(teacher.get("words", []))
     for arm, base in _pairs(runs, settings):
-        speed = _speed_words(_ratio(runs, arm, base), arm, base)
-        if speed:
-            out.append(speed)
         columns = [m for m in metrics(settings) if m.name not in {t[0] for t in TERM.values()}]
-        words = comparison(runs, columns, arm, base)
-        if words:
-            out.append(words)
+        words = (
+            _speed_words(_ratio(runs, arm, base), arm, base),
+            comparison(runs, columns, arm, base),
+        )
+        if any(words):
+            out.append(" ".join(filter(None, words)))
     return out + _verdict(runs, settings)
 
 
@@ -285,7 +287,7 @@ def _verdict(runs: Runs, settings: dict[str, Any]) -> list[str]:
     if not better:
         null = "In short: the brain made these students neither faster to the criterion nor better "
         return [null + "on test data than no teacher."]
-    controls = [arm for arm in runs if arm not in {"none", "brain"}]
+    controls = [arm for arm in runs if arm not in {"none", "zero", "brain"}]
     equal = [arm for arm in controls if not gains(arm) & better]
     names = " and ".join(sorted(better, reverse=True))
     if equal:
