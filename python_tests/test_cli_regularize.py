@@ -62,7 +62,7 @@ def test_whole_experiment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "neural - none" in full["summary"]["differences"]
     neural = next(r for r in full["runs"] if r["arm"] == "neural")
     assert sum(neural["gamma"]) == pytest.approx(1, abs=1e-5)
-    assert neural["history"][0]["penalty"] > 0
+    assert neural["history"]["penalty"][0] > 0
     assert str(tmp_path) not in json.dumps(full)
     assert not (tmp_path / "checkpoints").exists()
 

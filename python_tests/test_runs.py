@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from b2m_fast.transfer.experiment import as_json, with_history
 from b2m_fast.transfer.runs import Job, RunStore, digest, perform, write_atomically
 
 
@@ -135,3 +136,26 @@ def test_files_are_plain_json(tmp_path: Path) -> None:
     stored = json.loads((tmp_path / "a.json").read_text())
     assert stored["config"] == {"name": "a", "x": 1}
     assert set(stored) == {"config", "config_hash", "result"}
+
+
+def test_results_as_text_keep_every_number_but_digits_of_curves() -> None:
+    """What `b2m compare` reads back is what was run; entries differ in what they hold."""
+    run = {
+        "arm": "none",
+        "seed": 0,
+        "area": 1 / 3,
+        "history": [{"step": 0, "error": 1 / 3}, {"step": 5, "loss": None, "error": 2e-7 / 3}],
+    }
+    full = {"command": "x", "settings": {"a": [1, 2]}, "runs": [run, run | {"seed": 1}]}
+    text = as_json(full)
+    found = json.loads(text)
+    assert len(text.splitlines()) < 16
+    assert found["settings"] == full["settings"]
+    back = [with_history(r) for r in found["runs"]]
+    assert [r["seed"] for r in back] == [0, 1]
+    assert back[0]["area"] == run["area"]
+    assert back[0]["history"] == [
+        {"step": 0, "error": 0.33333, "loss": None},
+        {"step": 5, "error": 6.6667e-08, "loss": None},
+    ]
+    assert json.loads(as_json({"command": "compare"})) == {"command": "compare"}

@@ -291,11 +291,12 @@ def write_results(
     settings: dict[str, Any], words: Sequence[str], full: dict[str, Any],
 ) -> None:  # fmt: skip
     """Write and print tables, words and figure; `full` becomes results.json."""
+    from b2m_fast.transfer.experiment import as_json  # noqa: PLC0415
     from b2m_fast.transfer.runs import write_atomically  # noqa: PLC0415
 
     table = report.markdown(runs, settings)
     bullets = "".join(f"- {line}\n" for line in words)
-    write_atomically(out / "results.json", json.dumps(full, indent=1) + "\n")
+    write_atomically(out / "results.json", as_json(full))
     write_atomically(out / "results.md", f"# {title}\n\n{table}\n{bullets}")
     print(f"\n{title}\n\n{table}")
     print("What this shows:\n" + bullets)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from b2m_fast.data.files import DataError
+from b2m_fast.transfer.experiment import with_history
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,7 +70,7 @@ def read_results(folder: Path) -> Finished:
             )
         runs: Runs = {}
         for run in full["runs"]:
-            runs.setdefault(run["arm"], {})[run["seed"]] = run
+            runs.setdefault(run["arm"], {})[run["seed"]] = with_history(run)
         return Finished(folder.resolve().name, full["settings"], full["experiment"], runs)
     except FileNotFoundError:
         raise DataError(f"there is no {path}: name the folder of a finished experiment") from None

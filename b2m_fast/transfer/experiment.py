@@ -1,7 +1,8 @@
-"""What every experiment needs: jobs of arms and seeds, and settings as JSON can hold them."""
+"""What every experiment needs: jobs of arms and seeds, and settings and results as JSON holds them."""
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-__all__ = ["Payload", "finite", "jobs", "plain"]
+__all__ = ["Payload", "as_json", "finite", "jobs", "plain", "with_history"]
 
 
 @dataclass(frozen=True)
@@ -106,3 +107,57 @@ def jobs(
         Without payload.
     """
     return [Job(f"{arm}-seed{seed}", config(arm, seed)) for seed in seeds for arm in arms]
+
+
+def as_json(results: dict[str, Any]) -> str:
+    """All results of an experiment as text: one line a run, learning curves short.
+
+    A learning curve becomes a list for each of its numbers, of five significant digits: hundreds of
+    runs written out in full are many megabytes. The files of the single runs have all digits.
+
+    Parameters
+    ----------
+    results : dict
+        With ``runs``, a list of results, or without.
+
+    Returns
+    -------
+    str
+        JSON; `with_history` turns curves back.
+    """
+    text = json.dumps({k: v for k, v in results.items() if k != "runs"}, indent=1)
+    if "runs" not in results:
+        return text + "\n"
+
+    def short(value: Any) -> Any:
+        return float(f"{value:.5g}") if isinstance(value, float) else value
+
+    def line(run: dict[str, Any]) -> str:
+        if "history" not in run:
+            return json.dumps(run)
+        names = list(dict.fromkeys(name for entry in run["history"] for name in entry))
+        curves = {name: [short(entry.get(name)) for entry in run["history"]] for name in names}
+        return json.dumps(run | {"history": curves}, separators=(",", ":"))
+
+    lines = ",\n  ".join(map(line, results["runs"]))
+    return f'{text[:-2]},\n "runs": [\n  {lines}\n ]\n}}\n'
+
+
+def with_history(run: dict[str, Any]) -> dict[str, Any]:
+    """A run that `as_json` has written, with its learning curve as a list of entries again.
+
+    Parameters
+    ----------
+    run : dict
+        One of ``runs``.
+
+    Returns
+    -------
+    dict
+        The same; what an entry did not have is None.
+    """
+    curves = run["history"]
+    entries = [
+        dict(zip(curves, values, strict=True)) for values in zip(*curves.values(), strict=True)
+    ]
+    return run | {"history": entries}
