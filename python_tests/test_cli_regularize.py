@@ -107,8 +107,14 @@ def test_a_failed_run_does_not_stop_the_others(
     real = lab.run
     monkeypatch.setattr(lab, "run", fail)
     assert regularize(tmp_path, "--arms", "blur", "none", "--seeds", "0") == 1
-    assert "no blur today" in capsys.readouterr().err
-    assert len(json.loads((tmp_path / "results.json").read_text())["runs"]) == 1
+    printed = capsys.readouterr()
+    assert "Traceback" in printed.err
+    assert "no blur today" in printed.err
+    full = json.loads((tmp_path / "results.json").read_text())
+    assert len(full["runs"]) == 1
+    reason = "RuntimeError: no blur today"
+    assert full["missing"] == [{"arm": "blur", "seed": 0, "failed": reason}]
+    assert f"MISSING: blur, seed 0: {reason}" in printed.out
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])

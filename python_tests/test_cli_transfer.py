@@ -80,6 +80,21 @@ def test_finished_runs_are_skipped(tmp_path: Path, capsys: pytest.CaptureFixture
     assert run.stat().st_mtime_ns > before
 
 
+def test_a_diverged_arm_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An arm without a result does not vanish: report, tables and JSON say why; no traceback."""
+    arms = ["--arms", "none", "brain", "--seeds", "0", "1", "--weight", "1e38"]
+    assert transfer("latent", tmp_path, *arms) == 1
+    printed = capsys.readouterr()
+    assert "brain-seed0 FAILED: FloatingPointError: the loss or its gradient" in printed.err
+    assert "Traceback" not in printed.err
+    full = json.loads((tmp_path / "results.json").read_text())
+    assert [(m["arm"], m["seed"]) for m in full["missing"]] == [("brain", 0), ("brain", 1)]
+    for text in (printed.out, (tmp_path / "results.md").read_text(), *full["words"][:1]):
+        assert "MISSING: brain, seed 0" in text
+        assert "training diverged" in text
+    assert "MISSING: none" not in printed.out
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_stopped_and_resumed(
     tmp_path: Path, number: signal.Signals, capsys: pytest.CaptureFixture[str]

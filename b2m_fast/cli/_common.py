@@ -190,7 +190,7 @@ def conduct(
     except (DataError, ImportError, ValueError) as error:
         print(f"b2m {command}: {error}", file=sys.stderr)
         return USAGE
-    code = OK
+    code, failed = OK, {}
     if todo:
         kept = plan.out / "checkpoints"
         ready = [
@@ -199,9 +199,21 @@ def conduct(
             ))
             for j in todo
         ]  # fmt: skip
-        code = _perform(plan, ready, store, options, runs)
-    _report(plan, runs, options)
+        code, failed = _perform(plan, ready, store, options, runs)
+    _report(plan, runs, _missing(plan, runs, failed), options)
     return code
+
+
+def _missing(
+    plan: Plan, runs: dict[str, dict[int, Any]], failed: dict[tuple[str, int], str]
+) -> list[dict[str, Any]]:
+    """Runs that were asked for and have no result: arm, seed, and why it failed, if it did."""
+    return [
+        {"arm": arm, "seed": seed, "failed": failed.get((arm, seed))}
+        for arm in plan.arms
+        for seed in plan.seeds
+        if seed not in runs[arm]
+    ]
 
 
 def _note_teacher(plan: Plan, data: str, report: dict[str, Any]) -> None:
@@ -221,29 +233,31 @@ def _note_teacher(plan: Plan, data: str, report: dict[str, Any]) -> None:
 def _perform(
     plan: Plan, ready: list[Any], store: Any, options: argparse.Namespace,
     runs: dict[str, dict[int, Any]],
-) -> int:  # fmt: skip
-    """Run jobs under a progress bar; results go into `runs`."""
+) -> tuple[int, dict[tuple[str, int], str]]:  # fmt: skip
+    """Run jobs under a progress bar; results go into `runs`. Exit code, and why runs failed."""
     from b2m_fast.transfer.runs import perform  # noqa: PLC0415
 
     try:
         from tqdm import tqdm  # noqa: PLC0415
     except ImportError:
         print("b2m: tqdm is missing (pip install 'b2m-fast[transfer]')", file=sys.stderr)
-        return USAGE
+        return USAGE, {}
     code, done = OK, 0
+    failed: dict[tuple[str, int], str] = {}
     total = len(ready) * plan.ticks
     bar = tqdm(total=total, unit=plan.unit, disable=options.quiet, dynamic_ncols=True)
     outcomes = perform(plan.lab.run, ready, store, workers=options.workers, tick=bar.update)
     try:
         for outcome in outcomes:
-            name = outcome.job.name
+            name, config = outcome.job.name, outcome.job.config
             if outcome.result is None:
-                code = FAILED
-                bar.write(f"{name} FAILED:\n{outcome.error}", file=sys.stderr)
+                code, failed[config["arm"], config["seed"]] = FAILED, outcome.reason
+                start = " " if outcome.error == outcome.reason else "\n"
+                bar.write(f"{name} FAILED:{start}{outcome.error}", file=sys.stderr)
                 continue
             done += 1
             shutil.rmtree(outcome.job.payload.folder(outcome.job), ignore_errors=True)
-            runs[outcome.job.config["arm"]][outcome.job.config["seed"]] = outcome.result
+            runs[config["arm"]][config["seed"]] = outcome.result
             bar.set_postfix_str(f"{done}/{len(ready)} runs; {name} {plan.glance(outcome.result)}")
     except KeyboardInterrupt:
         code = INTERRUPTED
@@ -255,15 +269,19 @@ def _perform(
     if code == INTERRUPTED:
         print(f"stopped: {done} of {len(ready)} runs finished and kept; "
               "the same command goes on from here", file=sys.stderr)  # fmt: skip
-    return code
+    return code, failed
 
 
 # --------------------------------------------------------------------------------------------------
 # Results
 # --------------------------------------------------------------------------------------------------
-def _report(plan: Plan, runs: dict[str, dict[int, Any]], options: argparse.Namespace) -> None:
-    """Write and print what there is."""
+def _report(
+    plan: Plan, runs: dict[str, dict[int, Any]], missing: Sequence[dict[str, Any]],
+    options: argparse.Namespace,
+) -> None:  # fmt: skip
+    """Write and print what there is, and name what there is not."""
     from b2m_fast.transfer import provenance  # noqa: PLC0415
+    from b2m_fast.transfer.tables import missing_words  # noqa: PLC0415
 
     runs = {arm: seeds for arm, seeds in runs.items() if seeds}
     if not runs:
@@ -271,7 +289,7 @@ def _report(plan: Plan, runs: dict[str, dict[int, Any]], options: argparse.Names
         return
     stored = plan.out / "teacher.json"
     teacher = json.loads(stored.read_text()) if stored.is_file() else {}
-    words = plan.report.sentences(runs, plan.settings, teacher)
+    words = [*missing_words(missing), *plan.report.sentences(runs, plan.settings, teacher)]
     full = {
         "command": plan.command,
         "experiment": asdict(plan.experiment),
@@ -281,6 +299,7 @@ def _report(plan: Plan, runs: dict[str, dict[int, Any]], options: argparse.Names
         "teacher": teacher,
         "summary": plan.report.summarise(runs, plan.settings),
         "words": words,
+        "missing": missing,
         "runs": [r for seeds in runs.values() for r in seeds.values()],
     }
     write_results(plan.out, plan.title, plan.report, runs, plan.settings, words, full)

@@ -96,12 +96,18 @@ class Outcome:
     result : dict, optional
         Its result.
     error : str, optional
-        Its traceback, if it failed.
+        Its traceback, if it failed; one line where that says enough: a training that diverged, a
+        disk that is full.
     """
 
     job: Job
     result: dict[str, Any] | None = None
     error: str | None = None
+
+    @property
+    def reason(self) -> str:
+        """The last line of the error; empty if there is none."""
+        return (self.error or "").strip().rpartition("\n")[2]
 
 
 class RunStore:
@@ -160,6 +166,13 @@ class RunStore:
         write_atomically(self.folder / f"{job.name}.json", json.dumps(stored, indent=1) + "\n")
 
 
+def _told(error: Exception) -> str:
+    """An error as a user needs it: no traceback for what is no mistake of the program."""
+    if isinstance(error, FloatingPointError | OSError):
+        return f"{type(error).__name__}: {error}"
+    return traceback.format_exc()
+
+
 def _child(pipe: Any, function: Callable[..., dict[str, Any]], job: Job, folder: Path) -> None:
     """Body of a worker process: one job; the parent alone answers Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -167,8 +180,8 @@ def _child(pipe: Any, function: Callable[..., dict[str, Any]], job: Job, folder:
         result = function(job, lambda: pipe.send(("tick", None)))
         RunStore(folder).save(job, result)
         pipe.send(("done", result))
-    except Exception:  # noqa: BLE001
-        pipe.send(("error", traceback.format_exc()))
+    except Exception as error:  # noqa: BLE001
+        pipe.send(("error", _told(error)))
     finally:
         pipe.close()
 
@@ -209,8 +222,8 @@ def perform(
         for job in jobs:
             try:
                 result = function(job, tick)
-            except Exception:  # noqa: BLE001
-                yield Outcome(job, error=traceback.format_exc())
+            except Exception as error:  # noqa: BLE001
+                yield Outcome(job, error=_told(error))
                 continue
             store.save(job, result)
             yield Outcome(job, result)

@@ -25,6 +25,7 @@ __all__ = [
     "difference_table",
     "mean",
     "mean_table",
+    "missing_words",
     "or_nan",
     "png",
     "share_values",
@@ -296,6 +297,30 @@ def comparison(runs: Runs, columns: Sequence[Metric], arm: str, base: str) -> st
     if seeds == 1:
         parts = ["one seed only, so nothing can be said about chance"]
     return f"{arm} against {base}: {'; '.join(parts)} ({seeds} seeds)." if parts else None
+
+
+def missing_words(missing: Sequence[dict[str, Any]]) -> list[str]:
+    """Sentences about runs that were asked for and have no result.
+
+    Parameters
+    ----------
+    missing : sequence of dict
+        Each with ``arm``, ``seed`` and ``failed``: why it failed, None if it was not run to its end.
+
+    Returns
+    -------
+    list of str
+        One for each arm and reason; the arms' other seeds are all that tables and words are about.
+    """
+    groups: dict[tuple[str, str], list[str]] = {}
+    for run in missing:
+        reason = run["failed"] or "stopped before its end"
+        groups.setdefault((run["arm"], reason), []).append(str(run["seed"]))
+    return [
+        f"MISSING: {arm}, seed {', '.join(seeds)}: {reason.rstrip('.')}. Nothing here is about "
+        "these runs."
+        for (arm, reason), seeds in groups.items()
+    ]
 
 
 def _as_json(interval: Interval | None) -> dict[str, float | int | None] | None:
