@@ -71,7 +71,7 @@ def test_whole_experiment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
 def test_finished_runs_are_skipped_and_broken_ones_repeated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same command again runs nothing; a broken file or other settings are run again."""
+    """The same command again runs nothing, also after others; a broken file is run again."""
     calls: list[str] = []
 
     def count(job: Job, tick: Callable[[], object]) -> dict[str, Any]:
@@ -85,12 +85,14 @@ def test_finished_runs_are_skipped_and_broken_ones_repeated(
     assert calls == ["none-seed3", "blur-seed3"]
     assert regularize(tmp_path, *command) == 0
     assert len(calls) == 2
-    path = tmp_path / "runs" / "blur-seed3.json"
+    (path,) = tmp_path.glob("runs/blur-seed3-*.json")
     path.write_bytes(path.read_bytes()[:-20])
     assert regularize(tmp_path, *command) == 0
     assert calls[2:] == ["blur-seed3"]
     assert regularize(tmp_path, *command, "--blur", "2") == 0
     assert calls[3:] == ["none-seed3", "blur-seed3"]
+    assert regularize(tmp_path, *command) == 0
+    assert len(calls) == 5
 
 
 @pytest.mark.usefixtures("small")
@@ -133,16 +135,19 @@ def test_stopped_and_resumed(
         # A test run in the background of a shell inherits that Ctrl-C is ignored.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
-    first = tmp_path / "runs" / "none-seed0.json"
     deadline = time.monotonic() + 120
-    while not first.is_file() and time.monotonic() < deadline and process.poll() is None:
+    while (
+        not list(tmp_path.glob("runs/none-seed0-*.json"))
+        and time.monotonic() < deadline
+        and process.poll() is None
+    ):
         time.sleep(0.02)
     process.send_signal(number)
     out, err = process.communicate(timeout=120)
-    done = sorted(p.stem for p in (tmp_path / "runs").glob("none-*.json"))
-    assert 1 <= len(done) < len(seeds), err
-    for name in done:
-        assert "result" in json.loads((tmp_path / "runs" / f"{name}.json").read_text())
+    files = list(tmp_path.glob("runs/none-*.json"))
+    results = [json.loads(path.read_text())["result"] for path in files]
+    done = {f"none-seed{result['seed']}" for result in results}
+    assert 1 <= len(done) == len(files) < len(seeds), err
     if number == signal.SIGINT:
         assert process.returncode == 130
         assert f"{len(done)} of {len(seeds)} runs finished and kept" in err
@@ -151,13 +156,12 @@ def test_stopped_and_resumed(
 
     def fake(job: Job, tick: Callable[[], object]) -> dict[str, Any]:
         resumed.append(job.name)
-        stored: dict[str, Any] = json.loads(first.read_text())["result"]
-        return stored | {"seed": job.config["seed"]}
+        return results[0] | {"seed": job.config["seed"]}  # type: ignore[no-any-return]
 
     monkeypatch.setattr(lab, "run", fake)
     monkeypatch.setattr(lab, "make_material", lambda *_: lab.Material(None, {}, {}, {}))  # type: ignore[arg-type]
     assert cli.main([*arguments, "--quiet", "--out", str(tmp_path)]) == 0
-    assert sorted(resumed) == sorted({f"none-seed{s}" for s in seeds} - set(done))
+    assert sorted(resumed) == sorted({f"none-seed{s}" for s in seeds} - done)
     assert len(json.loads((tmp_path / "results.json").read_text())["runs"]) == len(seeds)
 
 

@@ -66,18 +66,24 @@ def test_whole_experiment(method: str, tmp_path: Path, capsys: pytest.CaptureFix
 
 
 def test_finished_runs_are_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The same command again runs nothing and makes no teacher; other settings run again."""
-    command = ["--arms", "none", "--seeds", "3"]
+    """The same command again runs nothing and makes no teacher, also after other settings ran.
+
+    Results are then of the first settings again, and so is what is said of their teacher.
+    """
+    command = ["--arms", "brain", "--seeds", "3"]
     assert transfer("latent", tmp_path, *command) == 0
-    run = tmp_path / "runs" / "none-seed3.json"
-    before = run.stat().st_mtime_ns
-    for file in (tmp_path / "teachers").iterdir():
+    (run,) = tmp_path.glob("runs/brain-seed3-*.json")
+    before = run.read_bytes()
+    words = json.loads((tmp_path / "results.json").read_text())["words"]
+    assert transfer("latent", tmp_path, *command, "--components", "2") == 0
+    assert json.loads((tmp_path / "results.json").read_text())["words"] != words
+    assert len(list(tmp_path.glob("runs/*.json"))) == 2
+    for file in tmp_path.glob("teachers/*.safetensors"):
         file.unlink()
     assert transfer("latent", tmp_path, *command) == 0
-    assert run.stat().st_mtime_ns == before
-    assert not list((tmp_path / "teachers").iterdir())
-    assert transfer("latent", tmp_path, *command, "--weight", "0.5") == 0
-    assert run.stat().st_mtime_ns > before
+    assert run.read_bytes() == before
+    assert json.loads((tmp_path / "results.json").read_text())["words"] == words
+    assert not list(tmp_path.glob("teachers/*.safetensors"))
 
 
 def test_a_diverged_arm_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -131,7 +137,8 @@ def test_stopped_and_resumed(
     capsys.readouterr()
 
     def numbers(folder: Path) -> Any:
-        result = json.loads((folder / "runs" / "brain-seed0.json").read_text())["result"]
+        (path,) = folder.glob("runs/brain-seed0-*.json")
+        result = json.loads(path.read_text())["result"]
         return {k: v for k, v in result.items() if k != "seconds"}
 
     assert numbers(out) == numbers(tmp_path / "whole")

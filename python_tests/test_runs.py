@@ -54,36 +54,40 @@ def test_write_leaves_the_old_file_when_it_fails(
 
 
 def test_store_returns_what_it_saved(tmp_path: Path) -> None:
-    """A result is found again under the same settings only."""
+    """A result is found again."""
     store = RunStore(tmp_path)
     assert store.load(job("a", x=1)) is None
     store.save(job("a", x=1), {"value": 2})
     assert store.load(job("a", x=1)) == {"value": 2}
 
 
-def test_other_settings_are_not_taken_for_the_same(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A file made with other settings is not used, and the user is told."""
+def test_other_settings_overwrite_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Runs of one name and other settings lie side by side; the old settings find the old run."""
     store = RunStore(tmp_path)
     store.save(job("a", x=1), {"value": 2})
     with caplog.at_level(logging.WARNING, "b2m_fast"):
         assert store.load(job("a", x=2)) is None
-    assert "other settings" in caplog.text
+        store.save(job("a", x=2), {"value": 4})
+        assert store.load(job("a", x=1)) == {"value": 2}
+        assert store.load(job("a", x=2)) == {"value": 4}
+    assert not caplog.text
+    assert all(p.name.startswith("a-") for p in tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b"{}", b"null", b"\xff\xfe", b'{"config_hash": 1}']
-)
+    "content",
+    [b"", b"{", b"[]", b"{}", b"null", b"\xff\xfe", b'{"config_hash": 1}',
+     b'{"config_hash": 1, "result": {}}'],
+)  # fmt: skip
 def test_unreadable_results_are_put_aside(
     tmp_path: Path, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A truncated or foreign file is kept under another name, and the run is repeated."""
-    path = tmp_path / "a.json"
+    path = RunStore(tmp_path).path(job("a", x=1))
     path.write_bytes(content)
     assert RunStore(tmp_path).load(job("a", x=1)) is None
     assert "put aside" in caplog.text
-    assert path.with_name("a.json.unreadable").read_bytes() == content
+    assert path.with_name(path.name + ".unreadable").read_bytes() == content
     assert not path.exists()
 
 
@@ -100,7 +104,7 @@ def test_results_and_failures(tmp_path: Path, workers: int) -> None:
     assert results["b"].result is None
     assert "RuntimeError: as asked" in str(results["b"].error)
     assert len(ticks) == 3
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "c.json"]
+    assert set(tmp_path.iterdir()) == {store.path(jobs[0]), store.path(jobs[2])}
 
 
 def test_a_dying_process_is_a_failed_run(tmp_path: Path) -> None:
@@ -132,8 +136,9 @@ def test_stopping_ends_the_processes(tmp_path: Path) -> None:
 
 def test_files_are_plain_json(tmp_path: Path) -> None:
     """A stored run carries its settings beside its result."""
-    RunStore(tmp_path).save(job("a", x=1), {"value": 2})
-    stored = json.loads((tmp_path / "a.json").read_text())
+    store = RunStore(tmp_path)
+    store.save(job("a", x=1), {"value": 2})
+    stored = json.loads(store.path(job("a", x=1)).read_text())
     assert stored["config"] == {"name": "a", "x": 1}
     assert set(stored) == {"config", "config_hash", "result"}
 

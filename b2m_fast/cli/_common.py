@@ -23,7 +23,9 @@ what comes out, in --out
   results.md    tables: means, paired differences with 95 % intervals, {tables}
   results.json  settings, versions, machine, quality of the teacher, every run
   results.png   figure
-  runs/         one file per finished run
+                these three are of the last command
+  runs/         one file per finished run, named after arm, seed and a hash of all settings: other
+                settings in the same --out overwrite nothing, and the old ones find their runs again
 
 exit codes
   0 all runs done   1 a run failed   2 wrong arguments or missing data   130 stopped by Ctrl-C
@@ -200,7 +202,7 @@ def conduct(
             for j in todo
         ]  # fmt: skip
         code, failed = _perform(plan, ready, store, options, runs)
-    _report(plan, runs, _missing(plan, runs, failed), options)
+    _report(plan, _teacher_file(plan, data), runs, _missing(plan, runs, failed), options)
     return code
 
 
@@ -218,16 +220,22 @@ def _missing(
 
 def _note_teacher(plan: Plan, data: str, report: dict[str, Any]) -> None:
     """Keep what is known of the teachers, with what was known of those of arms run before."""
-    from b2m_fast.transfer.runs import digest, write_atomically  # noqa: PLC0415
+    from b2m_fast.transfer.runs import write_atomically  # noqa: PLC0415
 
-    of = digest([json.loads(json.dumps(asdict(plan.experiment))), data])
-    path = plan.out / "teacher.json"
+    path = _teacher_file(plan, data)
     with suppress(FileNotFoundError, ValueError):
         before = json.loads(path.read_text())
-        if before.get("of") == of:
-            words = dict.fromkeys([*before.get("words", []), *report.get("words", [])])
-            report = before | report | ({"words": list(words)} if words else {})
-    write_atomically(path, json.dumps({"of": of, **report}, indent=1) + "\n")
+        words = dict.fromkeys([*before.get("words", []), *report.get("words", [])])
+        report = before | report | ({"words": list(words)} if words else {})
+    write_atomically(path, json.dumps(report, indent=1) + "\n")
+
+
+def _teacher_file(plan: Plan, data: str) -> Path:
+    """What is known of the teachers of an experiment; other settings have a file of their own."""
+    from b2m_fast.transfer.runs import digest  # noqa: PLC0415
+
+    of = digest([json.loads(json.dumps(asdict(plan.experiment))), data])
+    return plan.out / "teachers" / f"report-{of}.json"
 
 
 def _perform(
@@ -276,8 +284,8 @@ def _perform(
 # Results
 # --------------------------------------------------------------------------------------------------
 def _report(
-    plan: Plan, runs: dict[str, dict[int, Any]], missing: Sequence[dict[str, Any]],
-    options: argparse.Namespace,
+    plan: Plan, stored: Path, runs: dict[str, dict[int, Any]],
+    missing: Sequence[dict[str, Any]], options: argparse.Namespace,
 ) -> None:  # fmt: skip
     """Write and print what there is, and name what there is not."""
     from b2m_fast.transfer import provenance  # noqa: PLC0415
@@ -287,7 +295,6 @@ def _report(
     if not runs:
         print("no run finished: nothing to report")
         return
-    stored = plan.out / "teacher.json"
     teacher = json.loads(stored.read_text()) if stored.is_file() else {}
     words = [*missing_words(missing), *plan.report.sentences(runs, plan.settings, teacher)]
     full = {

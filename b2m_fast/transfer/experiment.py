@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from b2m_fast.transfer.runs import Job, digest
+from b2m_fast.transfer.runs import Job
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -50,7 +50,7 @@ class Payload:
         Path
             A folder of its own for every run and every change of its settings.
         """
-        return self.checkpoints / f"{job.name}-{digest(job.config)}"
+        return self.checkpoints / job.key
 
 
 def plain(value: Any) -> Any:

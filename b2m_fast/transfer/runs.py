@@ -1,7 +1,8 @@
 """Many runs: stored one by one, skipped when done, shared out over processes, stoppable.
 
-Every finished run is one JSON file, written whole or not at all. A run is known by the hash of
-everything that decides its result, so calling the same command again does only what is missing.
+Every finished run is one JSON file, written whole or not at all. Its name holds the hash of
+everything that decides its result: calling the same command again does only what is missing, and
+runs with other settings lie side by side.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class Job:
     Attributes
     ----------
     name : str
-        File name of its result, without ending.
+        What it is called.
     config : dict
         Everything that decides the result.
     payload : object
@@ -83,6 +84,11 @@ class Job:
     name: str
     config: dict[str, Any]
     payload: Any = None
+
+    @property
+    def key(self) -> str:
+        """Its name and the hash of its configuration: a file or folder of its own."""
+        return f"{self.name}-{digest(self.config)}"
 
 
 @dataclass(frozen=True)
@@ -116,16 +122,31 @@ class RunStore:
     Parameters
     ----------
     folder : Path
-        Where ``<name>.json`` files lie; made when first written.
+        Where ``<name>-<hash of the configuration>.json`` files lie; made when first written.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def load(self, job: Job) -> dict[str, Any] | None:
-        """Result of a job, if it is there and was made with the same configuration.
+    def path(self, job: Job) -> Path:
+        """The file of a job's result, whether it is there or not.
 
-        A file that cannot be read is put aside as ``<name>.json.unreadable``, with a warning.
+        Parameters
+        ----------
+        job : Job
+            The job.
+
+        Returns
+        -------
+        Path
+            Another one for every change of its configuration.
+        """
+        return self.folder / f"{job.key}.json"
+
+    def load(self, job: Job) -> dict[str, Any] | None:
+        """Result of a job, if it is there.
+
+        A file that cannot be read is put aside with ``.unreadable`` after its name, with a warning.
 
         Parameters
         ----------
@@ -137,20 +158,19 @@ class RunStore:
         dict or None
             The result.
         """
-        path = self.folder / f"{job.name}.json"
+        path = self.path(job)
         try:
             stored = json.loads(path.read_text())
-            result, known = stored["result"], stored["config_hash"]
+            if stored["config_hash"] == digest(job.config) and isinstance(stored["result"], dict):
+                result: dict[str, Any] = stored["result"]
+                return result
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError):
-            log.warning("%s is not a readable result: put aside, the run is repeated", path)
-            path.replace(path.with_name(path.name + ".unreadable"))
-            return None
-        if known != digest(job.config) or not isinstance(result, dict):
-            log.warning("%s was made with other settings: the run is repeated", path)
-            return None
-        return result
+            pass
+        log.warning("%s is not a readable result: put aside, the run is repeated", path)
+        path.replace(path.with_name(path.name + ".unreadable"))
+        return None
 
     def save(self, job: Job, result: dict[str, Any]) -> None:
         """Store a result.
@@ -163,7 +183,7 @@ class RunStore:
             Its result.
         """
         stored = {"config_hash": digest(job.config), "config": job.config, "result": result}
-        write_atomically(self.folder / f"{job.name}.json", json.dumps(stored, indent=1) + "\n")
+        write_atomically(self.path(job), json.dumps(stored, indent=1) + "\n")
 
 
 def _told(error: Exception) -> str:
