@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ import pytest
 
 from b2m_fast import cli
 from b2m_fast.data.files import DataError
-from b2m_fast.transfer.comparison import read_results
+from b2m_fast.transfer.comparison import Finished, carried_words, join, read_results
 from b2m_fast.transfer.transfer_arms import ARMS
+from b2m_fast.transfer.transfer_presets import preset
 
 pytest.importorskip("lightning_fabric")
 
@@ -232,6 +234,13 @@ def test_arms_of_several_runs_together(tmp_path: Path, capsys: pytest.CaptureFix
     }
     weights = [of["experiment"]["transfer"]["weight"]["value"] for of in full["of"]]
     assert weights == [0.1, 1.0]
+    words = "\n".join(full["words"])
+    assert "The experiments differ in transfer.weight.value (weak 0.1, strong 1.0)." in words
+    assert "weak, strong: The brain is SYNTHETIC" in words
+    assert "weak, strong: The network behind the brain" in words
+    assert "NOT LEARNED" in words
+    assert "reliability across trials" in words
+    assert "Their validations are not the same" not in words
     assert (tmp_path / "both" / "results.png").read_bytes().startswith(b"\x89PNG")
     assert exit_code("compare", *folders, "--arms", "brain", "--out", str(tmp_path / "one")) == 0
     table = (tmp_path / "one" / "results.md").read_text()
@@ -249,7 +258,7 @@ def test_what_cannot_be_compared_is_refused(
         assert transfer("latent", tmp_path / name, *command) == 0
     a, b = str(tmp_path / "a"), str(tmp_path / "b")
     for arguments, words in (
-        ([a, b], "b has criterion 0.8, a has 0.9"),
+        ([a, b], "criterion differs: a has 0.9, b has 0.8"),
         ([a, a], "different names"),
         ([a, "--arms", "brain"], "there are no arms ['brain']"),
         ([str(tmp_path)], "name the folder of a finished experiment"),
@@ -266,3 +275,45 @@ def test_what_cannot_be_compared_is_refused(
         (tmp_path / "results.json").write_text(content)
         with pytest.raises(DataError, match=words):
             read_results(tmp_path)
+
+
+def finished(name: str, words: tuple[str, ...] = (), **changes: Any) -> Finished:
+    """An experiment of one arm without runs."""
+    experiment = preset("latent", "gru", "synthetic", changes.pop("task", None))[0]
+    loop, evaluation = changes.pop("loop", {}), changes.pop("evaluation", {})
+    experiment = replace(
+        experiment,
+        **changes,
+        loop=replace(experiment.loop, **loop),
+        evaluation=replace(experiment.evaluation, **evaluation),
+    )
+    return Finished(name, experiment.shown(), asdict(experiment), {"none": {}}, words)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"task": "direction"}, "task differs: a has 'delay-match-sample', b has 'direction'"),
+        ({"evaluation": {"consecutive": 2}}, "consecutive differs: a has 3, b has 2"),
+    ],
+)
+def test_other_tasks_are_not_compared(changes: dict[str, Any], words: str) -> None:
+    """Steps to a criterion of one task say nothing about those of another."""
+    with pytest.raises(ValueError, match=words):
+        join([finished("a"), finished("b", **changes)])
+
+
+def test_comparisons_say_what_differs_and_what_each_teacher_is() -> None:
+    """Student, grid and length are named; the same warning of two folders is said once."""
+    found = [
+        finished("a", ("SYNTHETIC.", "k is 3.")),
+        finished("b", ("SYNTHETIC.", "k is 4."), student="rnn", loop={"validate_every": 7}),
+    ]
+    runs, settings = join(found)
+    assert settings["every"] == "5 or 7"
+    differ, grid, *said = carried_words(found, runs)
+    assert differ == (
+        "The experiments differ in student (a gru, b rnn); loop.validate_every (a 5, b 7)."
+    )
+    assert grid.startswith("Their validations are not the same")
+    assert said == ["a, b: SYNTHETIC.", "a: k is 3.", "b: k is 4."]

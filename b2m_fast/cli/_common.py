@@ -192,7 +192,8 @@ def conduct(
     except (DataError, ImportError, ValueError) as error:
         print(f"b2m {command}: {error}", file=sys.stderr)
         return USAGE
-    code, failed = OK, {}
+    code = OK
+    failed: dict[tuple[str, int], str] = {}
     if todo:
         kept = plan.out / "checkpoints"
         ready = [

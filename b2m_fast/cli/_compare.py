@@ -10,9 +10,12 @@ from typing import Any
 from b2m_fast.cli._common import OK, USAGE, folder, write_results
 
 HELP = """\
-Draw arms of several finished experiments together: the same tables, figure and words as each has
-alone, over all of them. Arms are named FOLDER/ARM; every arm is compared with the arm `none` of
-its own folder, and with the arm of the same name in the first folder.
+Draw arms of several finished experiments together: the same tables and figure as each has alone,
+and words on every comparison, over all of them. Arms are named FOLDER/ARM; every arm is compared
+with the arm `none` of its own folder, and with the arm of the same name in the first folder.
+
+The task, the metric and the criterion must be the same. Other settings that differ are named in the
+words, and so is what each folder says of its teacher and of runs that are missing.
 """
 
 EPILOG = """\
@@ -42,7 +45,11 @@ def add(commands: Any) -> None:
 def _compare(options: argparse.Namespace) -> int:
     from b2m_fast.data.files import DataError  # noqa: PLC0415
     from b2m_fast.transfer import transfer_report as report  # noqa: PLC0415
-    from b2m_fast.transfer.comparison import join, read_results  # noqa: PLC0415
+    from b2m_fast.transfer.comparison import (  # noqa: PLC0415
+        carried_words,
+        join,
+        read_results,
+    )
 
     try:
         found = [read_results(path) for path in options.folders]
@@ -50,7 +57,7 @@ def _compare(options: argparse.Namespace) -> int:
     except (DataError, ValueError) as error:
         print(f"b2m compare: {error}", file=sys.stderr)
         return USAGE
-    words = report.sentences(runs, settings, {})
+    words = report.sentences(runs, settings, {"words": carried_words(found, runs)})
     full = {
         "command": "compare",
         "of": [{"name": f.name, "experiment": f.experiment} for f in found],
