@@ -251,7 +251,10 @@ def test_arms_of_several_runs_together(tmp_path: Path, capsys: pytest.CaptureFix
 def test_what_cannot_be_compared_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Missing or foreign results, other criteria, unknown arms: code 2 and the reason."""
+    """Missing or foreign results, other criteria, unknown arms: code 2 and the reason.
+
+    Results of experiments are never overwritten.
+    """
     out = ["--out", str(tmp_path / "out")]
     for name, criterion in (("a", "0.9"), ("b", "0.8")):
         command = ["--arms", "none", "--seeds", "0", "--criterion", criterion]
@@ -262,10 +265,16 @@ def test_what_cannot_be_compared_is_refused(
         ([a, a], "different names"),
         ([a, "--arms", "brain"], "there are no arms ['brain']"),
         ([str(tmp_path)], "name the folder of a finished experiment"),
+        ([a, "--out", a], "is one of the folders to be compared"),
+        ([a, "--out", b], "b/results.json holds results of `b2m transfer latent`"),
     ):
         capsys.readouterr()
-        assert exit_code("compare", *arguments, *out) == 2
+        before = [(tmp_path / name / "results.json").read_bytes() for name in "ab"]
+        assert exit_code("compare", *out, *arguments) == 2
         assert words in capsys.readouterr().err
+        assert before == [(tmp_path / name / "results.json").read_bytes() for name in "ab"]
+    for _ in range(2):  # an earlier comparison may be replaced
+        assert exit_code("compare", a, *out) == 0
     for content, words in (
         ('{"command": "regularize"}', "is of `b2m regularize`"),
         ("{}", "is of `b2m regularize`"),

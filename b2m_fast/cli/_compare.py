@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from b2m_fast.cli._common import OK, USAGE, folder, write_results
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 HELP = """\
 Draw arms of several finished experiments together: the same tables and figure as each has alone,
@@ -42,6 +46,22 @@ def add(commands: Any) -> None:
     parser.set_defaults(action=_compare)
 
 
+def _check_out(out: Path, folders: Sequence[Path]) -> None:
+    """Refuse a folder whose results are not those of an earlier comparison."""
+    if out.resolve() in {path.resolve() for path in folders}:
+        raise ValueError(f"--out {out} is one of the folders to be compared: name another")
+    path = out / "results.json"
+    try:
+        content = json.loads(path.read_text())
+        command = content.get("command", "regularize")
+    except FileNotFoundError:
+        return
+    except (ValueError, AttributeError):
+        command = "?"
+    if command != "compare":
+        raise ValueError(f"{path} holds results of `b2m {command}`: name another --out")
+
+
 def _compare(options: argparse.Namespace) -> int:
     from b2m_fast.data.files import DataError  # noqa: PLC0415
     from b2m_fast.transfer import transfer_report as report  # noqa: PLC0415
@@ -54,6 +74,7 @@ def _compare(options: argparse.Namespace) -> int:
     try:
         found = [read_results(path) for path in options.folders]
         runs, settings = join(found, options.arms)
+        _check_out(options.out, options.folders)
     except (DataError, ValueError) as error:
         print(f"b2m compare: {error}", file=sys.stderr)
         return USAGE
