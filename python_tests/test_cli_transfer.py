@@ -172,6 +172,14 @@ def test_stopped_and_resumed(
             ["latent", "--task", "parametric-working-memory", "--directions", "4"],
             "has no directions",
         ),
+        (
+            ["latent", "--brain", "pfc-memory", "--directions", "4"],
+            "--directions 4: --brain pfc-memory was recorded with 6",
+        ),
+        (
+            ["latent", "--brain", "hippocampus", "--directions", "4"],
+            "--directions 4: --brain hippocampus was recorded with 2",
+        ),
         (["latent", "--brain", "pfc-memory"], "--data DIR or B2M_DATA"),
         (["latent", "--brain", "pfc-memory", "--data", "/no/such"], "/no/such does not exist"),
         ([], "STRATEGY"),

@@ -237,6 +237,19 @@ def test_conditions_without_counterpart() -> None:
         align(source, task, conditions=dict.fromkeys(task.conditions, "a"))
 
 
+def test_names_of_another_geometry_are_not_believed(population: Population) -> None:
+    """Four directions 90 degrees apart are not the first four of six that are 60 degrees apart.
+
+    Their names are found in the recording, so only what the user says can tell what belongs together.
+    """
+    task = direction_task(directions=4)
+    with pytest.raises(DataError, match=r"lacks \(\['look 5', 'look 6', 'no-look 5'.*conditions="):
+        align(population, task)
+    places = dict(zip("1234", "1245", strict=True))
+    names = {c: c[:-1] + places[c[-1]] for c in task.conditions}
+    assert align(population, task, conditions=names).condition.tolist() == [0, 1, 3, 4, 6, 7, 9, 10]
+
+
 def test_too_many_latents(population: Population) -> None:
     """More latents than units, trials or averages are refused, with the number there is."""
     with pytest.raises(DataError, match="61 latents need at least as many units, got 60"):

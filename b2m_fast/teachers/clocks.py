@@ -80,7 +80,8 @@ def align(
     epochs : mapping of str to str, optional
         The task's epoch -> the recording's; default: those of the same name.
     conditions : mapping of str to str, optional
-        The task's condition -> the recording's; default: those of the same name.
+        The task's condition -> the recording's; default: those of the same name, if both have the
+        same names: "look 1" of four directions is not "look 1" of six.
     max_stretch : float, default 2
         How much time may be stretched or compressed.
 
@@ -93,7 +94,8 @@ def align(
     ------
     DataError
         If the clocks share no epoch or would be stretched further than that, an epoch was not
-        recorded, a condition has no counterpart, or all have the same one.
+        recorded, a condition has no counterpart, all have the same one, or the recording has
+        conditions that the task lacks and `conditions` is not given.
     """
     pairs = {name: name for name in task.epochs} if epochs is None else dict(epochs)
     pairs = {a: b for a, b in pairs.items() if epochs is not None or b in population.epochs}
@@ -155,6 +157,13 @@ def _conditions(
         raise DataError(
             f"{population.name} has no condition for {lost} of the task {task.name}: it has "
             f"{list(population.conditions)}; say which belong together with "
+            f"conditions={{task's condition: recording's condition}}"
+        )
+    more = [c for c in population.conditions if c not in task.conditions]
+    if conditions is None and more:
+        raise DataError(
+            f"{population.name} was recorded in conditions that the task {task.name} lacks ({more}), "
+            f"so that the same names need not mean the same; say which belong together with "
             f"conditions={{task's condition: recording's condition}}"
         )
     found = np.array([population.conditions.index(names[c]) for c in task.conditions])

@@ -35,6 +35,7 @@ BRAINS = {
     "hippocampus": ("delay-match-sample",),
     "cowley-v4": FRAME_TASKS,
 }
+RECORDED = {"pfc-memory": {"directions": 6}, "hippocampus": {"directions": 2}}
 METHOD_VERSION = 1  # raise when a change makes stored results of older code incomparable
 
 
@@ -187,6 +188,13 @@ class TransferExperiment:
             known = inspect.signature(DECISION_TASKS[self.task]).parameters
             if unknown := sorted(set(self.task_options) - set(known)):
                 raise ValueError(f"--task {self.task} has no {', '.join(unknown)}")
+            for name, recorded in RECORDED.get(self.brain, {}).items():
+                asked = self.task_options.get(name, known[name].default)
+                if asked != recorded:
+                    raise ValueError(
+                        f"--{name} {asked:g}: --brain {self.brain} was recorded with {recorded}, and "
+                        f"conditions of the same names would not be the same {name}"
+                    )
             task = decision_task(self.task, **self.task_options)  # refuses what is impossible
             for delay in self.evaluation.delays_ms:
                 task.with_delay(delay)
