@@ -18,6 +18,7 @@ from b2m_fast.teachers.embeddings import METHODS, factors, fit_contrastive, fit_
 from b2m_fast.teachers.latents import make_latents, rank_of_averages
 from b2m_fast.teachers.populations import Population, make_population
 from b2m_fast.teachers.synthetic_population import observe
+from b2m_fast.transfer.transfer_networks import words
 from latent_helpers import planted_recording, planted_states, planted_teacher
 from test_data import real
 
@@ -95,6 +96,27 @@ def test_noise_is_not_believed(method: str, caplog: pytest.LogCaptureFixture) ->
     assert teacher.report["condition_identified_in_other_half"] < 0.3
     assert teacher.report["unreliable"] == [0, 1, 2]
     assert "teach mostly noise" in caplog.text
+
+
+def test_latents_of_time_alone_are_said_to_be_that(
+    population: Population, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A reliable time course that every condition shares teaches nothing of conditions.
+
+    Reliability alone would call it a good teacher.
+    """
+    hidden = np.tile(np.sin(np.linspace(0, 6, TASK.steps))[:, None], (12, 1, 5))
+    clock = make_population(observe(hidden, np.arange(12), TASK, RNG(3), neurons=60, repeats=12))
+    with caplog.at_level(logging.WARNING, logger="b2m_fast"):
+        teacher = make_latents(clock, TASK, k=1, splits=4)
+    assert teacher.reliability.min() > 0.8
+    assert teacher.report["conditions_told_apart"] is False
+    assert "no better than by chance" in caplog.text
+    said = " ".join(words({"brain": teacher.report}))
+    assert "NOT TELL CONDITIONS APART" in said
+    good = make_latents(population, TASK, k=4, splits=1)
+    assert good.report["conditions_told_apart"] is True
+    assert "APART" not in " ".join(words({"brain": good.report}))
 
 
 def test_reliability_follows_the_number_of_trials() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -135,6 +137,23 @@ def test_what_is_left_out_is_reported() -> None:
     assert population.report["units_too_slow"] == 1
     assert population.report["units_with_too_few_trials"] == 2
     assert population.report["trials_per_condition_min"] == population.fewest_trials == 4
+
+
+@pytest.mark.parametrize("count", [5.0, 0.1, 1e4])
+@pytest.mark.parametrize("smooth_ms", [0.0, 50.0, 1e6])
+def test_constant_units_leave(count: float, smooth_ms: float) -> None:
+    """A unit that never varies must not become rounding noise of unit variance."""
+    source = counts(sessions=1, trials=30, neurons=4)
+    spikes = source.sessions[0].spikes.astype(float)
+    spikes[:, 3] = count
+    source = replace(source, sessions=(Session(spikes, source.sessions[0].condition),))
+    population = make_population(source, smooth_ms=smooth_ms)
+    assert population.units == 3
+    assert population.report["units_constant"] == 1
+    assert population.report["units_too_slow"] == 0
+    spikes[:] = count
+    with pytest.raises(DataError, match=r"none of 4 units .* \(0 too slow, 4 constant\)"):
+        make_population(source, smooth_ms=smooth_ms)
 
 
 def test_recordings_that_cannot_teach() -> None:

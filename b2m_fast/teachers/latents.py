@@ -222,6 +222,14 @@ def make_latents(
     )
     # hardly anything reproduces in noise: then shares of it would be shares of nothing
     explained = held / max(reproduced, 0.05 * variance)
+    chance = 1 / len(np.unique(clock.condition))
+    told_apart = identified >= min(1, chance + 2 * _error(chance, len(averages)))
+    if not told_apart:
+        log.warning(
+            "%s: conditions are recognised in other trials no better than by chance (%.2f, chance "
+            "%.2f): its latents do not tell them apart",
+            population.name, identified, chance,
+        )  # fmt: skip
     weak = [j for j in range(k) if reliability[j] < UNRELIABLE]
     if weak:
         log.warning(
@@ -242,7 +250,8 @@ def make_latents(
         "unreliable": weak,
         "share_between_conditions": _between_conditions(latents).tolist(),
         "condition_identified_in_other_half": float(identified),
-        "condition_chance": 1 / len(np.unique(clock.condition)),
+        "condition_chance": chance,
+        "conditions_told_apart": bool(told_apart),
     }
     return LatentTeacher(
         on_clock(latents, clock.valid),
@@ -253,6 +262,11 @@ def make_latents(
         clock.condition,
         task.history,
     )
+
+
+def _error(chance: float, splits: int) -> float:
+    """Standard error of the share of conditions that guessing gets right in all splits together."""
+    return float(np.sqrt(chance * (1 - chance) / (splits / chance)))
 
 
 def _limits(population: Population, clock: Alignment) -> dict[str, int]:

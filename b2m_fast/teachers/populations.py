@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Population", "gaussian_smoother", "make_population", "rebin"]
 
+CONSTANT = 1e-5  # of its mean: a standard deviation that may be rounding noise of float32
+
 
 @dataclass(frozen=True, eq=False)
 class Population:
@@ -157,14 +159,20 @@ def _trials(session: Session, conditions: int) -> NDArray[np.int64]:
 
 def _z_scored(
     session: Session, bin_ms: float, smoother: NDArray[np.float32], minimum_rate: float
-) -> Session:
-    """Smoothed rates in standard deviations, without neurons that are too slow or never vary."""
+) -> tuple[Session, int]:
+    """Smoothed rates in standard deviations, without neurons that are too slow or never vary.
+
+    And how many are too slow. Smoothing makes rounding noise of a constant.
+    """
     rates = np.asarray(session.spikes, dtype=np.float32) * np.float32(1e3 / bin_ms)
-    rates = rates[:, rates.mean(axis=(0, 2), dtype=np.float64) >= minimum_rate] @ smoother.T
-    rates = rates[:, rates.std(axis=(0, 2), dtype=np.float64) > 0]
+    fast = rates.mean(axis=(0, 2), dtype=np.float64) >= minimum_rate
+    rates = rates[:, fast] @ smoother.T
+    mean = rates.mean(axis=(0, 2), dtype=np.float64)
+    rates = rates[:, rates.std(axis=(0, 2), dtype=np.float64) > CONSTANT * mean]
     centre = rates.mean(axis=(0, 2), keepdims=True, dtype=np.float64)
     spread = rates.std(axis=(0, 2), keepdims=True, dtype=np.float64)
-    return Session(((rates - centre) / spread).astype(np.float32), session.condition)
+    scored = Session(((rates - centre) / spread).astype(np.float32), session.condition)
+    return scored, int((~fast).sum())
 
 
 def rebin(recording: SpikeRecording, bin_ms: float) -> SpikeRecording:
@@ -289,11 +297,13 @@ def make_population(
         )
     repeated = [s for s, n in zip(source.sessions, fewest, strict=True) if n >= minimum_trials]
     scored = [_z_scored(s, source.bin_ms, smoother, minimum_rate) for s in repeated]
-    sessions = tuple(s for s in scored if s.spikes.shape[1])
+    sessions = tuple(s for s, _ in scored if s.spikes.shape[1])
+    slow = sum(count for _, count in scored)
     enough = sum(s.spikes.shape[1] for s in repeated)
     if not sessions:
         raise DataError(
-            f"{recording.name}: none of {enough} units fires {minimum_rate} spikes/s or more"
+            f"{recording.name}: none of {enough} units fires {minimum_rate} spikes/s or more and "
+            f"ever varies ({slow} too slow, {enough - slow} constant)"
         )
     population = Population(
         name=recording.name,
@@ -310,7 +320,8 @@ def make_population(
         "units": population.units,
         "units_recorded": source.units,
         "units_with_too_few_trials": source.units - enough,
-        "units_too_slow": enough - population.units,
+        "units_too_slow": slow,
+        "units_constant": enough - slow - population.units,
         "sessions": len(sessions),
         "conditions": len(source.conditions),
         "trials_per_condition_median": float(np.median(counts)),

@@ -114,6 +114,11 @@ def words(report: dict[str, Any]) -> list[str]:
         )
         if brain["unreliable"]:
             out.append(f"Latents {brain['unreliable']} are unreliable: they teach mostly noise.")
+        if not brain["conditions_told_apart"]:
+            out.append(
+                "The latents do NOT TELL CONDITIONS APART: they are recognised no better than by "
+                "chance, so that whatever this teacher does it is not by what it knows of them."
+            )
     for name, what in (("truth", "The network behind the brain"), ("network", "The arm network")):
         if name in report:
             r = report[name]
