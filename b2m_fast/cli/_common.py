@@ -269,7 +269,11 @@ def _perform(
             runs[config["arm"]][config["seed"]] = outcome.result
             bar.set_postfix_str(f"{done}/{len(ready)} runs; {name} {plan.glance(outcome.result)}")
     except KeyboardInterrupt:
-        code = INTERRUPTED
+        code, done = INTERRUPTED, 0
+        for job in ready:  # the last one may have been stored and not yet handed over
+            if (result := store.load(job)) is not None:
+                runs[job.config["arm"]][job.config["seed"]] = result
+                done += 1
     finally:
         outcomes.close()
         bar.close()
