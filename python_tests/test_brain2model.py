@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 
+from b2m_fast.students.recurrent import GRUStudent
 from b2m_fast.transfer.brain2model import TransferConfig, Weight, brain_objective
 from b2m_fast.transfer.chance import Chance, seeded
+from b2m_fast.transfer.lessons import DecisionLesson
 from b2m_fast.transfer.loop import History, LoopConfig, train
 from small_lessons import (
     COMBINATIONS,
@@ -24,6 +26,7 @@ from small_lessons import (
     latent_teacher,
     lesson_and_teacher,
     objective,
+    small_task,
 )
 from small_training import assert_same
 
@@ -317,11 +320,18 @@ def test_frames_are_validated_in_whole() -> None:
 
 
 def test_wrong_lessons() -> None:
-    """Batches of nothing, and frames that are not the student's, are refused."""
+    """Batches of nothing, and frames or tasks that are not the student's, are refused."""
     with pytest.raises(ValueError, match="batch must be at least 1"):
         decision_lesson(batch=0)
     with pytest.raises(ValueError, match="pool must be at least 1"):
         decision_lesson(pool=0)
+    task = small_task()
+    with pytest.raises(
+        ValueError, match="the student has 1 classes, the task 'delay-match-sample' has 2"
+    ):
+        DecisionLesson(GRUStudent(task.channels, 1, 4), task, seed=0)
+    with pytest.raises(ValueError, match=r"the student has 9 input channels.* has 3"):
+        DecisionLesson(GRUStudent(9, task.classes, 4), task, seed=0)
     lesson = frame_lesson()
     wrong = np.zeros((4, 3, 16, 16), np.float32)
     with pytest.raises(ValueError, match=r"\(4, 3, 16, 16\)"):

@@ -295,6 +295,8 @@ def test_bad_arguments(population: Population) -> None:
         make_latents(population, TASK, method="umap")
     with pytest.raises(ValueError, match="k must be at least 1, got 0"):
         make_latents(population, TASK, k=0)
+    with pytest.raises(ValueError, match=r"k must be a whole number, got 2\.5"):
+        make_latents(population, TASK, k=2.5)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="splits must be at least 1, got 0"):
         make_latents(population, TASK, splits=0)
     with pytest.raises(ValueError, match="k must be at least 2, got 1"):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from b2m_fast.data import spike_loaders
 from b2m_fast.data.decisions import direction_task
@@ -47,6 +49,54 @@ def test_labels_must_fit() -> None:
         recording(Session(np.ones((1, 1, 3)), np.array([2])))
     with pytest.raises(DataError, match="no session"):
         recording()
+
+
+@pytest.mark.parametrize(
+    ("spikes", "condition", "message"),
+    [
+        (np.ones((4, 3)), [0, 1, 0, 1], r"spikes must have 3 dimensions .*got shape \(4, 3\)"),
+        ([[[1], [2, 3]]], [0], "spikes must be an array"),
+        (np.ones((4, 1, 3), complex), [0, 1, 0, 1], "spikes must be real numbers.*complex128"),
+        (np.ones((4, 1, 3), object), [0, 1, 0, 1], "spikes must be real numbers.*object"),
+        (np.ones((4, 1, 3)), ["a", "b", "a", "b"], "condition must be real numbers.*dtype <U1"),
+        (np.ones((4, 1, 3)), [0, 0.5, 1, 1], "condition must be whole numbers"),
+        (np.ones((4, 1, 3)), [[0, 1, 0, 1]], "condition must have 1 dimensions"),
+    ],
+)
+def test_wrong_kinds_of_data_are_named(spikes: Any, condition: Any, message: str) -> None:
+    """What cannot be counts or conditions is refused by the field's name, not deep inside."""
+    with pytest.raises(DataError, match=message):
+        Session(spikes, condition)
+
+
+def test_harmless_kinds_of_data_are_taken() -> None:
+    """Lists, tensors and conditions written as floats mean what they say; arrays are not copied."""
+    spikes = np.ones((4, 1, 3))
+    assert Session(spikes, np.arange(4) % 2).spikes is spikes
+    for kind in (np.ndarray.tolist, torch.from_numpy):
+        found = recording(Session(kind(spikes), [0.0, 1.0, 0.0, 1.0]))  # type: ignore[arg-type]
+        np.testing.assert_array_equal(found.sessions[0].spikes, spikes)
+        assert found.sessions[0].condition.dtype == np.int64
+        assert found.sessions[0].condition.tolist() == [0, 1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sessions": (np.ones((2, 1, 3)),)}, r"sessions must be of class Session.*ndarray"),
+        ({"sessions": (session(bins=0),)}, "spikes have no bins"),
+        ({"conditions": "ab"}, "conditions must be a tuple of names, got 'ab'"),
+        ({"conditions": (0, 1)}, "conditions must be a tuple of names"),
+        ({"conditions": ("a", "a")}, "conditions must differ"),
+        ({"epochs": {"delay": (3.0, 3.0)}}, "the epoch 'delay' must begin before it ends"),
+        ({"bin_ms": np.inf}, "bin_ms must be positive and finite, got inf"),
+        ({"start_ms": np.nan}, "start_ms must be finite"),
+    ],
+)
+def test_wrong_recordings_are_named(changes: dict[str, Any], message: str) -> None:
+    """A recording whose names or clock make no sense is refused when it is made."""
+    with pytest.raises(DataError, match=message):
+        replace(recording(session()), **changes)
 
 
 def test_spikes_on_edges_belong_to_the_later_bin() -> None:

@@ -288,6 +288,13 @@ def test_teachers_and_tasks_that_do_not_fit() -> None:
         ({"label": np.zeros(3, np.int64)}, "label has shape"),
         ({"responses": np.full((4, 2), np.nan, np.float32)}, "NaN"),
         ({"stimuli": np.zeros((3, 1, 16, 16), np.float32)}, "stimuli have shape"),
+        ({"stimuli": np.zeros((4, 1, 16, 16), np.uint8)}, "stimuli must be floats.*uint8: divide"),
+        ({"stimuli": np.full((4, 1, 16, 16), 255.0)}, "stimuli must be from 0 to 1, got 255 to"),
+        ({"stimuli": np.zeros((4, 16, 16))}, "stimuli must have 4 dimensions"),
+        ({"responses": np.zeros((4, 2), complex)}, "responses must be real numbers"),
+        ({"label": np.array(["a", "b", "c", "d"])}, "label must be real numbers"),
+        ({"label": np.array([0, 1, 2, 2.5])}, "label must be whole numbers"),
+        ({"condition": np.zeros((2, 2))}, "condition must have 1 dimensions"),
     ],
 )
 def test_wrong_responses(changes: dict[str, Any], message: str) -> None:
@@ -300,6 +307,19 @@ def test_wrong_responses(changes: dict[str, Any], message: str) -> None:
     PairedTeacher(**good)
     with pytest.raises(DataError, match=message):
         PairedTeacher(**(good | changes))
+
+
+def test_images_of_another_width_are_taken() -> None:
+    """Images in float64 become what students read; labels written as floats are labels."""
+    images = np.random.default_rng(0).random((4, 1, 16, 16))
+    teacher = PairedTeacher(images, np.eye(4, 2), np.arange(4.0))  # type: ignore[arg-type]
+    assert teacher.stimuli is not None
+    assert teacher.stimuli.dtype == np.float32
+    assert teacher.label.dtype == np.int64
+    pairing = StimulusResponses(teacher, ConvVAE((1, 16, 16), latent=6, width=2), seed=0, batch=2)
+    assert pairing.draw(STILL, None).student.shape == (2, 6)
+    same = images.astype(np.float32)
+    assert PairedTeacher(same, np.eye(4, 2), np.arange(4)).stimuli is same  # type: ignore[arg-type]
 
 
 # --------------------------------------------------------------------------------------------------

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from b2m_fast.data.arrays import numbers, whole_numbers
 from b2m_fast.data.files import DataError
 
 if TYPE_CHECKING:
@@ -27,10 +29,21 @@ class Session:
         (trials, neurons, bins): spike counts.
     condition : ndarray
         (trials,), int64: index into the recording's conditions.
+
+    Raises
+    ------
+    DataError
+        If either is something else; lists, CPU tensors and floats without a fraction are taken.
     """
 
     spikes: NDArray[np.floating] | NDArray[np.integer]
     condition: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        spikes = numbers("spikes", self.spikes, 3, "(trials, neurons, bins)")
+        object.__setattr__(self, "spikes", spikes)
+        condition = whole_numbers("condition", self.condition, "(trials,)")
+        object.__setattr__(self, "condition", condition)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,13 +82,33 @@ class SpikeRecording:
     def __post_init__(self) -> None:
         if not self.sessions:
             raise DataError(f"{self.name}: there is no session")
+        if not all(isinstance(session, Session) for session in self.sessions):
+            kinds = sorted({type(session).__name__ for session in self.sessions})
+            raise DataError(f"{self.name}: sessions must be of class Session, got {kinds}")
+        names: object = self.conditions  # a string is a sequence of names, too
+        if isinstance(names, str) or {type(name) for name in self.conditions} - {str, np.str_}:
+            raise DataError(f"{self.name}: conditions must be a tuple of names, got {names!r}")
+        object.__setattr__(self, "sessions", tuple(self.sessions))
+        object.__setattr__(self, "conditions", tuple(self.conditions))
+        if len(set(self.conditions)) < len(self.conditions):
+            raise DataError(f"{self.name}: conditions must differ, got {list(self.conditions)}")
+        for name, (begin, end) in self.epochs.items():
+            if not (math.isfinite(begin) and math.isfinite(end) and begin < end):
+                raise DataError(
+                    f"{self.name}: the epoch {name!r} must begin before it ends, got {begin} to "
+                    f"{end} ms"
+                )
+        if not math.isfinite(self.start_ms):
+            raise DataError(f"{self.name}: start_ms must be finite, got {self.start_ms}")
         bins = {session.spikes.shape[2:] for session in self.sessions}
         if len(bins) != 1:
             raise DataError(
                 f"{self.name}: all sessions must share one clock, got {sorted(bins)} bins"
             )
-        if not self.bin_ms > 0:
-            raise DataError(f"{self.name}: bin_ms must be positive, got {self.bin_ms}")
+        if bins == {(0,)}:
+            raise DataError(f"{self.name}: spikes have no bins")
+        if not 0 < self.bin_ms < math.inf:
+            raise DataError(f"{self.name}: bin_ms must be positive and finite, got {self.bin_ms}")
         bad, first = [], 0
         for number, session in enumerate(self.sessions):
             trials, neurons, _ = session.spikes.shape

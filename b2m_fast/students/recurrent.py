@@ -77,7 +77,7 @@ class LeakyRNN(nn.Module):
         self.alpha = step_ms / tau_ms
         self.noise = noise
         self.activation = activation
-        self.units = units
+        self.channels, self.classes, self.units = channels, classes, units
         self.input = nn.Linear(channels, units)  # W_in and b
         self.recurrent = nn.Linear(units, units, bias=False)  # W_rec
         self.output = nn.Linear(units, classes)
@@ -138,7 +138,7 @@ class GRUStudent(nn.Module):
 
     def __init__(self, channels: int, classes: int, units: int = 128) -> None:
         super().__init__()
-        self.units = units
+        self.channels, self.classes, self.units = channels, classes, units
         self.recurrent = nn.GRU(channels, units)
         self.output = nn.Linear(units, classes)
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from b2m_fast.data.arrays import numbers, whole_number
 from b2m_fast.data.files import DataError
 from b2m_fast.teachers.clocks import Alignment, align
 from b2m_fast.teachers.embeddings import METHODS
@@ -62,7 +63,8 @@ class LatentTeacher:
     Raises
     ------
     DataError
-        If `recorded` or `history` has another shape.
+        If `latents` are no numbers in three dimensions, or `recorded` or `history` has another
+        shape.
     """
 
     latents: NDArray[np.float32]
@@ -74,6 +76,8 @@ class LatentTeacher:
     history: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
+        latents = numbers("latents", self.latents, 3, "(conditions, steps, k)")
+        object.__setattr__(self, "latents", latents.astype(np.float32, copy=False))
         for name, shape in (
             ("recorded", self.latents.shape[:1]),
             ("history", self.latents.shape[:2]),
@@ -189,7 +193,7 @@ def make_latents(
         If clocks or conditions do not match, or units, trials or distinct averages are fewer than
         latents.
     ValueError
-        If the method is unknown, or `k`, `maximum` or `splits` is not positive.
+        If the method is unknown, or `k`, `maximum` or `splits` is no whole number above 0.
 
     Notes
     -----
@@ -202,8 +206,8 @@ def make_latents(
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; there are {list(METHODS)}")
     for name, value in (("k", k), ("maximum", maximum), ("splits", splits)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+        if value is not None:
+            whole_number(name, value, 1)
     clock = align(population, task, epochs=epochs, conditions=conditions, max_stretch=max_stretch)
     rng = np.random.default_rng([seed, 34])
     halves = [population.halves(rng) for _ in range(splits)]

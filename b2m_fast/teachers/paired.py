@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from b2m_fast.data.arrays import images, numbers, whole_numbers
 from b2m_fast.data.files import DataError
 
 if TYPE_CHECKING:
@@ -46,8 +47,16 @@ class PairedTeacher:
     condition: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
+        responses = numbers("responses", self.responses, 2, "(n, features)")
+        object.__setattr__(self, "responses", responses)
+        object.__setattr__(self, "label", whole_numbers("label", self.label, "(n,)"))
+        if self.stimuli is not None:
+            object.__setattr__(self, "stimuli", images("stimuli", self.stimuli))
+        if self.condition is not None:
+            condition = whole_numbers("condition", self.condition, "(task's conditions,)")
+            object.__setattr__(self, "condition", condition)
         n = len(self.responses)
-        if self.responses.ndim != 2 or 0 in self.responses.shape:
+        if 0 in self.responses.shape:
             raise DataError(
                 f"responses have shape {self.responses.shape}; expected (n, features), not empty"
             )
@@ -55,7 +64,7 @@ class PairedTeacher:
             raise DataError(f"label has shape {self.label.shape} for {n} responses")
         if not np.isfinite(self.responses).all():
             raise DataError("responses contain NaN or infinity")
-        if self.stimuli is not None and (self.stimuli.ndim != 4 or len(self.stimuli) != n):
+        if self.stimuli is not None and len(self.stimuli) != n:
             raise DataError(
                 f"stimuli have shape {self.stimuli.shape}; expected ({n}, channels, height, width)"
             )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from b2m_fast.data.arrays import whole_number
 from b2m_fast.data.driving import to_frames
 from b2m_fast.data.files import DataError
 from b2m_fast.teachers.clocks import align
@@ -86,11 +87,13 @@ def condition_responses(
         If clocks or conditions do not match, nothing was recorded in the window, or `k` exceeds
         neurons or responses.
     ValueError
-        If `per_condition` is less than 2 or an epoch of the window is unknown.
+        If `per_condition` is less than 2, an epoch of the window is unknown, or a number is not
+        whole.
     """
     count = population.fewest_trials if per_condition is None else per_condition
-    if count < 2:
-        raise ValueError(f"per_condition must be at least 2, got {count}")
+    whole_number("per_condition", count, 2)
+    if k is not None:
+        whole_number("k", k, 1)
     clock = align(population, task, epochs=epochs, conditions=conditions, max_stretch=max_stretch)
     looked_at = clock.valid.copy()
     if window is not None:

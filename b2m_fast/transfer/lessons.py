@@ -98,6 +98,16 @@ class DecisionLesson:
         validation: int = 240,
         pool: int | None = None,
     ) -> None:
+        if student.channels != task.channels:
+            raise ValueError(
+                f"the student has {student.channels} input channels, the task {task.name!r} has "
+                f"{task.channels}"
+            )
+        if student.classes < task.classes:
+            raise ValueError(
+                f"the student has {student.classes} classes, the task {task.name!r} has "
+                f"{task.classes}"
+            )
         for name, value in (("batch", batch), ("validation", validation), ("pool", pool)):
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
