@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ import pytest
 
 from b2m_fast import cli
 from b2m_fast.data.files import DataError
+from b2m_fast.transfer import runs, transfer_experiment
 from b2m_fast.transfer.comparison import Finished, carried_words, join, read_results
 from b2m_fast.transfer.transfer_arms import ARMS
 from b2m_fast.transfer.transfer_presets import preset
@@ -210,6 +212,49 @@ def test_missing_recordings_say_where_to_get_them(
     assert "no licence" in message
 
 
+def test_a_folder_that_cannot_be_written_to_is_refused_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hours of training must not end in a folder that takes no results; nor begin to fill one.
+
+    The default folder is looked at like one that is named.
+    """
+    monkeypatch.setattr(transfer_experiment, "make_material", lambda *_: pytest.fail("too late"))
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    outs = ["file", "file/below", *(["/proc", "/proc/new/folder"] if Path("/proc").exists() else [])]
+    for command in (["transfer", "latent"], ["compare", "x"]):
+        for out in outs:
+            assert exit_code(*command, "--out", out) == 2
+            assert f"{out} cannot be written to: " in capsys.readouterr().err
+    assert exit_code("transfer", "latent", "--out", "new", "--weight", "0") == 2
+    assert exit_code("compare", "x", "--out", "new") == 2
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file"]
+    Path("b2m-results").touch()
+    capsys.readouterr()
+    assert exit_code("transfer", "latent") == 2
+    assert "cannot be written to: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("which", ["runs/", "results.json"])
+def test_a_full_disk_is_one_line(
+    which: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A result that cannot be stored ends the command with code 2, not with a traceback."""
+    real = runs.write_atomically
+
+    def full(path: Path, content: str | bytes) -> None:
+        if which in str(path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(path, content)
+
+    monkeypatch.setattr(runs, "write_atomically", full)
+    assert transfer("latent", tmp_path, "--arms", "none", "--seeds", "0") == 2
+    err = capsys.readouterr().err
+    assert err.endswith("b2m transfer latent: [Errno 28] No space left on device\n")
+    assert "Traceback" not in err
+
+
 @pytest.mark.parametrize("method", ["latent", "contrastive"])
 def test_help_teaches(method: str, capsys: pytest.CaptureFixture[str]) -> None:
     """--help explains the method, arms, brains, examples, outputs and exit codes."""
@@ -326,9 +371,9 @@ def test_comparisons_say_what_differs_and_what_each_teacher_is() -> None:
         finished("a", ("SYNTHETIC.", "k is 3.")),
         finished("b", ("SYNTHETIC.", "k is 4."), student="rnn", loop={"validate_every": 7}),
     ]
-    runs, settings = join(found)
+    joined, settings = join(found)
     assert settings["every"] == "5 or 7"
-    differ, grid, *said = carried_words(found, runs)
+    differ, grid, *said = carried_words(found, joined)
     assert differ == (
         "The experiments differ in student (a gru, b rnn); loop.validate_every (a 5, b 7)."
     )

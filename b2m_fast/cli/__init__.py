@@ -40,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit code: 0 done, 1 a run failed, 2 wrong arguments or missing data, 130 interrupted.
+        Exit code: 0 done, 1 a run failed, 2 wrong arguments, missing data or results
+        that cannot be written, 130 interrupted.
     """
     logging.basicConfig(format="b2m: %(message)s", level=logging.WARNING)
     parser = argparse.ArgumentParser(

@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 import sys
+import tempfile
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -28,7 +29,8 @@ what comes out, in --out
                 settings in the same --out overwrite nothing, and the old ones find their runs again
 
 exit codes
-  0 all runs done   1 a run failed   2 wrong arguments or missing data   130 stopped by Ctrl-C
+  0 all runs done   1 a run failed   2 wrong arguments, missing data, results that cannot be written
+  130 stopped by Ctrl-C
 """
 
 
@@ -94,13 +96,23 @@ def positive(kind: Callable[[str], float]) -> Callable[[str], Any]:
 
 
 def folder(text: str) -> Path:
-    """Parser of a folder that can be written to; made if it is not there."""
+    """Parser of a folder that can be written to, or made; nothing is left there yet."""
     path = Path(text)
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        check_writable(path)
     except OSError as error:
-        raise argparse.ArgumentTypeError(f"{text}: {error.strerror}") from None
+        raise argparse.ArgumentTypeError(str(error)) from None
     return path
+
+
+def check_writable(path: Path) -> None:
+    """Raise OSError unless files can be written to a folder, or to where it would be made."""
+    there = next((p for p in (path, *path.absolute().parents) if p.exists()), path)
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise OSError(f"{path} cannot be written to: {error.strerror}") from None
 
 
 def add_machine(parser: argparse.ArgumentParser) -> None:
@@ -171,6 +183,7 @@ def conduct(
 
     try:
         plan = planner(options)
+        check_writable(plan.out)
         data = plan.lab.data_fingerprint(plan.experiment, options.data)
         store = RunStore(plan.out / "runs")
         todo: list[Any] = []
@@ -189,21 +202,25 @@ def conduct(
             say("preparing the teachers ...")
             material = plan.prepare()
             _note_teacher(plan, data, material.report)
-    except (DataError, ImportError, ValueError) as error:
+    except (DataError, ImportError, ValueError, OSError) as error:
         print(f"b2m {command}: {error}", file=sys.stderr)
         return USAGE
     code = OK
     failed: dict[tuple[str, int], str] = {}
-    if todo:
-        kept = plan.out / "checkpoints"
-        ready = [
-            replace(j, payload=Payload(
-                plan.experiment, material.of(j.config["arm"]), options.threads, kept
-            ))
-            for j in todo
-        ]  # fmt: skip
-        code, failed = _perform(plan, ready, store, options, runs)
-    _report(plan, _teacher_file(plan, data), runs, _missing(plan, runs, failed), options)
+    try:
+        if todo:
+            kept = plan.out / "checkpoints"
+            ready = [
+                replace(j, payload=Payload(
+                    plan.experiment, material.of(j.config["arm"]), options.threads, kept
+                ))
+                for j in todo
+            ]  # fmt: skip
+            code, failed = _perform(plan, ready, store, options, runs)
+        _report(plan, _teacher_file(plan, data), runs, _missing(plan, runs, failed), options)
+    except OSError as error:  # the disk is full, say; finished runs are kept
+        print(f"b2m {command}: {error}", file=sys.stderr)
+        return USAGE
     return code
 
 

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from b2m_fast.cli._common import OK, USAGE, folder, write_results
+from b2m_fast.cli._common import OK, USAGE, check_writable, folder, write_results
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -75,7 +75,8 @@ def _compare(options: argparse.Namespace) -> int:
         found = [read_results(path) for path in options.folders]
         runs, settings = join(found, options.arms)
         _check_out(options.out, options.folders)
-    except (DataError, ValueError) as error:
+        check_writable(options.out)
+    except (DataError, ValueError, OSError) as error:
         print(f"b2m compare: {error}", file=sys.stderr)
         return USAGE
     words = report.sentences(runs, settings, {"words": carried_words(found, runs)})
@@ -86,5 +87,9 @@ def _compare(options: argparse.Namespace) -> int:
         "words": words,
     }
     title = "Together: " + ", ".join(f.name for f in found)
-    write_results(options.out, title, report, runs, settings, words, full)
+    try:
+        write_results(options.out, title, report, runs, settings, words, full)
+    except OSError as error:
+        print(f"b2m compare: {error}", file=sys.stderr)
+        return USAGE
     return OK
