@@ -222,7 +222,11 @@ def test_a_folder_that_cannot_be_written_to_is_refused_first(
     monkeypatch.setattr(transfer_experiment, "make_material", lambda *_: pytest.fail("too late"))
     monkeypatch.chdir(tmp_path)
     Path("file").touch()
-    outs = ["file", "file/below", *(["/proc", "/proc/new/folder"] if Path("/proc").exists() else [])]
+    outs = [
+        "file",
+        "file/below",
+        *(["/proc", "/proc/new/folder"] if Path("/proc").exists() else []),
+    ]
     for command in (["transfer", "latent"], ["compare", "x"]):
         for out in outs:
             assert exit_code(*command, "--out", out) == 2

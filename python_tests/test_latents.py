@@ -14,7 +14,14 @@ from b2m_fast.data.files import DataError
 from b2m_fast.data.spike_loaders import spike_recording
 from b2m_fast.data.spikes import Session, SpikeRecording
 from b2m_fast.teachers.clocks import align
-from b2m_fast.teachers.embeddings import METHODS, factors, fit_contrastive, fit_dpca, marginalise
+from b2m_fast.teachers.embeddings import (
+    METHODS,
+    factors,
+    fit_contrastive,
+    fit_dpca,
+    marginalise,
+    same_covariance,
+)
 from b2m_fast.teachers.latents import make_latents, rank_of_averages
 from b2m_fast.teachers.populations import Population, make_population
 from b2m_fast.teachers.synthetic_population import observe
@@ -57,6 +64,19 @@ def test_planted_latents_are_found(population: Population, method: str) -> None:
     assert variance_explained(teacher.latents, planted_states(TASK)) > least
     assert teacher.reliability[:3].min() > 0.8
     assert teacher.report["condition_identified_in_other_half"] > 0.8
+
+
+def test_factor_analysis_looks_at_a_small_matrix() -> None:
+    """Thousands of pseudo-trials become two rows a unit of the same mean and covariance.
+
+    Else each of its many fits would take seconds on a recording of twenty neurons.
+    """
+    x = RNG(0).normal(size=(500, 7)) @ RNG(1).normal(size=(7, 7))
+    x -= x.mean(axis=0)
+    small = same_covariance(x)
+    assert small.shape == (14, 7)
+    np.testing.assert_allclose(small.mean(axis=0), 0, atol=1e-12)
+    np.testing.assert_allclose(small.T @ small / 14, x.T @ x / 500, atol=1e-12)
 
 
 def test_latents_are_z_scored(population: Population) -> None:

@@ -29,6 +29,7 @@ __all__ = [
     "fit_factor_analysis",
     "fit_pca",
     "marginalise",
+    "same_covariance",
 ]
 
 Array = NDArray[np.float64]
@@ -248,13 +249,33 @@ def fit_factor_analysis(population: Population, k: int, seed: int = 0) -> Embedd
         ) from error
     rng = np.random.default_rng([seed, 31])
     rates, _ = population.pseudo_trials(_PSEUDO_TRIALS, rng)
-    model = FactorAnalysis(n_components=k, tol=1e-3, random_state=0)
-    model.fit(rates.reshape(-1, population.units).astype(np.float64))
-    mean = np.asarray(model.mean_, dtype=np.float64)
-    weights = np.asarray(model.transform(np.eye(population.units) + mean), dtype=np.float64)
+    x = rates.reshape(-1, population.units).astype(np.float64)
+    mean = x.mean(axis=0)
+    small = same_covariance(x - mean)
+    model = FactorAnalysis(k, tol=1e-3, svd_method="lapack")
+    model.fit(small)
+    weights = np.asarray(model.transform(np.eye(population.units)), dtype=np.float64)
     latents = ((population.average() - mean) @ weights).reshape(-1, k)
     axes = np.linalg.svd(latents - latents.mean(axis=0), full_matrices=False)[2]
     return _linear(_signed(weights @ axes.T), mean)
+
+
+def same_covariance(centred: Array) -> Array:
+    """Few rows with the mean and the covariance of many: all that factor analysis looks at.
+
+    Parameters
+    ----------
+    centred : ndarray
+        (rows, units), of mean 0.
+
+    Returns
+    -------
+    ndarray
+        At most two rows a unit.
+    """
+    triangle = np.linalg.qr(centred, mode="r")
+    triangle *= np.sqrt(len(triangle) / len(centred))
+    return np.concatenate([triangle, -triangle])
 
 
 def fit_contrastive(population: Population, k: int, seed: int = 0, steps: int = 300) -> Embedding:
