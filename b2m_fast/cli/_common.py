@@ -256,6 +256,31 @@ def _teacher_file(plan: Plan, data: str) -> Path:
     return plan.out / "teachers" / f"report-{of}.json"
 
 
+class _NoBar:
+    """A progress bar that only passes messages on."""
+
+    def update(self) -> None: ...
+
+    def set_postfix_str(self, text: str) -> None: ...
+
+    def write(self, text: str, file: Any) -> None:
+        print(text, file=file, flush=True)
+
+    def close(self) -> None: ...
+
+
+def _bar(total: int, unit: str, *, quiet: bool) -> Any:
+    """A progress bar; none if it is not wanted, or if tqdm is not there."""
+    if quiet:
+        return _NoBar()
+    try:
+        from tqdm import tqdm  # noqa: PLC0415
+    except ImportError:
+        print("no progress bar without tqdm (pip install 'b2m-fast[transfer]')", file=sys.stderr)
+        return _NoBar()
+    return tqdm(total=total, unit=unit, dynamic_ncols=True)
+
+
 def _perform(
     plan: Plan, ready: list[Any], store: Any, options: argparse.Namespace,
     runs: dict[str, dict[int, Any]],
@@ -263,15 +288,9 @@ def _perform(
     """Run jobs under a progress bar; results go into `runs`. Exit code, and why runs failed."""
     from b2m_fast.transfer.runs import perform  # noqa: PLC0415
 
-    try:
-        from tqdm import tqdm  # noqa: PLC0415
-    except ImportError:
-        print("b2m: tqdm is missing (pip install 'b2m-fast[transfer]')", file=sys.stderr)
-        return USAGE, {}
     code, done = OK, 0
     failed: dict[tuple[str, int], str] = {}
-    total = len(ready) * plan.ticks
-    bar = tqdm(total=total, unit=plan.unit, disable=options.quiet, dynamic_ncols=True)
+    bar = _bar(len(ready) * plan.ticks, plan.unit, quiet=options.quiet)
     outcomes = perform(plan.lab.run, ready, store, workers=options.workers, tick=bar.update)
     try:
         for outcome in outcomes:
