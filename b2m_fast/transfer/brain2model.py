@@ -60,8 +60,8 @@ class Weight:
     until: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.value < math.inf:
-            raise ValueError(f"a weight must be at least 0 and finite, got {self.value}")
+        if not 0 <= self.value <= torch.finfo(torch.float32).max:
+            raise ValueError(f"a weight must be at least 0 and finite in float32, got {self.value}")
         if self.schedule not in {"constant", "cosine", "pretrain"}:
             raise ValueError(
                 f"schedule must be 'constant', 'cosine' or 'pretrain', got {self.schedule!r}"
