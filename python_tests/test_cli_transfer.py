@@ -182,6 +182,17 @@ def test_stopped_and_resumed(
             ["latent", "--brain", "hippocampus", "--directions", "4"],
             "--directions 4: --brain hippocampus was recorded with 2",
         ),
+        (["latent", "--stimuli", "images"], "--stimuli is for --brain cowley-v4"),
+        (
+            ["latent", "--brain", "hippocampus", "--neurons", "7"],
+            "--neurons is for --brain synthetic",
+        ),
+        (
+            ["latent", "--brain", "pfc-memory", "--network-steps", "7", "--arms", "brain"],
+            "--network-steps is for --brain synthetic or the arm network",
+        ),
+        (["latent", "--student", "vae", "--latents", "fa"], "--latents is for recurrent students"),
+        (["latent", "--weight", "1e300"], "finite in float32, got 1e+300"),
         (["latent", "--brain", "pfc-memory"], "--data DIR or B2M_DATA"),
         (["latent", "--brain", "pfc-memory", "--data", "/no/such"], "/no/such does not exist"),
         ([], "STRATEGY"),
@@ -238,6 +249,18 @@ def test_a_folder_that_cannot_be_written_to_is_refused_first(
     capsys.readouterr()
     assert exit_code("transfer", "latent") == 2
     assert "cannot be written to: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_without_tqdm_there_is_no_bar(
+    quiet: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A progress bar that cannot be drawn is no reason not to run, and nothing to tell the quiet."""
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    arguments = ["--arms", "none", "--seeds", "0", "--out", str(tmp_path), "--workers", "1"]
+    quietly = ["--quiet"] if quiet else []
+    assert cli.main(["transfer", "latent", *SHORT, "--units", "4", *arguments, *quietly]) == 0
+    assert ("no progress bar without tqdm" in capsys.readouterr().err) is not quiet
 
 
 @pytest.mark.parametrize("which", ["runs/", "results.json"])

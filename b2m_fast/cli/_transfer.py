@@ -6,7 +6,7 @@ import argparse
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from b2m_fast.cli._common import (
     OUTCOME,
@@ -18,6 +18,9 @@ from b2m_fast.cli._common import (
     positive,
     which,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 GROUP_HELP = """\
 A brain as a second teacher (Brain2Model; Gallo Aquino et al. 2025, arXiv 2506.20834): a student
@@ -168,6 +171,7 @@ def _plan(method: str, options: argparse.Namespace) -> Plan:
     experiment = _with_wishes(experiment, options)
     arms, seeds = which(options, arms or default_arms(method, student), seeds)
     check_arms(arms, method, student)
+    _check_use(options, experiment, arms)
     evaluation = experiment.evaluation
     synthetic = " (SYNTHETIC, simulated neurons)" if options.brain == "synthetic" else ""
     stand_in = " (a STAND-IN for a driving brain)" if options.brain == "cowley-v4" else ""
@@ -207,6 +211,20 @@ def _student(options: argparse.Namespace) -> str:
     if options.brain == "synthetic":
         return str(options.default)
     return "vae" if BRAINS[options.brain] == FRAME_TASKS else "gru"
+
+
+def _check_use(options: argparse.Namespace, experiment: Any, arms: Sequence[str]) -> None:
+    """Refuse options that would change nothing."""
+    synthetic = experiment.brain == "synthetic"
+    uses = {
+        "neurons": (synthetic, "--brain synthetic"),
+        "network_steps": (synthetic or "network" in arms, "--brain synthetic or the arm network"),
+        "stimuli": (experiment.brain == "cowley-v4", "--brain cowley-v4"),
+        "latents": (not experiment.draws_frames, "recurrent students"),
+    }
+    for name, (used, where) in uses.items():
+        if getattr(options, name, None) is not None and not used:
+            raise ValueError(f"--{name.replace('_', '-')} is for {where}")
 
 
 def _with_wishes(experiment: Any, options: argparse.Namespace) -> Any:
