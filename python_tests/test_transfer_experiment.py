@@ -305,6 +305,21 @@ def test_teachers_are_made_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert any("SYNTHETIC" in line for line in first.report["words"])
 
 
+@pytest.mark.usefixtures("bars")
+@pytest.mark.parametrize("experiment", [TRIALS, FRAMES])
+def test_students_alone_need_no_teacher(
+    experiment: TransferExperiment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The arm none alone trains no network behind a brain, and learns to the bit as beside others."""
+    others = lab.make_material(experiment, ["none", "brain"], None, tmp_path / "teachers")
+    expected = forget(go(experiment, others, "none", 0, tmp_path / "a"))
+    for module in (transfer_trials, transfer_frames):
+        monkeypatch.setattr(module, "teach_alone", lambda *_: pytest.fail("a network was trained"))
+    alone = lab.make_material(experiment, ["none"], None, tmp_path / "none")
+    assert forget(go(experiment, alone, "none", 0, tmp_path / "b")) == expected
+    assert not (tmp_path / "none").exists()
+
+
 def test_condition_states_are_in_the_order_of_conditions() -> None:
     """Row c holds trials of condition c: trials of one condition are more alike than of others."""
     task = decision_task("delay-match-sample", directions=2, noise=0.01)

@@ -70,8 +70,8 @@ class FrameMaterial:
         The experiment.
     scenes : Scenes
         The scenes.
-    brain : PairedTeacher
-        The brain's teacher (of the arm network: the network's).
+    brain : PairedTeacher, optional
+        The brain's teacher (of the arm network: the network's); None if no arm has one.
     network : PairedTeacher, optional
         The network's.
     of_scenes : bool
@@ -82,7 +82,7 @@ class FrameMaterial:
 
     experiment: TransferExperiment
     scenes: Scenes
-    brain: PairedTeacher
+    brain: PairedTeacher | None
     network: PairedTeacher | None
     of_scenes: bool
     report: dict[str, Any]
@@ -139,7 +139,7 @@ class FrameMaterial:
         PairedTeacher or None
             None for a student alone.
         """
-        if arm == "none":
+        if arm == "none" or self.brain is None:
             return None
         teacher, rng = self.brain, np.random.default_rng([seed, CHANCE])
         if arm == "relabelled":
@@ -199,6 +199,8 @@ def frame_material(
         If data are missing or malformed.
     """
     scenes, settings = load_scenes(experiment.task, root), experiment.teacher
+    if set(arms) <= {"none"}:
+        return FrameMaterial(experiment, scenes, None, None, of_scenes=False, report={})
     report: dict[str, Any] = {}
     if experiment.brain == "synthetic":
         brain, report["truth"] = _synthetic(experiment, scenes, kept, say)

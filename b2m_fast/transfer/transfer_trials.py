@@ -77,8 +77,8 @@ class TrialMaterial:
         The experiment.
     task : EpochTask
         The task.
-    brain : LatentTeacher or PairedTeacher
-        The brain's teacher (of the arm network: the network's).
+    brain : LatentTeacher or PairedTeacher, optional
+        The brain's teacher (of the arm network: the network's); None if no arm has one.
     network : LatentTeacher or PairedTeacher, optional
         The network's.
     window : (int, int), optional
@@ -89,7 +89,7 @@ class TrialMaterial:
 
     experiment: TransferExperiment
     task: EpochTask
-    brain: LatentTeacher | PairedTeacher
+    brain: LatentTeacher | PairedTeacher | None
     network: LatentTeacher | PairedTeacher | None
     window: tuple[int, int] | None
     report: dict[str, Any]
@@ -147,7 +147,7 @@ class TrialMaterial:
             None for a student alone.
         """
         del share
-        if arm == "none":
+        if arm == "none" or self.brain is None:
             return None
         rng = np.random.default_rng([seed, CHANCE])
         if isinstance(self.brain, LatentTeacher):
@@ -209,6 +209,8 @@ def trial_material(
         If data are missing, malformed, or cannot teach this task.
     """
     task = decision_task(experiment.task, **experiment.task_options)
+    if set(arms) <= {"none"}:
+        return TrialMaterial(experiment, task, None, None, None, {})
     settings = experiment.teacher
     report: dict[str, Any] = {}
     if experiment.brain == "synthetic":
