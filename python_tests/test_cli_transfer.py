@@ -195,6 +195,10 @@ def test_stopped_and_resumed(
         (["latent", "--weight", "1e300"], "finite in float32, got 1e+300"),
         (["latent", "--brain", "pfc-memory"], "--data DIR or B2M_DATA"),
         (["latent", "--brain", "pfc-memory", "--data", "/no/such"], "/no/such does not exist"),
+        (
+            ["latent", "--brain", "pfc-memory", "--data", __file__],
+            "test_cli_transfer.py is no folder",
+        ),
         ([], "STRATEGY"),
     ],
 )

@@ -36,6 +36,9 @@ def test_rebinning_keeps_counts() -> None:
         np.testing.assert_array_equal(a.spikes[:, :, :9].sum(axis=2), b.spikes.sum(axis=2))
     with pytest.raises(DataError, match=r"75\.0 ms are no multiple of the recorded 50\.0"):
         rebin(source, 75.0)
+    for bad in (np.inf, np.nan, 0.0, -50.0):
+        with pytest.raises(DataError, match=f"bin_ms must be positive and finite, got {bad}"):
+            rebin(source, bad)
     with pytest.raises(DataError, match="longer than a trial of 500"):
         rebin(source, 550.0)
 
@@ -163,15 +166,24 @@ def test_recordings_that_cannot_teach() -> None:
     )
     with pytest.raises(DataError, match=r"at least two conditions, got \['a'\]"):
         make_population(one)
-    with pytest.raises(DataError, match=r"no unit has 2 trials of each of the 2.*\(at most 1\)"):
+    with pytest.raises(
+        DataError,
+        match=r"no unit has 2 trials of each of the 2.*\(at most 1; .*'slow' 1, 'fast' 1\)",
+    ):
         make_population(counts(trials=2))
+    lacking = counts(sessions=1, trials=9)
+    kept = lacking.sessions[0].condition == 0
+    session = Session(lacking.sessions[0].spikes[kept], lacking.sessions[0].condition[kept])
+    with pytest.raises(DataError, match=r"at most 0; the best one has of 'fast' 0\)"):
+        make_population(replace(lacking, sessions=(session,)))
     silent = SpikeRecording(
         "test", (Session(np.zeros((4, 3, 5)), np.arange(4) % 2),), ("a", "b"), 50.0, {}
     )
     with pytest.raises(DataError, match=r"none of 3 units fires 0\.5 spikes/s"):
         make_population(silent)
-    with pytest.raises(ValueError, match="smooth_ms must not be negative, got -1"):
-        make_population(counts(), smooth_ms=-1)
+    for width in (-1.0, np.nan, np.inf):
+        with pytest.raises(ValueError, match=f"smooth_ms must not be negative.*got {width}"):
+            make_population(counts(), smooth_ms=width)
     with pytest.raises(ValueError, match="minimum_trials must be at least 2, got 1"):
         make_population(counts(), minimum_trials=1)
 

@@ -81,7 +81,7 @@ def test_one_seed_gives_no_verdict() -> None:
     one = {arm: {0: seeds[0]} for arm, seeds in runs(none=0.1, neural=0.9).items()}
     lines = report.sentences(one, EVALUATION, {})
     assert lines == [
-        "neural against none: one seed only, so nothing can be said about chance (1 seeds)."
+        "neural against none: one seed only, so nothing can be said about chance (1 seed)."
     ]
     assert "nan" not in report.markdown(one, EVALUATION)
 

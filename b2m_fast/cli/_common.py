@@ -196,7 +196,7 @@ def conduct(
                 runs[job.config["arm"]][job.config["seed"]] = result
         say = print if not options.quiet else lambda *_: None
         count = len(plan.arms) * len(plan.seeds)
-        say(f"{len(plan.arms)} arms x {len(plan.seeds)} seeds: {len(todo)} runs to do, "
+        say(f"arms {len(plan.arms)}, seeds {len(plan.seeds)}: {len(todo)} runs to do, "
             f"{count - len(todo)} found in {plan.out}")  # fmt: skip
         if todo:
             say("preparing the teachers ...")

@@ -107,7 +107,8 @@ def data_root(given: str | Path | None = None) -> Path:
         )
     root = Path(name).expanduser()
     if not root.is_dir():
-        raise DataError(f"the data directory {root} does not exist (from --data or {ENVIRONMENT})")
+        wrong = "is no folder" if root.exists() else "does not exist"
+        raise DataError(f"the data directory {root} {wrong} (from --data or {ENVIRONMENT})")
     return root
 
 

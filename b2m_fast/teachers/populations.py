@@ -7,6 +7,7 @@ neurons share from trial to trial; what is kept is what each of them tells of th
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -193,8 +194,11 @@ def rebin(recording: SpikeRecording, bin_ms: float) -> SpikeRecording:
     Raises
     ------
     DataError
-        If `bin_ms` is no multiple of the recording's bins, or longer than a trial.
+        If `bin_ms` is not positive and finite, no multiple of the recording's bins, or longer than a
+        trial.
     """
+    if not 0 < bin_ms < math.inf:
+        raise DataError(f"{recording.name}: bin_ms must be positive and finite, got {bin_ms}")
     factor = round(bin_ms / recording.bin_ms)
     if factor < 1 or abs(factor * recording.bin_ms - bin_ms) > 1e-6 * recording.bin_ms:
         raise DataError(
@@ -270,15 +274,15 @@ def make_population(
     DataError
         If there is only one condition, no neuron has repeats of every condition, or none is left.
     ValueError
-        If `smooth_ms` is negative or `minimum_trials` less than 2.
+        If `smooth_ms` is negative or not finite, or `minimum_trials` less than 2.
 
     Notes
     -----
     Neurons of one session with too few trials of a condition leave together. Smoothing looks to
     both sides: a teacher at one moment knows of the next `smooth_ms`.
     """
-    if smooth_ms < 0:
-        raise ValueError(f"smooth_ms must not be negative, got {smooth_ms}")
+    if not 0 <= smooth_ms < math.inf:
+        raise ValueError(f"smooth_ms must not be negative, and finite, got {smooth_ms}")
     if minimum_trials < 2:
         raise ValueError(f"minimum_trials must be at least 2, got {minimum_trials}")
     if len(recording.conditions) < 2:
@@ -290,10 +294,13 @@ def make_population(
     smoother = gaussian_smoother(source.bins, smooth_ms / source.bin_ms)
     fewest = [int(_trials(s, len(source.conditions)).min()) for s in source.sessions]
     if max(fewest) < minimum_trials:
+        best = _trials(source.sessions[fewest.index(max(fewest))], len(source.conditions))
+        few = [f"{c!r} {n}" for c, n in zip(source.conditions, best, strict=True)
+               if n < minimum_trials]  # fmt: skip
         raise DataError(
             f"{recording.name}: no unit has {minimum_trials} trials of each of the "
-            f"{len(source.conditions)} conditions (at most {max(fewest)}): without repeats signal "
-            f"and noise cannot be told apart"
+            f"{len(source.conditions)} conditions (at most {max(fewest)}; the best one has of "
+            f"{', '.join(few)}): without repeats signal and noise cannot be told apart"
         )
     repeated = [s for s, n in zip(source.sessions, fewest, strict=True) if n >= minimum_trials]
     scored = [_z_scored(s, source.bin_ms, smoother, minimum_rate) for s in repeated]

@@ -21,6 +21,7 @@ __all__ = [
     "arrivals",
     "canvas",
     "comparison",
+    "counted",
     "difference",
     "difference_table",
     "mean",
@@ -296,7 +297,23 @@ def comparison(runs: Runs, columns: Sequence[Metric], arm: str, base: str) -> st
     parts = [f"{word} in {', '.join(names)}" for word, names in groups.items() if names]
     if seeds == 1:
         parts = ["one seed only, so nothing can be said about chance"]
-    return f"{arm} against {base}: {'; '.join(parts)} ({seeds} seeds)." if parts else None
+    return f"{arm} against {base}: {'; '.join(parts)} ({counted(seeds)})." if parts else None
+
+
+def counted(seeds: int) -> str:
+    """A number of seeds, in words.
+
+    Parameters
+    ----------
+    seeds : int
+        How many.
+
+    Returns
+    -------
+    str
+        "1 seed", "2 seeds".
+    """
+    return f"{seeds} seed{'s' * (seeds != 1)}"
 
 
 def missing_words(missing: Sequence[dict[str, Any]]) -> list[str]:

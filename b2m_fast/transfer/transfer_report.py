@@ -14,6 +14,7 @@ from b2m_fast.transfer.tables import (
     Runs,
     arrivals,
     comparison,
+    counted,
     difference,
     difference_table,
     mean_table,
@@ -267,7 +268,9 @@ def _verdict(runs: Runs, settings: dict[str, Any]) -> list[str]:
     if "brain" not in runs or "none" not in runs or len(runs["brain"]) < 2:
         return []
     if (few := len(set(runs["brain"]) & set(runs["none"]))) < FEWEST:
-        return [f"In short: {few} seeds are too few for a verdict; it takes {FEWEST}."]
+        return [
+            f"In short: {counted(few)} {'is' if few == 1 else 'are'} too few for a verdict; it takes {FEWEST}."
+        ]
 
     def gains(base: str) -> set[str]:
         found = set()
