@@ -291,8 +291,45 @@ def test_help_teaches(method: str, capsys: pytest.CaptureFixture[str]) -> None:
     """--help explains the method, arms, brains, examples, outputs and exit codes."""
     assert exit_code("transfer", method, "--help") == 0
     text = capsys.readouterr().out
-    for word in (*ARMS, "pfc-memory", "STAND-IN", "results.json", "exit codes", "b2m compare"):
+    words = (
+        *ARMS, "pfc-memory", "STAND-IN", "results.json", "teachers/", "checkpoints/", "exit codes",
+        "b2m compare",
+    )  # fmt: skip
+    for word in words:
         assert word in text
+    assert ("in the manner of CEBRA" in " ".join(text.split())) is (method == "latent")
+
+
+@pytest.mark.parametrize(
+    ("method", "student", "defaults"),
+    [
+        ("latent", "gru", {"weight": 1.0, "units": 64, "batch": 64, "criterion": 0.9}),
+        ("contrastive", "vae", {"weight": 0.01, "units": 32, "batch": 32, "criterion": 0.005}),
+        ("latent", "vae", {"weight": 0.1, "network-steps": 500, "components": 12}),
+        ("contrastive", "rnn", {"weight": 0.1, "network-steps": 1500, "neurons": 100}),
+    ],
+)
+def test_help_gives_the_true_defaults(
+    method: str, student: str, defaults: dict[str, float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A default that --help names is the one that is used."""
+    experiment = preset(method, student, "synthetic", None)[0]
+    assert exit_code("transfer", method, "--help") == 0
+    text = " ".join(capsys.readouterr().out.partition("\narms\n")[0].split())
+    found = {
+        "weight": experiment.transfer.weight.value,
+        "units": experiment.units,
+        "batch": experiment.batch,
+        "criterion": experiment.evaluation.criterion,
+        "network-steps": experiment.teacher.network_steps,
+        "components": experiment.teacher.k,
+        "neurons": experiment.teacher.neurons,
+    }
+    for name, value in defaults.items():
+        assert found[name] == value
+        about = text[text.rindex(f" --{name} ") :]
+        about = about[about.index("default: ") :].partition(" --")[0]
+        assert f"{value:g}" in about.replace(",", "").split()
     assert exit_code("transfer", "--help") == 0
     assert "2506.20834" in capsys.readouterr().out
 

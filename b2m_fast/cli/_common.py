@@ -22,11 +22,14 @@ OK, FAILED, USAGE, INTERRUPTED = 0, 1, 2, 130
 OUTCOME = """\
 what comes out, in --out
   results.md    tables: means, paired differences with 95 % intervals, {tables}
-  results.json  settings, versions, machine, quality of the teacher, every run
+  results.json  settings, versions, machine, quality of the teacher, every run, and which
+                are missing and why
   results.png   figure
                 these three are of the last command
   runs/         one file per finished run, named after arm, seed and a hash of all settings: other
                 settings in the same --out overwrite nothing, and the old ones find their runs again
+  teachers/     what is known of the teachers, and networks that teach
+  checkpoints/  runs under way, from which they go on; gone when all are done
 
 exit codes
   0 all runs done   1 a run failed   2 wrong arguments, missing data, results that cannot be written

@@ -116,7 +116,9 @@ def _add_method(strategies: Any, method: str) -> None:
         help=HELP[method].partition(":")[0],
         description=HELP[method],
         epilog=EPILOG.format(
-            arms=arms, examples=EXAMPLES[method], outcome=OUTCOME.format(tables=tables)
+            arms=arms,
+            examples=EXAMPLES[method],
+            outcome=OUTCOME.format(tables=tables),
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -126,32 +128,53 @@ def _add_method(strategies: Any, method: str) -> None:
     what.add_argument("--student", choices=STUDENTS, help=f"default: {student}")
     what.add_argument("--brain", choices=list(BRAINS), default="synthetic", help="default: %(default)s")  # fmt: skip
     what.add_argument("--task", choices=TASKS, help="default: the one that goes with the brain")
-    add_which(what, list(ARMS), out=f"{method}-STUDENT-BRAIN-TASK")
+    add_which(
+        what,
+        list(ARMS),
+        seeds="0 1 2, recorded brains 0 to 9",
+        out=f"{method}-STUDENT-BRAIN-TASK",
+    )
     how = parser.add_argument_group("how")
-    how.add_argument("--weight", type=real, help="of the brain's term")
+    weights = "1, autoencoder 0.1" if method == "latent" else "0.1, autoencoder 0.01"
+    how.add_argument("--weight", type=real, help=f"of the brain's term; default: {weights}")
     how.add_argument("--schedule", choices=("constant", "cosine", "pretrain"), help="of the weight; default: constant")  # fmt: skip
     how.add_argument("--until", type=real, help="share of the training at which cosine or pretrain ends; default: 0.5")  # fmt: skip
     if method == "latent":
         how.add_argument("--readout", choices=("learned", "fixed", "ridge"), help="W; default: learned")  # fmt: skip
-        how.add_argument("--latents", choices=("pca", "dpca", "fa", "cebra"), help="how they are found; default: pca")  # fmt: skip
+        how.add_argument("--latents", choices=("pca", "dpca", "fa", "cebra"), help="how they are found: principal components (default), demixed ones, factor analysis, or an embedding of ours in the manner of CEBRA, not the package")  # fmt: skip
     else:
         how.add_argument("--temperature", type=real, help="default: 0.07")
         how.add_argument("--learn-temperature", action="store_true", default=None, help="learn it")
         how.add_argument("--dimension", type=whole, help="of the shared space; default: 64")
-    how.add_argument("--components", type=whole, metavar="K", help="latents of the brain; default: as many as are reproducible, or all neurons")  # fmt: skip
+    components = "all neurons"
+    if method == "latent":
+        components = "as many as are reproducible, autoencoder 12"
+    how.add_argument("--components", type=whole, metavar="K", help=f"latents of the brain; default: {components}")  # fmt: skip
     how.add_argument("--stimuli", choices=("scenes", "images"), help="cowley-v4: models of neurons answer to the scenes (default), or neurons did to images")  # fmt: skip
-    how.add_argument("--neurons", type=whole, help="of the synthetic brain")
-    how.add_argument("--network-steps", type=whole, metavar="N", help="training of networks that teach: behind the synthetic brain, arm network")  # fmt: skip
-    how.add_argument("--units", type=whole, help="hidden units, or latents of the autoencoder")
-    how.add_argument("--steps", type=whole, help="training steps")
-    how.add_argument("--batch", type=whole, help="trials or frames per step")
-    how.add_argument("--learning-rate", type=real)
-    how.add_argument("--directions", type=whole, help="of a task with directions")
-    how.add_argument("--delay", type=real, metavar="MS", help="of a decision task")
+    how.add_argument("--neurons", type=whole, help="of the synthetic brain; default: 100")
+    how.add_argument("--network-steps", type=whole, metavar="N", help="training of networks that teach: behind the synthetic brain, arm network; default: 1500, autoencoder 500")  # fmt: skip
+    how.add_argument(
+        "--units",
+        type=whole,
+        help="hidden units, or latents of the autoencoder; default: 64, autoencoder 32",
+    )
+    how.add_argument(
+        "--steps", type=whole, help="training steps; default: by task and student, 200 to 800"
+    )
+    how.add_argument(
+        "--batch", type=whole, help="trials or frames per step; default: 64, autoencoder 32"
+    )
+    how.add_argument("--learning-rate", type=real, help="default: by task and student, the best of students without a teacher")  # fmt: skip
+    how.add_argument("--directions", type=whole, help="of a task with directions; default: direction 6, delay-match-sample 8, delay-direction-rule 16; a recorded brain has those it was recorded with")  # fmt: skip
+    how.add_argument("--delay", type=real, metavar="MS", help="of a decision task; default: 1000, delay-direction-rule 500, hippocampus 3000")  # fmt: skip
     measure = parser.add_argument_group("measure")
-    measure.add_argument("--criterion", type=real, help="validation accuracy to reach, or squared error to fall to")  # fmt: skip
-    measure.add_argument("--every", type=whole, help="steps between validations")
-    measure.add_argument("--delays", type=real, nargs="+", metavar="MS", help="other delays to be tested on")  # fmt: skip
+    measure.add_argument("--criterion", type=real, help="validation accuracy to reach, or squared error to fall to; default: 0.9, driving 0.005, camvid 0.025")  # fmt: skip
+    measure.add_argument(
+        "--every",
+        type=whole,
+        help="steps between validations; default: by task and student, 2 to 10",
+    )
+    measure.add_argument("--delays", type=real, nargs="+", metavar="MS", help="other delays to be tested on; default: 1.5 and 2 times as long")  # fmt: skip
     measure.add_argument("--shares", type=real, nargs="+", metavar="S", help="train again on these shares of the data, e.g. 0.05 0.1 0.25 0.5 1")  # fmt: skip
     add_machine(parser)
     parser.set_defaults(
