@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <type_traits>
 
 #include "cpu/dispatch.h"
 #include "cpu/parallel.h"
@@ -80,7 +81,7 @@ std::int64_t padded_stride(std::int64_t depth, std::int64_t width) {
 }  // namespace
 
 template <class T>
-Operand<T> prepare(const Matrix& matrix, Metric metric, const double* origin, Packing packing, int threads) {
+Operand<T> prepare(const Matrix& matrix, Metric metric, int threads, const double* origin, Roles roles, int parts) {
   const Kernels<T>& level = kernels<T>();
   Operand<T> operand;
   operand.count = matrix.rows;
@@ -104,7 +105,10 @@ Operand<T> prepare(const Matrix& matrix, Metric metric, const double* origin, Pa
       std::fill(shifted + operand.depth, shifted + operand.stride, T(0));
     }
   });
-  if (packing == Packing::rows_and_panels) pack_panels(operand, level.column_panel, threads);
+  if constexpr (std::is_same_v<T, float>) {
+    operand.packed = pack_rows(operand.rows.data(), operand.stride, operand.count, operand.depth, parts, roles, threads);
+  }
+  if (parts == 0 && roles.column) pack_panels(operand, level.column_panel, threads);
   return operand;
 }
 
@@ -155,8 +159,8 @@ void finish_gradient(const Operand<T>& operand, Buffer<T>& gradient, double fact
   });
 }
 
-template Operand<float> prepare<float>(const Matrix&, Metric, const double*, Packing, int);
-template Operand<double> prepare<double>(const Matrix&, Metric, const double*, Packing, int);
+template Operand<float> prepare<float>(const Matrix&, Metric, int, const double*, Roles, int);
+template Operand<double> prepare<double>(const Matrix&, Metric, int, const double*, Roles, int);
 template void finish_gradient<float>(const Operand<float>&, Buffer<float>&, double, const Matrix&, int);
 template void finish_gradient<double>(const Operand<double>&, Buffer<double>&, double, const Matrix&, int);
 
