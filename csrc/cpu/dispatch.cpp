@@ -54,11 +54,8 @@ bool has_amx() {
 }
 #endif
 
-// Slowest first, which is also the order of preference. The emulated level is there to be asked for by name.
+// Slowest first; the last that runs is the choice, but for the emulated level, which has to be asked for by name.
 const Entry kLevels[] = {
-#if defined(B2M_HAVE_AMX_EMULATED)
-    {&kAmxEmulatedLevel, has_avx512bf16},
-#endif
     {&kGenericLevel, always},
 #if defined(B2M_HAVE_AVX2)
     {&kAvx2Level, has_avx2},
@@ -72,7 +69,18 @@ const Entry kLevels[] = {
 #if defined(B2M_HAVE_AMX)
     {&kAmxLevel, has_amx},
 #endif
+#if defined(B2M_HAVE_AMX_EMULATED)
+    {&kAmxEmulatedLevel, has_avx512bf16},
+#endif
 };
+
+const InstructionLevel* emulated_level() {
+#if defined(B2M_HAVE_AMX_EMULATED)
+  return &kAmxEmulatedLevel;
+#else
+  return nullptr;
+#endif
+}
 
 thread_local const InstructionLevel* fixed_level = nullptr;
 
@@ -105,7 +113,7 @@ const InstructionLevel& chosen_level() {
   for (const Entry& entry : kLevels) {
     if (!entry.runs_here()) continue;
     if (wanted && *wanted && std::string(wanted) == entry.level->name) return *entry.level;
-    best = entry.level;
+    if (entry.level != emulated_level()) best = entry.level;
   }
   if (wanted && *wanted) {
     throw std::invalid_argument("B2M_ISA=" + std::string(wanted) +

@@ -19,18 +19,19 @@ B2M_INLINE void vector_block(const PartsProduct& p, const std::uint32_t* left, c
 #pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) sum[i][v] = _mm512_setzero_ps();
   }
+  const std::int64_t row = p.left.row;
   for (int product = 0; product < products_of(p.parts); ++product) {
     const PartPair pair = kPairs[p.parts - 1][product];
     const std::uint32_t* a = left + pair.left * p.left.part;
     const std::uint32_t* b = right + pair.right * p.right.part;
+    // Word by word along the rows of the left side, which lie in one piece (`left` layouts have blocks side by side).
     for (std::int64_t k = 0; k < depth; ++k) {
       __m512bh vectors[std::size_t{kVectors}];
 #pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v) vectors[v] = (__m512bh)_mm512_loadu_si512(b + v * p.right.block + k * p.right.row);
-      const std::uint32_t* word = a + k / kWordBlock * p.left.block + k % kWordBlock;
+      for (int v = 0; v < kVectors; ++v) vectors[v] = (__m512bh)_mm512_loadu_si512(b + v * p.right.block + k * kWordBlock);
 #pragma GCC unroll 8
       for (int i = 0; i < kRows; ++i) {
-        const __m512bh scalar = (__m512bh)_mm512_set1_epi32(static_cast<int>(word[i * p.left.row]));
+        const __m512bh scalar = (__m512bh)_mm512_set1_epi32(static_cast<int>(a[i * row + k]));
 #pragma GCC unroll 2
         for (int v = 0; v < kVectors; ++v) sum[i][v] = _mm512_dpbf16_ps(sum[i][v], scalar, vectors[v]);
       }
