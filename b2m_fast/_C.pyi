@@ -39,7 +39,15 @@ def pairwise_backward(
     /,
 ) -> None: ...
 def pair_list_forward(
-    x: _Matrix, i: int, j: int, pairs: int, metric: int, gamma: float, out: int, executor: _Executor, /
+    x: _Matrix,
+    i: int,
+    j: int,
+    pairs: int,
+    metric: int,
+    gamma: float,
+    out: int,
+    executor: _Executor,
+    /,
 ) -> None: ...
 def pair_list_backward(
     x: _Matrix,
@@ -64,7 +72,9 @@ def topk(
     executor: _Executor,
     /,
 ) -> None: ...
-def self_scores(x: _Matrix, metric: int, gamma: float, out: int, executor: _Executor, /) -> None: ...
+def self_scores(
+    x: _Matrix, metric: int, gamma: float, out: int, executor: _Executor, /
+) -> None: ...
 def info_nce_forward(
     query: _Matrix,
     key: _Matrix,

@@ -149,9 +149,7 @@ def topk(x: Tensor, y: Tensor | None, k: int, scoring: Scoring) -> tuple[Tensor,
 def self_scores(x: Tensor, scoring: Scoring) -> Tensor:
     """score(x_i, x_i) of every row, (n,) float64."""
     out = _doubles(len(x))
-    _C.self_scores(
-        matrix(x), METRICS[scoring.metric], scoring.gamma, address(out), _executor()
-    )
+    _C.self_scores(matrix(x), METRICS[scoring.metric], scoring.gamma, address(out), _executor())
     return out
 
 

@@ -204,10 +204,10 @@ def linear_backward(
         with_itself = constant + 2 * p
         with_itself = with_itself + of_c * _squares(z)[:, None] + of_t * _squares(u)[:, None]
         g = torch.addmm(u @ tc, z, cc).to(torch.float64)
-        z = z.to(torch.float64)
+        wide = z.to(torch.float64)
         g += (constant + p) * total + item_total
-        g -= with_itself * z
+        g -= with_itself * wide
         if diagonal is not None:
-            g += 2 * diagonal[own, None] * z
-        gradient[own] = through_preparation(patterns[own], comparison.c.scoring.metric, z, g)
+            g += 2 * diagonal[own, None] * wide
+        gradient[own] = through_preparation(patterns[own], comparison.c.scoring.metric, wide, g)
     return gradient

@@ -5,6 +5,7 @@
 
 #include "cpu/engine.h"
 #include "cpu/operands.h"
+#include "cpu/sums.h"
 
 namespace b2m {
 namespace {
@@ -127,9 +128,7 @@ void write_logit_mean(const Operand<T>& of, const Operand<T>& over, double scale
   for (std::int64_t k = 0; over.count > 0 && k < over.depth; ++k) mean[k] /= static_cast<double>(over.count);
   parallel_ranges(threads, of.count, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) {
-      double sum = 0;
-      for (std::int64_t k = 0; k < of.depth; ++k) sum += static_cast<double>(of.rows[i * of.stride + k]) * mean[k];
-      to[i] = scale * sum;
+      to[i] = scale * dot(of.rows.data() + i * of.stride, mean.data(), of.depth);
     }
   });
 }
@@ -246,11 +245,7 @@ double weighted_score_sum(const Operand<T>& operand, const Buffer<T>& gradient, 
   Buffer<double> parts(operand.count);
   parallel_ranges(threads, operand.count, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) {
-      double sum = 0;
-      for (std::int64_t k = i * operand.stride; k < i * operand.stride + operand.depth; ++k) {
-        sum += static_cast<double>(operand.rows[k]) * static_cast<double>(gradient[k]);
-      }
-      parts[i] = sum;
+      parts[i] = dot(operand.rows.data() + i * operand.stride, gradient.data() + i * operand.stride, operand.depth);
     }
   });
   double total = 0;

@@ -53,13 +53,13 @@ std::vector<Workspace<T>> make_workspaces(const Blocking& blocking, int threads,
 }
 
 /// Visits all tiles. body(thread, tile) runs in parallel with an empty tile (no data) that says which pairs; after(column0, columns)
-/// runs once per block of columns. `upper`: rows and columns are the same items and only tiles with a pair i < j are visited.
+/// runs once per block of columns. `upper`: rows and columns are the same items and only tiles with a pair i <= j are visited.
 template <class T, class Body, class After>
 void for_tiles(std::int64_t row_count, std::int64_t column_count, bool upper, const Blocking& blocking, int threads,
                const Body& body, const After& after) {
   for (std::int64_t column0 = 0; column0 < column_count; column0 += blocking.columns) {
     const std::int64_t columns = std::min(blocking.columns, column_count - column0);
-    const std::int64_t last_row = upper ? std::min(row_count, column0 + columns - 1) : row_count;
+    const std::int64_t last_row = upper ? std::min(row_count, column0 + columns) : row_count;
     parallel(threads, [&](int thread) {
       for (std::int64_t row0 = thread * blocking.rows; row0 < last_row; row0 += threads * blocking.rows) {
         const std::int64_t rows = std::min(blocking.rows, row_count - row0);

@@ -7,6 +7,7 @@
 
 #include "cpu/dispatch.h"
 #include "cpu/parallel.h"
+#include "cpu/sums.h"
 #include "pair/elements.h"
 
 namespace b2m {
@@ -15,13 +16,12 @@ namespace {
 /// Norm in double without overflow or underflow of the squares; NaN if any value is NaN.
 template <class T>
 double norm(const T* row, std::int64_t depth) {
-  double largest = 0, sum = 0;
+  double largest = 0, sum = dot(row, row, depth);
+  if (sum > 1e-200 && sum < 1e200) return std::sqrt(sum);
   for (std::int64_t k = 0; k < depth; ++k) {
     const double value = std::fabs(static_cast<double>(row[k]));
     largest = value > largest ? value : largest;
-    sum += value * value;
   }
-  if (sum > 1e-200 && sum < 1e200) return std::sqrt(sum);
   if (largest == 0 || std::isnan(sum) || std::isinf(largest)) return std::isnan(sum) ? sum : largest;
   sum = 0;
   for (std::int64_t k = 0; k < depth; ++k) {
@@ -138,16 +138,13 @@ void finish_gradient(const Operand<T>& operand, Buffer<T>& gradient, double fact
       T* g = gradient.data() + i * operand.stride;
       if (normalised) {
         const T* z = operand.rows.data() + i * operand.stride;
-        double along = 0;
-        for (std::int64_t k = 0; k < operand.depth; ++k) along += static_cast<double>(z[k]) * static_cast<double>(g[k]);
-        double sum = 0;
+        const double along = dot(z, g, operand.depth), size = operand.inverse_norm[i] * factor;
         for (std::int64_t k = 0; k < operand.depth; ++k) {
-          const double across = static_cast<double>(g[k]) - static_cast<double>(z[k]) * along;
-          const double value = across * operand.inverse_norm[i] * factor;
-          sum += value;
-          g[k] = static_cast<T>(value);
+          g[k] = static_cast<T>((static_cast<double>(g[k]) - static_cast<double>(z[k]) * along) * size);
         }
         if (operand.metric == Metric::correlation) {
+          double sum = 0;
+          for (std::int64_t k = 0; k < operand.depth; ++k) sum += static_cast<double>(g[k]);
           const T mean = static_cast<T>(sum / static_cast<double>(operand.depth));
           for (std::int64_t k = 0; k < operand.depth; ++k) g[k] -= mean;
         }

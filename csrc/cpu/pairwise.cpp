@@ -29,18 +29,49 @@ void for_stored_rows(const Tile<T>& tile, Layout layout, std::int64_t count, con
   }
 }
 
+/// Writes the pairs i <= j of a tile of x with itself, and the pairs below the diagonal that are the same.
+template <class T>
+void write_both_halves(const Tile<T>& tile, const Matrix& out, Buffer<T>& transposed) {
+  for (std::int64_t i = 0; i < tile.rows; ++i) {
+    const std::int64_t row = tile.row0 + i, first = std::max<std::int64_t>(row - tile.column0, 0);
+    if (first >= tile.columns) break;
+    write_row(out, row, tile.column0 + first, tile.columns - first, tile.data + i * tile.stride + first);
+  }
+  constexpr std::int64_t block = 16;  // by small squares, so that both sides stay in the first-level cache
+  const std::int64_t stride = tile.rows;
+  for (std::int64_t j0 = 0; j0 < tile.columns; j0 += block) {
+    const std::int64_t columns = std::min(block, tile.columns - j0);
+    for (std::int64_t i0 = 0; i0 < tile.rows; i0 += block) {
+      const std::int64_t rows = std::min(block, tile.rows - i0);
+      for (std::int64_t j = 0; j < columns; ++j) {
+        for (std::int64_t i = 0; i < rows; ++i) transposed[j * stride + i0 + i] = tile.data[(i0 + i) * tile.stride + j0 + j];
+      }
+    }
+    for (std::int64_t j = 0; j < columns; ++j) {
+      const std::int64_t row = tile.column0 + j0 + j;
+      write_row(out, row, tile.row0, std::clamp<std::int64_t>(row - tile.row0, 0, tile.rows), transposed.data() + j * stride);
+    }
+  }
+}
+
 template <class T>
 void forward(const Matrix& x, const Matrix* y, Scoring scoring, Layout layout, const Matrix& out, const Executor& executor) {
   const int threads = executor.threads;
   const Operands<T> operands(x, y, scoring.metric, Use::scores, executor);
   const Scorer<T> score{kernels<T>(), operands.row(), operands.column(), scoring};
   const Blocking blocking(x.rows, threads, operands.row_block());
-  auto spaces = make_workspaces<T>(blocking, threads, 1);
+  const bool mirrored = y == nullptr && layout == Layout::full;
+  auto spaces = make_workspaces<T>(blocking, threads, mirrored ? 2 : 1);
   for_tiles<T>(
-      x.rows, operands.column().count, layout == Layout::condensed, blocking, threads,
+      x.rows, operands.column().count, y == nullptr, blocking, threads,
       [&](int thread, Tile<T> pairs) {
-        const Tile<T> tile = with_data(pairs, spaces[static_cast<std::size_t>(thread)].scores);
+        Workspace<T>& space = spaces[static_cast<std::size_t>(thread)];
+        const Tile<T> tile = with_data(pairs, space.scores);
         score(tile);
+        if (mirrored) {
+          write_both_halves(tile, out, space.second);
+          return;
+        }
         for_stored_rows(tile, layout, x.rows,
                         [&](std::int64_t i, std::int64_t first, std::int64_t number, std::int64_t row, std::int64_t column) {
                           write_row(out, row, column, number, tile.data + i * tile.stride + first);
