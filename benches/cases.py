@@ -302,7 +302,7 @@ def _topk() -> Op:
     faiss = prepared(
         "faiss flat",
         lambda p: (p.x.detach().numpy(), p.y.detach().numpy()),
-        lambda xy: baselines.faiss_topk(*xy, NEIGHBOURS),
+        lambda xy: baselines.faiss_topk(xy[0], xy[1], NEIGHBOURS),
         missing=_without("faiss"),
     )
     contenders = (
@@ -371,7 +371,8 @@ class _High(torch.autograd.Function):
         none = torch.empty(0, dtype=torch.int64)
         with high_precision(), torch.set_grad_enabled(needed):
             ctx.leaves = [leaf.detach().requires_grad_(needed) for leaf in leaves]
-            ctx.value = call(Inputs(*ctx.leaves, none, none))
+            x, y, scale, bias = ctx.leaves
+            ctx.value = call(Inputs(x, y, scale, bias, none, none))
         value: Tensor = ctx.value.detach()
         return value
 

@@ -116,7 +116,8 @@ class _Rows:
 
 def _squares(rows: Tensor) -> Tensor:
     """Squared norm of every row, in float64."""
-    return torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).square_()
+    squares: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).square_()
+    return squares
 
 
 def pair_moments(comparison: Comparison, *, row_sums: bool, single: bool) -> FeatureMoments:
