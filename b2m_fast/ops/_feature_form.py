@@ -38,6 +38,9 @@ _KEPT = 2**23
 _LEFT_OVER = {torch.float64: 1e-2, torch.float32: 1e-7}
 _LEFT_OVER_OF_SINGLE = 1e-2
 
+# Norms that float32 can divide by without loss.
+_ORDINARY = (1e-30, 1e30)
+
 
 def possible(comparison: Comparison) -> bool:
     """Whether both sides are patterns under a bilinear metric and every pair counts the same."""
@@ -111,7 +114,14 @@ class _Rows:
             yield slice(begin, end), self._of(c, begin, end), self._of(t, begin, end)
 
     def _of(self, side: Similarities, begin: int, end: int) -> Tensor:
-        return prepared(side.data[begin:end], side.scoring.metric).to(self.dtype)
+        rows = side.data[begin:end]
+        if self.dtype == torch.float32 and side.scoring.metric == "cosine":
+            rows = rows.to(torch.float32)
+            norm: Tensor = torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=torch.float64)
+            # False also for zero rows and NaN: what is special about them is known in one place.
+            if bool(((norm > _ORDINARY[0]) & (norm < _ORDINARY[1])).all()):
+                return rows / norm.to(torch.float32)
+        return prepared(rows, side.scoring.metric).to(self.dtype)
 
 
 def _squares(rows: Tensor) -> Tensor:
