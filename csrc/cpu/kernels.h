@@ -167,8 +167,15 @@ struct PartsSource {
 };
 using PackParts = void (*)(const PartsSource&, WordLayout<std::uint32_t>);
 
+/// What a unit takes, against float products of the same level, within a step that has four products a pair.
+struct PartsCost {
+  double speed;              // products of parts in the time of one product of floats
+  double packing;            // time to pack a gradient weight as one part, in values of depth of a float product
+  std::int64_t depth_block;  // depth is computed in multiples of this
+};
+
 struct PartsUnit {
-  int most_products;       // of parts, which together take less time than one product of floats
+  PartsCost cost;
   std::int64_t row_block;  // rows of a tile are a multiple of this
   void (*product)(const PartsProduct&);
   // Packings of a matrix S for the products S B, S' B, A S and A S'. Words hold two neighbours of a row of S in the first and the

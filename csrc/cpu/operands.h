@@ -24,7 +24,7 @@ class Operands {
  public:
   Operands(const Matrix& x, const Matrix* y, Metric metric, Use use, const Executor& executor, bool exact = false) {
     const int threads = executor.threads;
-    const int parts = std::is_same_v<T, float> ? parts_of(x.dtype, metric, executor.precision, exact) : 0;
+    const int parts = std::is_same_v<T, float> ? parts_of(x.dtype, metric, x.columns, executor.precision, exact) : 0;
     const bool gradient = use == Use::scores_and_gradient;
     Buffer<double> origin;
     const bool shifted = gradient && !is_bilinear(metric);

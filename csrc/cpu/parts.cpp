@@ -23,11 +23,14 @@ int parts_wanted(DType dtype, Precision precision, bool exact) {
 
 }  // namespace
 
-int parts_of(DType dtype, Metric metric, Precision precision, bool exact) {
+int parts_of(DType dtype, Metric metric, std::int64_t depth, Precision precision, bool exact) {
   const PartsUnit* unit = chosen_level().parts;
   if (!unit || !is_bilinear(metric)) return 0;
   const int parts = parts_wanted(dtype, precision, exact);
-  return products_of(parts) <= unit->most_products ? parts : 0;
+  const PartsCost& cost = unit->cost;
+  const auto padded = static_cast<double>((depth + cost.depth_block - 1) / cost.depth_block * cost.depth_block);
+  const double time = products_of(parts) * padded / cost.speed + parts * cost.packing;  // of a float product: depth
+  return time < static_cast<double>(depth) ? parts : 0;
 }
 
 PackedMatrix::PackedMatrix(int parts, std::int64_t u, std::int64_t v, bool panels) {

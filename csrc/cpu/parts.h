@@ -8,8 +8,8 @@
 namespace b2m {
 
 /// In how many parts rows of a dtype are multiplied, computing in float, at the chosen level; 0: as they are. `exact`: to float's own precision always.
-/// A level's unit is used only for as many products as it takes less time for than float products do.
-int parts_of(DType dtype, Metric metric, Precision precision, bool exact);
+/// A level's unit is used only where it takes less time than float products do.
+int parts_of(DType dtype, Metric metric, std::int64_t depth, Precision precision, bool exact);
 
 /// A packed matrix and its memory.
 class PackedMatrix {

@@ -102,9 +102,13 @@ void pack_parts(const PartsSource& s, WordLayout<std::uint32_t> to) {
   }
 }
 
-constexpr PartsUnit make_parts_unit(int most_products, void (*product)(const PartsProduct&)) {
-  return {most_products,           2 * kWordBlock,          product,
-          pack_parts<true, false>, pack_parts<false, true>, pack_parts<false, false>,
+constexpr PartsUnit make_parts_unit(PartsCost cost, void (*product)(const PartsProduct&)) {
+  return {cost,
+          2 * kWordBlock,
+          product,
+          pack_parts<true, false>,
+          pack_parts<false, true>,
+          pack_parts<false, false>,
           pack_parts<true, true>};
 }
 
