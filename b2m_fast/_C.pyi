@@ -2,6 +2,8 @@ from typing import TypeAlias, type_check_only
 
 # address, dtype, rows, columns, row stride, column stride (strides in elements)
 _Matrix: TypeAlias = tuple[int, int, int, int, int, int]
+# threads, precision
+_Executor: TypeAlias = tuple[int, int]
 # kind, matrix, metric, gamma
 _Similarities: TypeAlias = tuple[int, _Matrix, int, float]
 # c_shift, t_shift, constant, of_c, of_t
@@ -12,6 +14,7 @@ DTYPES: dict[str, int]
 LAYOUTS: dict[str, int]
 KINDS: dict[str, int]
 TRANSFORMS: dict[str, int]
+PRECISIONS: dict[str, int]
 
 def pairwise_forward(
     x: _Matrix,
@@ -20,7 +23,7 @@ def pairwise_forward(
     gamma: float,
     layout: int,
     out: _Matrix,
-    threads: int,
+    executor: _Executor,
     /,
 ) -> None: ...
 def pairwise_backward(
@@ -32,11 +35,19 @@ def pairwise_backward(
     out_gradient: _Matrix,
     dx: _Matrix | None,
     dy: _Matrix | None,
-    threads: int,
+    executor: _Executor,
     /,
 ) -> None: ...
 def pair_list_forward(
-    x: _Matrix, i: int, j: int, pairs: int, metric: int, gamma: float, out: int, threads: int, /
+    x: _Matrix,
+    i: int,
+    j: int,
+    pairs: int,
+    metric: int,
+    gamma: float,
+    out: int,
+    executor: _Executor,
+    /,
 ) -> None: ...
 def pair_list_backward(
     x: _Matrix,
@@ -47,7 +58,7 @@ def pair_list_backward(
     gamma: float,
     out_gradient: int,
     dx: _Matrix,
-    threads: int,
+    executor: _Executor,
     /,
 ) -> None: ...
 def topk(
@@ -58,10 +69,12 @@ def topk(
     k: int,
     values: int,
     indices: int,
-    threads: int,
+    executor: _Executor,
     /,
 ) -> None: ...
-def self_scores(x: _Matrix, metric: int, gamma: float, out: int, threads: int, /) -> None: ...
+def self_scores(
+    x: _Matrix, metric: int, gamma: float, out: int, executor: _Executor, /
+) -> None: ...
 def info_nce_forward(
     query: _Matrix,
     key: _Matrix,
@@ -72,7 +85,7 @@ def info_nce_forward(
     rows: int,
     columns: int,
     top1: bool,
-    threads: int,
+    executor: _Executor,
     /,
 ) -> None: ...
 def info_nce_backward(
@@ -89,7 +102,7 @@ def info_nce_backward(
     label_smoothing: float,
     dquery: _Matrix | None,
     dkey: _Matrix | None,
-    threads: int,
+    executor: _Executor,
     /,
 ) -> float: ...
 def sigmoid_forward(
@@ -101,7 +114,7 @@ def sigmoid_forward(
     row_label: int,
     column_label: int,
     row_loss: int,
-    threads: int,
+    executor: _Executor,
     /,
 ) -> None: ...
 def sigmoid_backward(
@@ -115,10 +128,10 @@ def sigmoid_backward(
     row_weight: int,
     dquery: _Matrix | None,
     dkey: _Matrix | None,
-    threads: int,
+    executor: _Executor,
     /,
 ) -> tuple[float, float]: ...
-def typical_score(of: _Similarities, count: int, threads: int, /) -> float: ...
+def typical_score(of: _Similarities, count: int, executor: _Executor, /) -> float: ...
 def pair_moments(
     count: int,
     c: _Similarities,
@@ -128,7 +141,7 @@ def pair_moments(
     t_shift: float,
     c_row: int,
     t_row: int,
-    threads: int,
+    executor: _Executor,
     /,
 ) -> tuple[float, float, float, float, float, float]: ...
 def squared_difference(
@@ -138,7 +151,7 @@ def squared_difference(
     w: _Similarities | None,
     transform: int,
     epsilon: float,
-    threads: int,
+    executor: _Executor,
     /,
 ) -> tuple[float, float]: ...
 def linear_backward(
@@ -150,7 +163,7 @@ def linear_backward(
     per_item: int,
     diagonal: int,
     dc: _Matrix,
-    threads: int,
+    executor: _Executor,
     /,
 ) -> None: ...
 def atanh_backward(
@@ -161,7 +174,7 @@ def atanh_backward(
     epsilon: float,
     factor: float,
     dc: _Matrix,
-    threads: int,
+    executor: _Executor,
     /,
 ) -> None: ...
 def count_inversions(values: int, scratch: int, count: int, /) -> int: ...

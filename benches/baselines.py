@@ -36,6 +36,14 @@ def eager_info_nce(query: Tensor, key: Tensor, scale: Tensor) -> Tensor:
     return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
 
 
+def half_info_nce(query: Tensor, key: Tensor, scale: Tensor) -> Tensor:
+    """The same with a product of half precision, as under autocast; cross entropies in float32."""
+    q, k = (F.normalize(rows.float()).to(rows.dtype) for rows in (query, key))
+    logits = scale * (q @ k.T).float()
+    labels = torch.arange(len(query))
+    return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
+
+
 def library_info_nce(query: Tensor, key: Tensor, scale: Tensor) -> Tensor:
     """torch's own chunked linear_cross_entropy (torch >= 2.13), once for each direction.
 
@@ -322,6 +330,26 @@ def scipy_pdist(x: Any, metric: str) -> Tensor:
 
     distances = torch.from_numpy(pdist(x, metric))
     return distances if metric == "euclidean" else distances.neg_().add_(1)
+
+
+def rsatoolbox_rdm(x: Any) -> Tensor:
+    """rsatoolbox's calc_rdm (condensed, float64), turned into correlations."""
+    data: Any = import_module("rsatoolbox.data")
+    rdm: Any = import_module("rsatoolbox.rdm")
+    distances = rdm.calc_rdm(data.Dataset(x), method="correlation").dissimilarities[0]
+    return torch.from_numpy(distances).neg().add_(1)
+
+
+def faiss_topk(x: Any, y: Any, k: int) -> Tensor:
+    """faiss: an exact index of inner products of rows divided by their norms."""
+    faiss: Any = import_module("faiss")
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    queries, keys = x.copy(), y.copy()
+    faiss.normalize_L2(queries)
+    faiss.normalize_L2(keys)
+    index = faiss.IndexFlatIP(keys.shape[1])
+    index.add(keys)
+    return torch.from_numpy(index.search(queries, k)[0])
 
 
 def eager_pairs(x: Tensor, i: Tensor, j: Tensor) -> Tensor:

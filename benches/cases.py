@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from importlib.util import find_spec
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 OURS = "b2m_fast"
 NEIGHBOURS = 10  # k of topk_similarity
 PAIRS_PER_ROW = 16  # pairs listed for pair_similarity
+RESPONSES = 1000  # units of the wide targets
 RSA_COMPARISONS = ("atanh", "mse", "pearson", "cosine", "cka", "cka_debiased", "whitened_cosine")
 WHITENED_LIMIT = 1024  # rsatoolbox builds a matrix of pairs by pairs for it
 EUCLIDEAN_LIMIT = 1024  # the reference takes every difference
@@ -274,7 +276,17 @@ def _pairwise(metric: str) -> Op:
     names = {"correlation": "torch.corrcoef", "euclidean": "torch.cdist"}
     eager = plain(names.get(metric, "torch eager"), lambda p: baselines.eager_pairwise(p.x, metric))
     both = _both(ours, EUCLIDEAN_LIMIT) if metric == "euclidean" else _both(ours)
-    return Op(f"pairwise_similarity {metric}", (*both, condensed, eager, scipy))
+    contenders = [*both, condensed, eager, scipy]
+    if metric == "correlation":
+        rsatoolbox = prepared(
+            "rsatoolbox",
+            lambda p: _numpy(p)[0],
+            baselines.rsatoolbox_rdm,
+            largest=4096,
+            missing=_without("rsatoolbox"),
+        )
+        contenders.append(rsatoolbox)
+    return Op(f"pairwise_similarity {metric}", tuple(contenders))
 
 
 def _pairs() -> Op:
@@ -289,12 +301,134 @@ def _topk() -> Op:
     def ours(library: Any, p: Inputs) -> Run:
         return library.topk_similarity(p.x, p.y, NEIGHBOURS)[0]
 
+    faiss = prepared(
+        "faiss flat",
+        lambda p: (p.x.detach().numpy(), p.y.detach().numpy()),
+        lambda xy: baselines.faiss_topk(xy[0], xy[1], NEIGHBOURS),
+        missing=_without("faiss"),
+    )
     contenders = (
         *_both(ours),
+        faiss,
         plain("torch eager", lambda p: baselines.eager_topk(p.x, p.y, NEIGHBOURS)),
         plain("torch chunked", lambda p: baselines.chunked_topk(p.x, p.y, NEIGHBOURS)),
     )
     return Op("topk_similarity", contenders, has_gradient=False)
+
+
+def _info_nce_high() -> Op:
+    """The same at "high": parts of bfloat16 where the level multiplies them faster than floats."""
+
+    def ours(library: Any, p: Inputs) -> Run:
+        return library.info_nce(p.x, p.y, logit_scale=p.scale)
+
+    return Op(
+        "info_nce high",
+        (
+            plain(OURS, _at_high(partial(ours, ops))),
+            _reference(partial(ours, ops.reference)),
+            plain("torch eager", lambda p: baselines.eager_info_nce(p.x, p.y, p.scale)),
+            plain("torch chunked", lambda p: baselines.chunked_info_nce(p.x, p.y, p.scale)),
+            _matrix_products(again=True),
+        ),
+    )
+
+
+def _info_nce_bfloat16() -> Op:
+    """Rows rounded to bfloat16 by every contender alike; eager with products in bfloat16."""
+
+    def rounded(p: Inputs) -> tuple[Tensor, Tensor]:
+        return p.x.to(torch.bfloat16), p.y.to(torch.bfloat16)
+
+    def reference(p: Inputs) -> Run:
+        x, y = rounded(p)
+        return ops.reference.info_nce(x.float(), y.float(), logit_scale=p.scale)
+
+    return Op(
+        "info_nce bfloat16",
+        (
+            plain(OURS, lambda p: ops.info_nce(*rounded(p), logit_scale=p.scale)),
+            _reference(reference),
+            plain("torch eager", lambda p: baselines.half_info_nce(*rounded(p), p.scale)),
+        ),
+    )
+
+
+def _reference(call: Callable[[Inputs], Run]) -> Contender:
+    """What the others have to agree with; timed for the plain op alone."""
+    return plain("reference", call, largest=FEW[0][0] - 1)
+
+
+def _at_high(call: Callable[[Inputs], Run]) -> Callable[[Inputs], Run]:
+    """Run a loss, and its gradient when that is asked for, at PyTorch's precision setting "high"."""
+    return lambda p: _High.apply(call, *p.leaves)  # type: ignore[no-untyped-call]
+
+
+class _High(torch.autograd.Function):
+    """A loss at "high" among contenders that keep their setting."""
+
+    @staticmethod
+    def forward(ctx: Any, call: Callable[[Inputs], Run], *leaves: Tensor) -> Tensor:
+        needed = any(ctx.needs_input_grad)
+        none = torch.empty(0, dtype=torch.int64)
+        with high_precision(), torch.set_grad_enabled(needed):
+            ctx.leaves = [leaf.detach().requires_grad_(needed) for leaf in leaves]
+            x, y, scale, bias = ctx.leaves
+            ctx.value = call(Inputs(x, y, scale, bias, none, none))
+        value: Tensor = ctx.value.detach()
+        return value
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        with high_precision():
+            return None, *torch.autograd.grad(ctx.value, ctx.leaves, grad, allow_unused=True)
+
+
+@contextmanager
+def high_precision() -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _rsa_penalty_high(compare: str) -> Op:
+    """rsa_penalty at "high" against responses of many units; eager is the pair form."""
+
+    def with_target(call: Callable[[Tensor, Tensor], Run], high: bool = False) -> Any:
+        def make(p: Inputs, _: bool) -> Callable[[], Run]:
+            generator = torch.Generator().manual_seed(7)
+            target = torch.randn(len(p.x), RESPONSES, generator=generator)
+
+            def run(q: Inputs) -> Run:
+                return call(q.x, target)
+
+            return partial(_at_high(run) if high else run, p)
+
+        return make
+
+    def contender(name: str, call: Callable[..., Run], **options: Any) -> Contender:
+        return Contender(name, with_target(lambda x, t: call(x, t, compare)), **options)
+
+    ours = with_target(lambda x, t: ops.rsa_penalty(x, t, compare=compare), high=True)
+
+    def reference(x: Tensor, t: Tensor, how: str) -> Run:
+        return ops.reference.rsa_penalty(x, t, compare=how)
+
+    best = (
+        contender("torch tiled", baselines.tiled_rsa)
+        if compare == "atanh"
+        else contender("torch feature", baselines.feature_rsa)
+    )
+    contenders = (
+        Contender(OURS, ours),
+        contender("reference", reference, largest=FEW[0][0] - 1),
+        contender("torch eager", baselines.eager_rsa),
+        best,
+    )
+    return Op(f"rsa_penalty {compare} high, {RESPONSES} responses", contenders)
 
 
 def _levels() -> Iterator[Op]:
@@ -339,7 +473,10 @@ def _training_step(by_condition: bool) -> Op:
 def all_ops() -> list[Op]:
     return [
         _info_nce(),
+        _info_nce_high(),
+        _info_nce_bfloat16(),
         _sigmoid(),
+        *map(_rsa_penalty_high, ("atanh", "pearson", "cka")),
         *map(_rsa_penalty, RSA_COMPARISONS),
         *map(_rsa_score, ("pearson", "whitened_cosine", "spearman")),
         *map(_pairwise, ("cosine", "correlation", "euclidean")),
@@ -367,6 +504,14 @@ def groups(form: str) -> list[Group]:
     for op in all_ops():
         levels = op.name.startswith("levels")
         sizes = GRID if op.name == "info_nce" else FEW
+        if op.name in ("info_nce high", "info_nce bfloat16"):
+            sizes = [size for size in GRID if size[0] > FEW[0][0]]
+        if op.name.endswith("responses"):
+            sizes = [(4096, 512)]
+        if op.name in ("pairwise_similarity cosine", "pairwise_similarity correlation"):
+            sizes = [*FEW, (4096, 512)]
+        if op.name == "topk_similarity":
+            sizes = [*FEW, (8192, USUAL_D)]
         if op.name in LARGE_TOO:
             sizes = [*FEW, (4096, 512), (8192, USUAL_D)]
         if levels:

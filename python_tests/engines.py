@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from b2m_fast import _C
 from b2m_fast.ops import _cuda_engine, _engine
 from b2m_fast.ops._cuda_engine import kernels as cuda_kernels
 from b2m_fast.ops._cuda_engine import scores as cuda_scores
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 EVERY = ("cpu", "torch", "emulated", "cuda")
+
+#: Instruction levels of the CPU that multiply bfloat16 parts.
+LEVELS_WITH_PARTS = ("avx512bf16", "amx", "amx-emulated")
 
 _current = ["cpu"]
 
@@ -48,12 +52,17 @@ def kernels() -> bool:
     )
 
 
+def by_parts() -> bool:
+    """Whether rows may be multiplied as sums of bfloat16 parts: kernels, and some levels of the CPU."""
+    return kernels() or (current() == "cpu" and _C.isa_chosen() in LEVELS_WITH_PARTS)
+
+
 def rounding(dtype: torch.dtype) -> float:
     """Error of a score of rows of a dtype, relative to the largest of its kind.
 
-    Kernels round rows to bfloat16, or sums of several (`_cuda_engine`); all others to float32.
+    Rows multiplied by parts are rounded to bfloat16, or to sums of several; all others to float32.
     """
-    if kernels() and dtype in {torch.bfloat16, torch.float16}:
+    if by_parts() and dtype in {torch.bfloat16, torch.float16}:
         return {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-16}[dtype]
     return torch.finfo(torch.float64 if dtype == torch.float64 else torch.float32).eps
 

@@ -71,7 +71,11 @@ def test_contenders_agree_with_the_reference(
         i, j = torch.triu_indices(N, N, offset=1)
         expected = expected[i, j]
     loose = 5e-3 if contender.name == "torch.cdist" else 1e-5  # its zeros are none
-    torch.testing.assert_close(value.to(expected), expected, rtol=1e-4, atol=loose)
+    rounded = "bfloat16" in op.name
+    loose = 1e-2 if rounded else loose
+    torch.testing.assert_close(
+        value.to(expected), expected, rtol=1e-2 if rounded else 1e-4, atol=loose
+    )
     for mine, theirs in zip(gradients, expected_gradients, strict=True):
         assert (mine is None) == (theirs is None)
         if mine is not None and theirs is not None:

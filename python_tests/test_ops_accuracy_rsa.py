@@ -104,6 +104,7 @@ def test_rsa_with_stored_similarities(compare: str, kind: str, dtype: torch.dtyp
 @pytest.mark.parametrize("compare", ["mse", "pearson", "cka"])
 def test_rsa_of_layers(compare: str, metric: str, dtype: torch.dtype) -> None:
     """Several layers mixed by learned weights, centred by their means; weights get gradients."""
+    # (The weights' gradient is a small rest of large sums: some fifty roundings in plain float32 too.)
     n = 113
     inputs = {
         "features 0": randoms(1, n, 17, dtype=dtype),
@@ -116,7 +117,7 @@ def test_rsa_of_layers(compare: str, metric: str, dtype: torch.dtype) -> None:
             "rsa_penalty",
             inputs,
             fixed=("target",),
-            ulps=16,
+            ulps=96,
             compare=compare,
             metric=metric,
             center=center,

@@ -175,8 +175,8 @@ def test_nan_never_comes_first(labelled: bool) -> None:
 def test_nan_is_chosen_last() -> None:
     """Numbers come before NaN, infinity counts as a number, ties go to the lower index."""
     x = torch.ones(1, 1)
-    # (A kernel's product of several parts makes a NaN of infinity.)
-    largest = 1e30 if engines.kernels() else math.inf
+    # (A product of several parts makes a NaN of infinity.)
+    largest = 1e30 if engines.by_parts() else math.inf
     y = torch.tensor([[NAN], [1.0], [-largest], [2.0], [NAN], [2.0], [largest]])
     values, indices = ops.topk_similarity(x, y, 7, metric="dot")
     assert indices.tolist() == [[6, 3, 5, 1, 2, 0, 4]]

@@ -30,8 +30,9 @@ DIFFERENCES = ("mse", "atanh")
 MATRIX_COMPARISONS = ("cka", "cka_debiased", "whitened_cosine")
 COMPARISONS = (*DIFFERENCES, "pearson", "cosine", *MATRIX_COMPARISONS)
 
-# c_shift, t_shift, constant, of_c, of_t, and whether the sums came from feature space.
+# c_shift, t_shift, constant, of_c, of_t, and where the sums came from.
 _COEFFICIENTS = 6
+_PAIRS, _FEATURES, _SINGLE_FEATURES = 0.0, 1.0, 2.0  # the last by products in float32
 
 # A centred side counts as zero where its norm is at most this many eps of what centring removed.
 _ROUNDING_ERRORS = 8
@@ -102,7 +103,7 @@ def penalty(
         if compare == "atanh":
             return value, to_vector([scale], device)
         return value, to_vector([0.0, 0.0, 0.0, 2 * scale, -2 * scale, 0.0], device)
-    moments, in_features, similarity, recipe = _correlate(comparison, compare, form)
+    moments, source, similarity, recipe = _correlate(comparison, compare, form)
     # The penalty is 1 - similarity.
     packed = to_vector(
         [
@@ -111,7 +112,7 @@ def penalty(
             -recipe.constant,
             -recipe.of_c,
             -recipe.of_t,
-            float(in_features),
+            source,
         ],
         device,
     )
@@ -138,16 +139,19 @@ def penalty_backward(
     by = engine.scalar(grad)
     if compare == "atanh":
         return engine.atanh_backward(comparison, epsilon, by * engine.scalar(recipe[0]))
-    c_shift, t_shift, constant, of_c, of_t, in_features = engine.scalars(recipe[:_COEFFICIENTS])
+    c_shift, t_shift, constant, of_c, of_t, source = engine.scalars(recipe[:_COEFFICIENTS])
     coefficients = (c_shift, t_shift, by * constant, by * of_c, by * of_t)
     per_item = diagonal = None
     if compare in MATRIX_COMPARISONS:
         per_item, diagonal = (by * recipe[_COEFFICIENTS:]).reshape(2, -1)
     # (Only where both forms are possible is it looked at: that means waiting for the device.)
     if _could_be_in_feature_space(comparison, compare, form) and (
-        form == "feature" or bool(in_features)
+        form == "feature" or bool(source != _PAIRS)
     ):
-        return _feature_form.linear_backward(comparison, coefficients, per_item, diagonal)
+        single = comparison.device.type == "cpu" and source == _SINGLE_FEATURES
+        return _feature_form.linear_backward(
+            comparison, coefficients, per_item, diagonal, single=bool(single)
+        )
     return engine.linear_backward(comparison, coefficients, per_item, diagonal)
 
 
@@ -163,16 +167,18 @@ def _could_be_in_feature_space(comparison: Comparison, compare: str, form: str) 
 
 def _correlate(
     comparison: Comparison, compare: str, form: str
-) -> tuple[PairMoments, bool, Scalar, Recipe]:
-    """Moments, whether from feature space, similarity, and the gradient of the similarity."""
+) -> tuple[PairMoments, float, Scalar, Recipe]:
+    """Moments and where they came from, similarity, and the gradient of the similarity."""
     centred = compare != "cosine"
     matrices = compare in MATRIX_COMPARISONS
-    moments = None
+    moments, source = None, _PAIRS
     if _could_be_in_feature_space(comparison, compare, form):
-        feature = _feature_form.pair_moments(comparison, row_sums=matrices)
-        if form == "feature" or feature.hold(comparison.dtype, centred=centred):
-            moments = feature.moments
-    in_features = moments is not None
+        for single in [True, False] if _feature_form.single_allowed(comparison) else [False]:
+            feature = _feature_form.pair_moments(comparison, row_sums=matrices, single=single)
+            trusted = form == "feature" and not single
+            if trusted or feature.hold(comparison.dtype, centred=centred):
+                moments, source = feature.moments, _SINGLE_FEATURES if single else _FEATURES
+                break
     if moments is None:
         moments = engine_of(comparison.device).pair_moments(
             comparison, shifted=centred, row_sums=matrices
@@ -184,7 +190,7 @@ def _correlate(
         similarity, recipe = _cosine(moments)
     else:
         similarity, recipe = _pearson(moments, rounding)
-    return moments, in_features, similarity, recipe
+    return moments, source, similarity, recipe
 
 
 def _either(first: Condition, second: Condition) -> Condition:

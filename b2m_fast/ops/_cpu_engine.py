@@ -38,6 +38,11 @@ def scalars(x: Tensor) -> Sequence[float]:
     return values
 
 
+def _executor() -> tuple[int, int]:
+    """Threads, and what float32 products may lose: PyTorch's settings."""
+    return torch.get_num_threads(), _C.PRECISIONS[torch.get_float32_matmul_precision()]
+
+
 def _doubles(*shape: int) -> Tensor:
     return torch.empty(shape, dtype=torch.float64, device="cpu")  # whatever the default device
 
@@ -59,7 +64,7 @@ def pairwise(x: Tensor, y: Tensor | None, scoring: Scoring, condensed: bool, out
         scoring.gamma,
         _C.LAYOUTS["condensed" if condensed else "full"],
         matrix(out),
-        torch.get_num_threads(),
+        _executor(),
     )
 
 
@@ -83,7 +88,7 @@ def pairwise_backward(
         matrix(grad),
         maybe_matrix(dx),
         maybe_matrix(dy),
-        torch.get_num_threads(),
+        _executor(),
     )
     return dx, dy
 
@@ -100,7 +105,7 @@ def pair_list(x: Tensor, i: Tensor, j: Tensor, scoring: Scoring) -> Tensor:
         METRICS[scoring.metric],
         scoring.gamma,
         address(out),
-        torch.get_num_threads(),
+        _executor(),
     )
     return out
 
@@ -119,7 +124,7 @@ def pair_list_backward(grad: Tensor, x: Tensor, i: Tensor, j: Tensor, scoring: S
         scoring.gamma,
         address(grad),
         matrix(dx),
-        torch.get_num_threads(),
+        _executor(),
     )
     return dx
 
@@ -136,7 +141,7 @@ def topk(x: Tensor, y: Tensor | None, k: int, scoring: Scoring) -> tuple[Tensor,
         k,
         address(values),
         address(indices),
-        torch.get_num_threads(),
+        _executor(),
     )
     return values, indices
 
@@ -144,9 +149,7 @@ def topk(x: Tensor, y: Tensor | None, k: int, scoring: Scoring) -> tuple[Tensor,
 def self_scores(x: Tensor, scoring: Scoring) -> Tensor:
     """score(x_i, x_i) of every row, (n,) float64."""
     out = _doubles(len(x))
-    _C.self_scores(
-        matrix(x), METRICS[scoring.metric], scoring.gamma, address(out), torch.get_num_threads()
-    )
+    _C.self_scores(matrix(x), METRICS[scoring.metric], scoring.gamma, address(out), _executor())
     return out
 
 
@@ -184,7 +187,7 @@ def info_nce(
         address(rows),
         address(columns),
         top1,
-        torch.get_num_threads(),
+        _executor(),
     )
     return rows, columns
 
@@ -217,7 +220,7 @@ def info_nce_backward(
         label_smoothing,
         maybe_matrix(dquery),
         maybe_matrix(dkey),
-        torch.get_num_threads(),
+        _executor(),
     )
     return dquery, dkey, dscale
 
@@ -230,7 +233,7 @@ def sigmoid_contrastive(problem: ContrastiveProblem, logit_bias: Tensor) -> Tens
         float(logit_bias),
         *_labels(problem),
         address(row_loss),
-        torch.get_num_threads(),
+        _executor(),
     )
     return row_loss
 
@@ -250,7 +253,7 @@ def sigmoid_contrastive_backward(
         address(row_weight),
         maybe_matrix(dquery),
         maybe_matrix(dkey),
-        torch.get_num_threads(),
+        _executor(),
     )
     return dquery, dkey, dscale, dbias
 
@@ -277,17 +280,17 @@ def _comparison(
 
 def pair_moments(comparison: Comparison, *, shifted: bool, row_sums: bool) -> PairMoments:
     """First and second moments; `shifted` by a typical score, so that centred ones do not cancel."""
-    threads = torch.get_num_threads()
+    executor = _executor()
     shifts = (0.0, 0.0)
     if shifted:
         shifts = (
-            _C.typical_score(_side(comparison.c), comparison.items, threads),
-            _C.typical_score(_side(comparison.t), comparison.items, threads),
+            _C.typical_score(_side(comparison.c), comparison.items, executor),
+            _C.typical_score(_side(comparison.t), comparison.items, executor),
         )
     c_row = _doubles(comparison.items if row_sums else 0)
     t_row = torch.empty_like(c_row)
     addresses = (address(c_row), address(t_row)) if row_sums else (0, 0)
-    sums = _C.pair_moments(*_comparison(comparison), *shifts, *addresses, threads)
+    sums = _C.pair_moments(*_comparison(comparison), *shifts, *addresses, executor)
     return PairMoments(*sums, *shifts, c_row, t_row)
 
 
@@ -299,7 +302,7 @@ def squared_difference(
         *_comparison(comparison),
         _C.TRANSFORMS["atanh" if atanh else "identity"],
         epsilon,
-        torch.get_num_threads(),
+        _executor(),
     )
     return result
 
@@ -320,7 +323,7 @@ def linear_backward(
         address(per_item),
         address(diagonal),
         matrix(gradient),
-        torch.get_num_threads(),
+        _executor(),
     )
     return gradient
 
@@ -330,7 +333,7 @@ def atanh_backward(comparison: Comparison, epsilon: float, factor: Scalar) -> Te
     patterns = comparison.c.data
     gradient = _as(patterns)
     _C.atanh_backward(
-        *_comparison(comparison), epsilon, float(factor), matrix(gradient), torch.get_num_threads()
+        *_comparison(comparison), epsilon, float(factor), matrix(gradient), _executor()
     )
     return gradient
 

@@ -8,6 +8,10 @@ For scores that are dot products of prepared rows, c_ij = z_i . z_j and t_ij = u
 n^2 (d + k) multiplications, and the gradient likewise. Known for linear CKA (Kornblith et al. 2019,
 section 3); the other comparisons follow once the diagonal is taken out. All in float64, since the
 means of the scores are subtracted only afterwards; rows are prepared in chunks.
+
+Where float32 may lose a little ("high", see `single_allowed`) the products of a chunk are float32,
+which takes a third of the time; their sums stay float64, and where too much of them cancels they are
+not taken.
 """
 
 from __future__ import annotations
@@ -28,9 +32,14 @@ if TYPE_CHECKING:
 # Prepared values (64 MiB) up to which they are kept for the passes that follow.
 _KEPT = 2**23
 
-# What must be left of a sum over all entries after its diagonal and its mean are taken out, for
-# float64 (eps 2.2e-16) to keep as many digits of it as the tile engine would.
+# What must be left of a sum over all entries after its diagonal and its mean are taken out, by the
+# dtype of the result: for products in float64 (eps 2.2e-16) to keep as many digits of it as the tile
+# engine would, and for products in float32 (errors of about 1e-7) to keep five of a gradient.
 _LEFT_OVER = {torch.float64: 1e-2, torch.float32: 1e-7}
+_LEFT_OVER_OF_SINGLE = 1e-2
+
+# Norms that float32 can divide by without loss.
+_ORDINARY = (1e-30, 1e30)
 
 
 def possible(comparison: Comparison) -> bool:
@@ -39,10 +48,23 @@ def possible(comparison: Comparison) -> bool:
     return comparison.w is None and all(s.kind == "patterns" and s.scoring.bilinear for s in sides)
 
 
+def single_allowed(comparison: Comparison) -> bool:
+    """Whether products may be float32: on the CPU, for float32 results, where PyTorch's setting is "high".
+
+    (Whether they keep enough digits has to be looked at, for which a device would have to be waited
+    for; and "medium" would make bfloat16 products of torch's own.)
+    """
+    return (
+        comparison.device.type == "cpu"
+        and comparison.dtype == torch.float32
+        and torch.get_float32_matmul_precision() == "high"
+    )
+
+
 def cheaper(comparison: Comparison) -> bool:
     """Compare the multiplications of both forms; float64 counts double where the pairs use float32."""
     n, d, k = comparison.items, comparison.c.data.shape[1], comparison.t.data.shape[1]
-    precision = 1 if comparison.c.data.dtype == torch.float64 else 2
+    precision = 1 if comparison.dtype == torch.float64 or single_allowed(comparison) else 2
     feature = precision * n * (2 * d * d + 2 * d * k + k * k)
     pair = n * n * (2 * d + k)  # half the pairs, forward, scores again, and two products
     return feature < pair
@@ -54,6 +76,7 @@ class FeatureMoments(NamedTuple):
     moments: PairMoments
     c_full: Scalar  # |C|^2, diagonal included
     t_full: Scalar
+    single: bool  # products in float32
 
     def hold(self, dtype: torch.dtype, *, centred: bool) -> bool:
         """Whether they keep the digits that the pair form keeps, when diagonal and mean are out.
@@ -61,7 +84,7 @@ class FeatureMoments(NamedTuple):
         (Waits for the device.)
         """
         m = self.moments
-        least = _LEFT_OVER[dtype]
+        least = _LEFT_OVER_OF_SINGLE if self.single else _LEFT_OVER[dtype]
 
         def holds(total: Scalar, square: Scalar, full: Scalar) -> Condition:
             mean = total * total / where(m.w == 0, 1.0, m.w) if centred else 0.0
@@ -73,8 +96,9 @@ class FeatureMoments(NamedTuple):
 class _Rows:
     """The prepared rows of both sides, chunk by chunk, as often as wanted."""
 
-    def __init__(self, comparison: Comparison) -> None:
+    def __init__(self, comparison: Comparison, *, single: bool) -> None:
         self.comparison = comparison
+        self.dtype = torch.float32 if single else torch.float64
         n, d, k = comparison.items, comparison.c.data.shape[1], comparison.t.data.shape[1]
         self.kept: list[tuple[slice, Tensor, Tensor]] | None = None
         if n * (d + k) <= _KEPT:
@@ -87,30 +111,42 @@ class _Rows:
         c, t = self.comparison.c, self.comparison.t
         for begin in range(0, self.comparison.items, CHUNK):
             end = min(begin + CHUNK, self.comparison.items)
-            yield slice(begin, end), _of(c, begin, end), _of(t, begin, end)
+            yield slice(begin, end), self._of(c, begin, end), self._of(t, begin, end)
+
+    def _of(self, side: Similarities, begin: int, end: int) -> Tensor:
+        rows = side.data[begin:end]
+        if self.dtype == torch.float32 and side.scoring.metric == "cosine":
+            rows = rows.to(torch.float32)
+            norm: Tensor = torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=torch.float64)
+            # False also for zero rows and NaN: what is special about them is known in one place.
+            if bool(((norm > _ORDINARY[0]) & (norm < _ORDINARY[1])).all()):
+                return rows / norm.to(torch.float32)
+        return prepared(rows, side.scoring.metric).to(self.dtype)
 
 
-def _of(side: Similarities, begin: int, end: int) -> Tensor:
-    return prepared(side.data[begin:end], side.scoring.metric)
+def _squares(rows: Tensor) -> Tensor:
+    """Squared norm of every row, in float64."""
+    squares: Tensor = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64).square_()
+    return squares
 
 
-def pair_moments(comparison: Comparison, *, row_sums: bool) -> FeatureMoments:
-    """Compute the same sums as `Engine.pair_moments`, unshifted."""
+def pair_moments(comparison: Comparison, *, row_sums: bool, single: bool) -> FeatureMoments:
+    """Compute the same sums as `Engine.pair_moments`, unshifted; `single`: by float32 products."""
     n, d, k = comparison.items, comparison.c.data.shape[1], comparison.t.data.shape[1]
     scalar = engine_of(comparison.device).scalar
     c_own = torch.empty(n, dtype=torch.float64, device=comparison.device)
     t_own = torch.empty_like(c_own)
     cc, tt, ct = c_own.new_zeros(d, d), c_own.new_zeros(k, k), c_own.new_zeros(d, k)
     c_sum, t_sum = c_own.new_zeros(d), c_own.new_zeros(k)
-    rows = _Rows(comparison)
+    rows = _Rows(comparison, single=single)
     for own, z, u in rows:
-        cc.addmm_(z.T, z)
-        tt.addmm_(u.T, u)
-        ct.addmm_(z.T, u)
-        c_sum += z.sum(dim=0)
-        t_sum += u.sum(dim=0)
-        c_own[own] = z.square().sum(dim=1)
-        t_own[own] = u.square().sum(dim=1)
+        _add(cc, z.T, z)
+        _add(tt, u.T, u)
+        _add(ct, z.T, u)
+        c_sum += z.sum(dim=0, dtype=torch.float64)
+        t_sum += u.sum(dim=0, dtype=torch.float64)
+        c_own[own] = _squares(z)
+        t_own[own] = _squares(u)
 
     def pairs(full: Tensor, own: Tensor) -> Scalar:
         return scalar(full - own) / 2
@@ -119,8 +155,8 @@ def pair_moments(comparison: Comparison, *, row_sums: bool) -> FeatureMoments:
     if row_sums:
         c_row, t_row = torch.empty_like(c_own), torch.empty_like(t_own)
         for own, z, u in rows:
-            c_row[own] = z @ c_sum - c_own[own]
-            t_row[own] = u @ t_sum - t_own[own]
+            c_row[own] = z.to(torch.float64) @ c_sum - c_own[own]
+            t_row[own] = u.to(torch.float64) @ t_sum - t_own[own]
     moments = PairMoments(
         w=n * (n - 1) / 2,
         wc=pairs(c_sum @ c_sum, c_own.sum()),
@@ -133,7 +169,15 @@ def pair_moments(comparison: Comparison, *, row_sums: bool) -> FeatureMoments:
         c_row=c_row,
         t_row=t_row,
     )
-    return FeatureMoments(moments, scalar(cc.square().sum()), scalar(tt.square().sum()))
+    return FeatureMoments(moments, scalar(cc.square().sum()), scalar(tt.square().sum()), single)
+
+
+def _add(sums: Tensor, a: Tensor, b: Tensor) -> None:
+    """Add a @ b to `sums` (float64), multiplied in the precision of a and b."""
+    if a.dtype == sums.dtype:
+        sums.addmm_(a, b)
+    else:
+        sums.add_(a @ b)
 
 
 def linear_backward(
@@ -141,6 +185,8 @@ def linear_backward(
     coefficients: Coefficients,
     per_item: Tensor | None,
     diagonal: Tensor | None,
+    *,
+    single: bool,
 ) -> Tensor:
     """Compute the same gradient as `Engine.linear_backward`.
 
@@ -155,22 +201,24 @@ def linear_backward(
         item = torch.zeros(n, dtype=torch.float64, device=comparison.device)
     cc, tc = item.new_zeros(d, d), item.new_zeros(k, d)
     total, item_total = item.new_zeros(d), item.new_zeros(d)
-    rows = _Rows(comparison)
+    rows = _Rows(comparison, single=single)
     for own, z, u in rows:
-        cc.addmm_(z.T, z)
-        tc.addmm_(u.T, z)
-        total += z.sum(dim=0)
-        item_total += item[own] @ z
+        _add(cc, z.T, z)
+        _add(tc, u.T, z)
+        total += z.sum(dim=0, dtype=torch.float64)
+        item_total += item[own] @ z.to(torch.float64)
+    cc, tc = (of_c * cc).to(rows.dtype), (of_t * tc).to(rows.dtype)
     patterns = comparison.c.data
     gradient = torch.empty(patterns.shape, dtype=patterns.dtype, device=patterns.device)
     for own, z, u in rows:
         p = item[own, None]
         with_itself = constant + 2 * p
-        with_itself = with_itself + of_c * z.square().sum(dim=1, keepdim=True)
-        with_itself = with_itself + of_t * u.square().sum(dim=1, keepdim=True)
-        g = of_c * (z @ cc) + of_t * (u @ tc) + (constant + p) * total + item_total
-        g -= with_itself * z
+        with_itself = with_itself + of_c * _squares(z)[:, None] + of_t * _squares(u)[:, None]
+        g = torch.addmm(u @ tc, z, cc).to(torch.float64)
+        wide = z.to(torch.float64)
+        g += (constant + p) * total + item_total
+        g -= with_itself * wide
         if diagonal is not None:
-            g += 2 * diagonal[own, None] * z
-        gradient[own] = through_preparation(patterns[own], comparison.c.scoring.metric, z, g)
+            g += 2 * diagonal[own, None] * wide
+        gradient[own] = through_preparation(patterns[own], comparison.c.scoring.metric, wide, g)
     return gradient

@@ -24,7 +24,7 @@ def prepared(x: Tensor, metric: str) -> Tensor:
     if metric not in NORMALISED:
         return rows
     rows, norm, is_zero = _centred(rows, metric, x.dtype)
-    return torch.where(is_zero, 0.0, rows / torch.where(is_zero, 1.0, norm))
+    return rows / torch.where(is_zero, torch.inf, norm)
 
 
 def _centred(rows: Tensor, metric: str, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:

@@ -140,9 +140,9 @@ def info_nce(
     Cost: 2 N M d operations forward, 6 N M d backward; one exponential a pair each, more in tiles
     with labelled positives; memory O((N + M) d), on CUDA with workspaces of up to 256 MiB each.
 
-    On CUDA similarities have the precision that `pairwise_similarity` tells of, which
+    Similarities have the precision that `pairwise_similarity` tells of, which
     `torch.set_float32_matmul_precision` chooses for float32; so have the products of the gradient.
-    Nothing waits for the device: both passes can be captured in a CUDA graph.
+    Nothing waits for a CUDA device: both passes can be captured in a CUDA graph.
 
     References
     ----------

@@ -86,12 +86,14 @@ def pairwise_similarity(
     O((n + m) d) beyond the result. The backward pass costs two such products, and one more for
     distances.
 
-    On the CPU float32 is always float32. CUDA kernels multiply rows on tensor cores, as sums of
-    bfloat16 parts: similarities of bfloat16 rows err by about 2^-9 of the product of their norms, of
-    float16 rows by 2^-17, and of float32 rows by 2^-24, 2^-17 or 2^-9 as
+    CUDA kernels, and processors with units for bfloat16 products, multiply rows as sums of bfloat16
+    parts: similarities of bfloat16 rows err by about 2^-9 of the product of their norms, of float16
+    rows by 2^-17, and of float32 rows by 2^-24, 2^-17 or 2^-9 as
     `torch.set_float32_matmul_precision` says ("highest", which is PyTorch's default, "high" or
-    "medium"). Infinite values of a row may give NaN there. Distances and float64 are always exact.
-    Gradients come from torch's own matrix products, at the same setting.
+    "medium"). A processor takes parts only where that is faster than float32, which it computes in
+    otherwise: with AMX from some depth on, with AVX512-BF16 for one part (bfloat16 rows, and "medium"). Infinite
+    values of a row may give NaN there. Distances and float64 are always exact. Gradients come from
+    products of the same precision (on CUDA torch's own, at the same setting).
 
     Examples
     --------

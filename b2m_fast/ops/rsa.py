@@ -120,11 +120,11 @@ def rsa_penalty(
 
     Cost of the pair form: n^2 (d + k) operations forward, n^2 (3 d + k) backward, memory
     O(n (d + k)), whatever n: the backward pass computes the scores of both sides again. Of the
-    feature form: 2 n (d^2 + d k + k^2) and 4 n d (d + k) in float64.
+    feature form: 2 n (d^2 + d k + k^2) and 4 n d (d + k) in float64; on the CPU in float32 where
+    `torch.set_float32_matmul_precision` says "high" and not too much of the sums cancels.
 
-    On CUDA scores have the precision that `pairwise_similarity` tells of, but for atanh, which takes
-    full float32 products for every dtype: rounding must not carry a similarity past 1 + epsilon.
-    Stored similarities may be in the host's memory or in a mapped file; they are brought over a band
+    Scores have the precision that `pairwise_similarity` tells of, but for atanh, which takes full
+    float32 products for every dtype: rounding must not carry a similarity past 1 + epsilon. Stored similarities may be in the host's memory or in a mapped file; they are brought over a band
     of rows at a time. form="auto" looks at the sums in feature space before it takes them, for which
     the host waits; while a CUDA graph is captured "auto" means "pair".
 

@@ -11,6 +11,11 @@ namespace b2m {
 namespace bindings {
 namespace {
 
+/// threads, precision
+using ExecutorTuple = std::tuple<int, int>;
+
+Executor executor(const ExecutorTuple& from) { return {std::get<0>(from), static_cast<Precision>(std::get<1>(from))}; }
+
 /// kind, matrix, metric, gamma
 using SimilaritiesTuple = std::tuple<int, MatrixTuple, int, double>;
 using OptionalSimilarities = std::optional<SimilaritiesTuple>;
@@ -28,14 +33,14 @@ SoftmaxStatistics statistics(Address address, std::int64_t count, bool top1) {
 }
 
 ContrastiveProblem contrastive(const MatrixTuple& query, const MatrixTuple& key, int metric, double logit_scale,
-                               Address row_label, Address column_label, int threads) {
+                               Address row_label, Address column_label, const ExecutorTuple& how) {
   return {matrix(query),
           matrix(key),
           static_cast<Metric>(metric),
           logit_scale,
           array<std::int32_t>(row_label),
           array<std::int32_t>(column_label),
-          threads};
+          executor(how)};
 }
 
 /// Owns the copies a Comparison points to.
@@ -43,9 +48,9 @@ struct ComparisonArguments {
   Similarities weights;
   Comparison comparison;
   ComparisonArguments(std::int64_t count, const SimilaritiesTuple& c, const SimilaritiesTuple& t, const OptionalSimilarities& w,
-                      int threads)
+                      const ExecutorTuple& how)
       : weights(w ? similarities(*w) : Similarities{}),
-        comparison{count, similarities(c), similarities(t), w ? &weights : nullptr, threads} {}
+        comparison{count, similarities(c), similarities(t), w ? &weights : nullptr, executor(how)} {}
   ComparisonArguments(const ComparisonArguments&) = delete;
   ComparisonArguments& operator=(const ComparisonArguments&) = delete;
 };
@@ -55,46 +60,47 @@ void register_pairwise(py::module_& m) {
   m.def(
       "pairwise_forward",
       [](const MatrixTuple& x, const OptionalMatrix& y, int metric, double gamma, int layout, const MatrixTuple& out,
-         int threads) {
+         const ExecutorTuple& how) {
         b2m::pairwise_forward(matrix(x), MaybeMatrix(y).get(), scoring(metric, gamma), static_cast<Layout>(layout), matrix(out),
-                              threads);
+                              executor(how));
       },
       Release());
   m.def(
       "pairwise_backward",
       [](const MatrixTuple& x, const OptionalMatrix& y, int metric, double gamma, int layout, const MatrixTuple& out_gradient,
-         const OptionalMatrix& dx, const OptionalMatrix& dy, int threads) {
+         const OptionalMatrix& dx, const OptionalMatrix& dy, const ExecutorTuple& how) {
         b2m::pairwise_backward(matrix(x), MaybeMatrix(y).get(), scoring(metric, gamma), static_cast<Layout>(layout),
-                               matrix(out_gradient), MaybeMatrix(dx).get(), MaybeMatrix(dy).get(), threads);
+                               matrix(out_gradient), MaybeMatrix(dx).get(), MaybeMatrix(dy).get(), executor(how));
       },
       Release());
   m.def(
       "pair_list_forward",
-      [](const MatrixTuple& x, Address i, Address j, std::int64_t pairs, int metric, double gamma, Address out, int threads) {
+      [](const MatrixTuple& x, Address i, Address j, std::int64_t pairs, int metric, double gamma, Address out,
+         const ExecutorTuple& how) {
         b2m::pair_list_forward(matrix(x), array<std::int64_t>(i), array<std::int64_t>(j), pairs, scoring(metric, gamma),
-                               array<double>(out), threads);
+                               array<double>(out), executor(how));
       },
       Release());
   m.def(
       "pair_list_backward",
       [](const MatrixTuple& x, Address i, Address j, std::int64_t pairs, int metric, double gamma, Address out_gradient,
-         const MatrixTuple& dx, int threads) {
+         const MatrixTuple& dx, const ExecutorTuple& how) {
         b2m::pair_list_backward(matrix(x), array<std::int64_t>(i), array<std::int64_t>(j), pairs, scoring(metric, gamma),
-                                array<double>(out_gradient), matrix(dx), threads);
+                                array<double>(out_gradient), matrix(dx), executor(how));
       },
       Release());
   m.def(
       "topk",
       [](const MatrixTuple& x, const OptionalMatrix& y, int metric, double gamma, std::int64_t k, Address values,
-         Address indices, int threads) {
+         Address indices, const ExecutorTuple& how) {
         b2m::topk(matrix(x), MaybeMatrix(y).get(), scoring(metric, gamma), k, array<double>(values),
-                  array<std::int64_t>(indices), threads);
+                  array<std::int64_t>(indices), executor(how));
       },
       Release());
   m.def(
       "self_scores",
-      [](const MatrixTuple& x, int metric, double gamma, Address out, int threads) {
-        b2m::self_scores(matrix(x), scoring(metric, gamma), array<double>(out), threads);
+      [](const MatrixTuple& x, int metric, double gamma, Address out, const ExecutorTuple& how) {
+        b2m::self_scores(matrix(x), scoring(metric, gamma), array<double>(out), executor(how));
       },
       Release());
 }
@@ -104,8 +110,8 @@ void register_contrastive(py::module_& m) {
   m.def(
       "info_nce_forward",
       [](const MatrixTuple& query, const MatrixTuple& key, int metric, double logit_scale, Address row_label,
-         Address column_label, Address rows, Address columns, bool top1, int threads) {
-        const auto problem = contrastive(query, key, metric, logit_scale, row_label, column_label, threads);
+         Address column_label, Address rows, Address columns, bool top1, const ExecutorTuple& how) {
+        const auto problem = contrastive(query, key, metric, logit_scale, row_label, column_label, how);
         b2m::info_nce_forward(problem, statistics(rows, problem.query.rows, top1), statistics(columns, problem.key.rows, top1));
       },
       Release());
@@ -113,8 +119,8 @@ void register_contrastive(py::module_& m) {
       "info_nce_backward",
       [](const MatrixTuple& query, const MatrixTuple& key, int metric, double logit_scale, Address row_label,
          Address column_label, Address rows, Address columns, Address row_weight, Address column_weight, double label_smoothing,
-         const OptionalMatrix& dquery, const OptionalMatrix& dkey, int threads) {
-        const auto problem = contrastive(query, key, metric, logit_scale, row_label, column_label, threads);
+         const OptionalMatrix& dquery, const OptionalMatrix& dkey, const ExecutorTuple& how) {
+        const auto problem = contrastive(query, key, metric, logit_scale, row_label, column_label, how);
         return b2m::info_nce_backward(problem, statistics(rows, problem.query.rows, false),
                                       statistics(columns, problem.key.rows, false), array<double>(row_weight),
                                       array<double>(column_weight), label_smoothing, MaybeMatrix(dquery).get(),
@@ -124,17 +130,18 @@ void register_contrastive(py::module_& m) {
   m.def(
       "sigmoid_forward",
       [](const MatrixTuple& query, const MatrixTuple& key, int metric, double logit_scale, double logit_bias, Address row_label,
-         Address column_label, Address row_loss, int threads) {
-        b2m::sigmoid_forward(contrastive(query, key, metric, logit_scale, row_label, column_label, threads), logit_bias,
+         Address column_label, Address row_loss, const ExecutorTuple& how) {
+        b2m::sigmoid_forward(contrastive(query, key, metric, logit_scale, row_label, column_label, how), logit_bias,
                              array<double>(row_loss));
       },
       Release());
   m.def(
       "sigmoid_backward",
       [](const MatrixTuple& query, const MatrixTuple& key, int metric, double logit_scale, double logit_bias, Address row_label,
-         Address column_label, Address row_weight, const OptionalMatrix& dquery, const OptionalMatrix& dkey, int threads) {
+         Address column_label, Address row_weight, const OptionalMatrix& dquery, const OptionalMatrix& dkey,
+         const ExecutorTuple& how) {
         const auto gradients =
-            b2m::sigmoid_backward(contrastive(query, key, metric, logit_scale, row_label, column_label, threads), logit_bias,
+            b2m::sigmoid_backward(contrastive(query, key, metric, logit_scale, row_label, column_label, how), logit_bias,
                                   array<double>(row_weight), MaybeMatrix(dquery).get(), MaybeMatrix(dkey).get());
         return std::make_tuple(gradients.logit_scale, gradients.logit_bias);
       },
@@ -145,15 +152,15 @@ void register_rsa(py::module_& m) {
   using Release = py::call_guard<LevelScope, py::gil_scoped_release>;
   m.def(
       "typical_score",
-      [](const SimilaritiesTuple& from, std::int64_t count, int threads) {
-        return b2m::typical_score(similarities(from), count, threads);
+      [](const SimilaritiesTuple& from, std::int64_t count, const ExecutorTuple& how) {
+        return b2m::typical_score(similarities(from), count, executor(how));
       },
       Release());
   m.def(
       "pair_moments",
       [](std::int64_t count, const SimilaritiesTuple& c, const SimilaritiesTuple& t, const OptionalSimilarities& w,
-         double c_shift, double t_shift, Address c_row, Address t_row, int threads) {
-        const ComparisonArguments arguments(count, c, t, w, threads);
+         double c_shift, double t_shift, Address c_row, Address t_row, const ExecutorTuple& how) {
+        const ComparisonArguments arguments(count, c, t, w, how);
         const auto sums = b2m::pair_moments(arguments.comparison, c_shift, t_shift, array<double>(c_row), array<double>(t_row));
         return std::make_tuple(sums.w, sums.wc, sums.wt, sums.wcc, sums.wtt, sums.wct);
       },
@@ -161,8 +168,8 @@ void register_rsa(py::module_& m) {
   m.def(
       "squared_difference",
       [](std::int64_t count, const SimilaritiesTuple& c, const SimilaritiesTuple& t, const OptionalSimilarities& w,
-         int transform, double epsilon, int threads) {
-        const ComparisonArguments arguments(count, c, t, w, threads);
+         int transform, double epsilon, const ExecutorTuple& how) {
+        const ComparisonArguments arguments(count, c, t, w, how);
         const auto sum = b2m::squared_difference(arguments.comparison, static_cast<Transform>(transform), epsilon);
         return std::make_tuple(sum.weight, sum.total);
       },
@@ -171,8 +178,8 @@ void register_rsa(py::module_& m) {
       "linear_backward",
       [](std::int64_t count, const SimilaritiesTuple& c, const SimilaritiesTuple& t, const OptionalSimilarities& w,
          const std::tuple<double, double, double, double, double>& coefficients, Address per_item, Address diagonal,
-         const MatrixTuple& dc, int threads) {
-        const ComparisonArguments arguments(count, c, t, w, threads);
+         const MatrixTuple& dc, const ExecutorTuple& how) {
+        const ComparisonArguments arguments(count, c, t, w, how);
         const auto& [c_shift, t_shift, constant, of_c, of_t] = coefficients;
         b2m::linear_backward(arguments.comparison,
                              {c_shift, t_shift, constant, of_c, of_t, array<double>(per_item), array<double>(diagonal)},
@@ -182,8 +189,8 @@ void register_rsa(py::module_& m) {
   m.def(
       "atanh_backward",
       [](std::int64_t count, const SimilaritiesTuple& c, const SimilaritiesTuple& t, const OptionalSimilarities& w,
-         double epsilon, double factor, const MatrixTuple& dc, int threads) {
-        const ComparisonArguments arguments(count, c, t, w, threads);
+         double epsilon, double factor, const MatrixTuple& dc, const ExecutorTuple& how) {
+        const ComparisonArguments arguments(count, c, t, w, how);
         b2m::atanh_backward(arguments.comparison, epsilon, factor, matrix(dc));
       },
       Release());

@@ -38,6 +38,8 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
       py::dict("patterns"_a = code(b2m::Similarities::Kind::patterns), "matrix"_a = code(b2m::Similarities::Kind::matrix),
                "condensed"_a = code(b2m::Similarities::Kind::condensed));
   m.attr("TRANSFORMS") = py::dict("identity"_a = code(b2m::Transform::identity), "atanh"_a = code(b2m::Transform::atanh));
+  m.attr("PRECISIONS") = py::dict("highest"_a = code(b2m::Precision::highest), "high"_a = code(b2m::Precision::high),
+                                  "medium"_a = code(b2m::Precision::medium));
   m.def("isa_compiled", &b2m::compiled_levels);
   m.def("isa_available", &b2m::available_levels);
   m.def("isa_chosen", [] { return std::string(b2m::chosen_level().name); });

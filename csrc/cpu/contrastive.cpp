@@ -5,6 +5,7 @@
 
 #include "cpu/engine.h"
 #include "cpu/operands.h"
+#include "cpu/sums.h"
 
 namespace b2m {
 namespace {
@@ -127,19 +128,17 @@ void write_logit_mean(const Operand<T>& of, const Operand<T>& over, double scale
   for (std::int64_t k = 0; over.count > 0 && k < over.depth; ++k) mean[k] /= static_cast<double>(over.count);
   parallel_ranges(threads, of.count, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) {
-      double sum = 0;
-      for (std::int64_t k = 0; k < of.depth; ++k) sum += static_cast<double>(of.rows[i * of.stride + k]) * mean[k];
-      to[i] = scale * sum;
+      to[i] = scale * dot(of.rows.data() + i * of.stride, mean.data(), of.depth);
     }
   });
 }
 
 template <class T>
 void forward(const ContrastiveProblem& problem, const SoftmaxStatistics& rows, const SoftmaxStatistics& columns) {
-  const int threads = problem.threads;
-  const Operands<T> operands(problem.query, &problem.key, problem.metric, Use::scores, threads);
+  const int threads = problem.executor.threads;
+  const Operands<T> operands(problem.query, &problem.key, problem.metric, Use::scores, problem.executor);
   const Scorer<T> score{kernels<T>(), operands.row(), operands.column(), {problem.metric, 0}};
-  const Blocking blocking(problem.query.rows, threads);
+  const Blocking blocking(problem.query.rows, threads, operands.row_block());
   const Positives positives(problem);
   const bool both = columns.negative_lse != nullptr, tops = rows.top1 != nullptr || columns.top1 != nullptr;
   const T scale = static_cast<T>(problem.logit_scale);
@@ -246,11 +245,7 @@ double weighted_score_sum(const Operand<T>& operand, const Buffer<T>& gradient, 
   Buffer<double> parts(operand.count);
   parallel_ranges(threads, operand.count, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) {
-      double sum = 0;
-      for (std::int64_t k = i * operand.stride; k < i * operand.stride + operand.depth; ++k) {
-        sum += static_cast<double>(operand.rows[k]) * static_cast<double>(gradient[k]);
-      }
-      parts[i] = sum;
+      parts[i] = dot(operand.rows.data() + i * operand.stride, gradient.data() + i * operand.stride, operand.depth);
     }
   });
   double total = 0;
@@ -265,15 +260,15 @@ double finish(const ContrastiveProblem& problem, Operands<T>& operands, Gradient
               const Matrix* dkey) {
   double scale_gradient = 0;  // without pairs there are no sums either
   if (sums.row_gradient.size() > 0) {
-    scale_gradient = weighted_score_sum(operands.row(), sums.row_gradient, problem.threads);
+    scale_gradient = weighted_score_sum(operands.row(), sums.row_gradient, problem.executor.threads);
   } else if (sums.column_gradient.size() > 0) {
-    scale_gradient = weighted_score_sum(operands.column(), sums.column_gradient, problem.threads);
+    scale_gradient = weighted_score_sum(operands.column(), sums.column_gradient, problem.executor.threads);
   }
-  operands.release_panels();
-  if (dquery) finish_gradient(operands.row(), sums.row_gradient, problem.logit_scale, *dquery, problem.threads);
+  operands.release_packed();
+  if (dquery) finish_gradient(operands.row(), sums.row_gradient, problem.logit_scale, *dquery, problem.executor.threads);
   sums.row_gradient = Buffer<T>();
   operands.release_row();
-  if (dkey) finish_gradient(operands.column(), sums.column_gradient, problem.logit_scale, *dkey, problem.threads);
+  if (dkey) finish_gradient(operands.column(), sums.column_gradient, problem.logit_scale, *dkey, problem.executor.threads);
   return scale_gradient;
 }
 
@@ -281,11 +276,11 @@ template <class T>
 double backward(const ContrastiveProblem& problem, const SoftmaxStatistics& rows, const SoftmaxStatistics& columns,
                 const double* row_weight, const double* column_weight, double label_smoothing, const Matrix* dquery,
                 const Matrix* dkey) {
-  const int threads = problem.threads;
+  const int threads = problem.executor.threads;
   const std::int64_t n = problem.query.rows, m = problem.key.rows;
-  Operands<T> operands(problem.query, &problem.key, problem.metric, Use::scores_and_gradient, threads);
+  Operands<T> operands(problem.query, &problem.key, problem.metric, Use::scores_and_gradient, problem.executor);
   const Scorer<T> score{kernels<T>(), operands.row(), operands.column(), {problem.metric, 0}};
-  const Blocking blocking(n, threads);
+  const Blocking blocking(n, threads, operands.row_block());
   const Positives positives(problem);
   const bool both = column_weight != nullptr;
   const GradientSide<T> row_side(rows, row_weight, n, m, label_smoothing);
@@ -347,14 +342,14 @@ void signed_logits(const Scorer<T>& score, const ContrastiveProblem& problem, co
 
 template <class T>
 void sigmoid_losses(const ContrastiveProblem& problem, double bias, double* row_loss) {
-  const Operands<T> operands(problem.query, &problem.key, problem.metric, Use::scores, problem.threads);
+  const Operands<T> operands(problem.query, &problem.key, problem.metric, Use::scores, problem.executor);
   const Scorer<T> score{kernels<T>(), operands.row(), operands.column(), {problem.metric, 0}};
-  const Blocking blocking(problem.query.rows, problem.threads);
+  const Blocking blocking(problem.query.rows, problem.executor.threads, operands.row_block());
   const Positives positives(problem);
-  auto spaces = make_workspaces<T>(blocking, problem.threads, 1);
+  auto spaces = make_workspaces<T>(blocking, problem.executor.threads, 1);
   std::fill(row_loss, row_loss + problem.query.rows, 0.0);
   for_tiles<T>(
-      problem.query.rows, problem.key.rows, false, blocking, problem.threads,
+      problem.query.rows, problem.key.rows, false, blocking, problem.executor.threads,
       [&](int thread, Tile<T> pairs) {
         const Tile<T> tile = with_data(pairs, spaces[static_cast<std::size_t>(thread)].scores);
         signed_logits(score, problem, positives, bias, tile);
@@ -367,17 +362,17 @@ template <class T>
 ScalarGradients sigmoid_gradients(const ContrastiveProblem& problem, double bias, const double* row_weight,
                                   const Matrix* dquery, const Matrix* dkey) {
   const std::int64_t n = problem.query.rows;
-  Operands<T> operands(problem.query, &problem.key, problem.metric, Use::scores_and_gradient, problem.threads);
+  Operands<T> operands(problem.query, &problem.key, problem.metric, Use::scores_and_gradient, problem.executor);
   const Scorer<T> score{kernels<T>(), operands.row(), operands.column(), {problem.metric, 0}};
-  const Blocking blocking(n, problem.threads);
+  const Blocking blocking(n, problem.executor.threads, operands.row_block());
   const Positives positives(problem);
-  auto spaces = make_workspaces<T>(blocking, problem.threads, 1);
+  auto spaces = make_workspaces<T>(blocking, problem.executor.threads, 1);
   Buffer<T> weight(n);
   for (std::int64_t i = 0; i < n; ++i) weight[i] = static_cast<T>(row_weight[i]);
   Buffer<double> row_sum(n, 0.0);
-  GradientSums<T> sums(score, blocking, problem.threads, dquery || !dkey, dkey != nullptr, false);
+  GradientSums<T> sums(score, blocking, problem.executor.threads, dquery || !dkey, dkey != nullptr, false);
   for_tiles<T>(
-      n, problem.key.rows, false, blocking, problem.threads,
+      n, problem.key.rows, false, blocking, problem.executor.threads,
       [&](int thread, Tile<T> pairs) {
         const Tile<T> tile = with_data(pairs, spaces[static_cast<std::size_t>(thread)].scores);
         signed_logits(score, problem, positives, bias, tile);

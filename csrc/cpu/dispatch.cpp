@@ -3,6 +3,12 @@
 #include <cstdlib>
 #include <stdexcept>
 
+#if defined(B2M_HAVE_AMX)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace b2m {
 namespace {
 
@@ -22,7 +28,33 @@ bool has_avx512() {
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
 #endif
+#if defined(B2M_HAVE_AVX512BF16)
+bool has_avx512bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+#endif
+#if defined(B2M_HAVE_AMX)
+/// Whether the processor has AMX for bfloat16 and the operating system saves its registers.
+bool has_tiles() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  constexpr unsigned kOsxsave = 1u << 27, kAmxBf16 = 1u << 22, kAmxTile = 1u << 24;
+  if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & kOsxsave)) return false;
+  if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & (kAmxBf16 | kAmxTile)) != (kAmxBf16 | kAmxTile)) return false;
+  unsigned low = 0, high = 0;
+  __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+  constexpr unsigned kTileState = 3u << 17;  // configuration and data
+  return (low & kTileState) == kTileState;
+}
+/// Linux hands out the 8 KiB of tile data a thread only on request, once for a process and all its threads.
+bool may_use_tiles() {
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+bool has_amx() {
+  static const bool usable = has_avx512bf16() && has_tiles() && may_use_tiles();
+  return usable;
+}
+#endif
 
+// Slowest first; the last that runs is the choice, but for the emulated level, which has to be asked for by name.
 const Entry kLevels[] = {
     {&kGenericLevel, always},
 #if defined(B2M_HAVE_AVX2)
@@ -31,7 +63,24 @@ const Entry kLevels[] = {
 #if defined(B2M_HAVE_AVX512)
     {&kAvx512Level, has_avx512},
 #endif
+#if defined(B2M_HAVE_AVX512BF16)
+    {&kAvx512Bf16Level, has_avx512bf16},
+#endif
+#if defined(B2M_HAVE_AMX)
+    {&kAmxLevel, has_amx},
+#endif
+#if defined(B2M_HAVE_AMX_EMULATED)
+    {&kAmxEmulatedLevel, has_avx512bf16},
+#endif
 };
+
+const InstructionLevel* emulated_level() {
+#if defined(B2M_HAVE_AMX_EMULATED)
+  return &kAmxEmulatedLevel;
+#else
+  return nullptr;
+#endif
+}
 
 thread_local const InstructionLevel* fixed_level = nullptr;
 
@@ -64,7 +113,7 @@ const InstructionLevel& chosen_level() {
   for (const Entry& entry : kLevels) {
     if (!entry.runs_here()) continue;
     if (wanted && *wanted && std::string(wanted) == entry.level->name) return *entry.level;
-    best = entry.level;
+    if (entry.level != emulated_level()) best = entry.level;
   }
   if (wanted && *wanted) {
     throw std::invalid_argument("B2M_ISA=" + std::string(wanted) +

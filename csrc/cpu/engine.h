@@ -10,6 +10,7 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
 #include "cpu/dispatch.h"
@@ -18,16 +19,16 @@
 
 namespace b2m {
 
-/// Sizes of a tile. 112 x 256 single-precision scores (112 KiB, a multiple of every level's register block) stay in a second-level
-/// cache beside the operands of the block; fewer rows where the threads would otherwise run out of bands.
+/// Sizes of a tile. About 112 x 256 single-precision scores (112 KiB; rows a multiple of what the level computes at once) stay in a
+/// second-level cache beside the operands of the block; fewer rows where the threads would otherwise run out of bands.
 struct Blocking {
   std::int64_t rows;
   std::int64_t columns;
   std::int64_t stride;  // of a stored tile; the extra 16 values keep its rows out of the same cache sets
 
-  Blocking(std::int64_t row_count, int threads) : rows(112), columns(256), stride(256 + 16) {
-    const std::int64_t share = (row_count + 4 * threads - 1) / (4 * threads);
-    rows = std::clamp<std::int64_t>((share + 13) / 14 * 14, 14, rows);
+  Blocking(std::int64_t row_count, int threads, std::int64_t row_block) : columns(256), stride(256 + 16) {
+    const auto blocks = [&](std::int64_t count) { return (count + row_block - 1) / row_block * row_block; };
+    rows = std::clamp(blocks((row_count + 4 * threads - 1) / (4 * threads)), row_block, blocks(112));
   }
 };
 
@@ -52,13 +53,13 @@ std::vector<Workspace<T>> make_workspaces(const Blocking& blocking, int threads,
 }
 
 /// Visits all tiles. body(thread, tile) runs in parallel with an empty tile (no data) that says which pairs; after(column0, columns)
-/// runs once per block of columns. `upper`: rows and columns are the same items and only tiles with a pair i < j are visited.
+/// runs once per block of columns. `upper`: rows and columns are the same items and only tiles with a pair i <= j are visited.
 template <class T, class Body, class After>
 void for_tiles(std::int64_t row_count, std::int64_t column_count, bool upper, const Blocking& blocking, int threads,
                const Body& body, const After& after) {
   for (std::int64_t column0 = 0; column0 < column_count; column0 += blocking.columns) {
     const std::int64_t columns = std::min(blocking.columns, column_count - column0);
-    const std::int64_t last_row = upper ? std::min(row_count, column0 + columns - 1) : row_count;
+    const std::int64_t last_row = upper ? std::min(row_count, column0 + columns) : row_count;
     parallel(threads, [&](int thread) {
       for (std::int64_t row0 = thread * blocking.rows; row0 < last_row; row0 += threads * blocking.rows) {
         const std::int64_t rows = std::min(blocking.rows, row_count - row0);
@@ -91,6 +92,14 @@ struct Scorer {
 
   /// Fills the tile: a product of prepared rows, or squared distances by differences (no cancellation, exact zeros).
   void operator()(Tile<T> tile) const {
+    if constexpr (std::is_same_v<T, float>) {
+      if (const PackedRows& left = row.packed; left.unit) {
+        left.unit->product({left.parts, tile.rows, whole_blocks(tile.columns), words_of(row.depth),
+                            left.left.from(tile.row0, 0), column.packed.right_transposed.from(0, tile.column0), tile.data,
+                            tile.stride, false});
+        return;
+      }
+    }
     const std::int64_t width = level.width;
     const std::int64_t panel_size = level.column_panel * column.depth;
     const Product<T> product{tile.rows,
@@ -132,7 +141,7 @@ class GradientSums {
     const Operand<T>& row = scorer.row;
     const Operand<T>& column = scorer.column;
     if (rows_wanted || same) {
-      row_gradient = Buffer<T>(row.count * row.stride, T(0));
+      row_gradient = Buffer<T>(whole_blocks(row.count) * row.stride, T(0));
       if (distances_) row_sum_ = Buffer<double>(row.count, 0.0);
     }
     if (columns_wanted || same) {
@@ -144,6 +153,11 @@ class GradientSums {
         fresh_.push_back(1);
       }
     }
+    if (const PackedRows& packed = row.packed; packed.unit) {
+      for (int thread = 0; thread < threads; ++thread) {
+        packed_weights_.emplace_back(*packed.unit, packed.parts, blocking.rows, blocking.columns);
+      }
+    }
   }
 
   /// Called by `thread` for a tile of a band it owns.
@@ -152,6 +166,19 @@ class GradientSums {
     const Operand<T>& column = scorer_.column;
     const std::int64_t panel = scorer_.level.column_panel;
     const auto slot = static_cast<std::size_t>(thread);
+    if constexpr (std::is_same_v<T, float>) {
+      if (!packed_weights_.empty()) {
+        PackedWeights& packed = packed_weights_[slot];
+        if (!partial_.empty()) {
+          packed.add_to_columns(weight, row.packed, partial_[slot].data(), column.stride, row.depth, fresh_[slot] == 0);
+          fresh_[slot] = 0;
+        }
+        if (row_gradient.size() > 0) {
+          packed.add_to_rows(weight, column.packed, row_gradient.data() + weight.row0 * row.stride, row.stride, column.depth);
+        }
+        return;
+      }
+    }
     double* column_sums = nullptr;
     if (!partial_.empty()) {
       scorer_.level.product({weight.columns, padded_depth(row), weight.rows, weight.data, 1, weight.stride,
@@ -225,7 +252,8 @@ class GradientSums {
   Buffer<double> row_sum_, column_sum_;
   std::vector<Buffer<T>> partial_;
   std::vector<Buffer<double>> partial_sum_;
-  std::vector<char> fresh_;  // the thread has added nothing to this block yet
+  std::vector<PackedWeights> packed_weights_;  // a thread's; empty where floats are multiplied as they are
+  std::vector<char> fresh_;                    // the thread has added nothing to this block yet
 };
 
 }  // namespace b2m

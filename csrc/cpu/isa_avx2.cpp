@@ -7,6 +7,6 @@ constexpr Kernels<float> kSingle = make_kernels<float, 32, 6>();
 constexpr Kernels<double> kWide = make_kernels<double, 32, 6>();
 }  // namespace
 
-extern const InstructionLevel kAvx2Level = {"avx2", &kSingle, &kWide};
+extern const InstructionLevel kAvx2Level = {"avx2", &kSingle, &kWide, nullptr};
 
 }  // namespace b2m

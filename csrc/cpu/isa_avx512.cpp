@@ -2,11 +2,9 @@
 #include "cpu/kernels_impl.h"
 
 namespace b2m {
-namespace {
-constexpr Kernels<float> kSingle = make_kernels<float, 64, 14>();
-constexpr Kernels<double> kWide = make_kernels<double, 64, 14>();
-}  // namespace
 
-extern const InstructionLevel kAvx512Level = {"avx512", &kSingle, &kWide};
+extern const Kernels<float> kAvx512Single = make_kernels<float, 64, 14>();
+extern const Kernels<double> kAvx512Wide = make_kernels<double, 64, 14>();
+extern const InstructionLevel kAvx512Level = {"avx512", &kAvx512Single, &kAvx512Wide, nullptr};
 
 }  // namespace b2m

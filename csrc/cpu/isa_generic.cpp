@@ -7,6 +7,6 @@ constexpr Kernels<float> kSingle = make_kernels<float, 16, 6>();
 constexpr Kernels<double> kWide = make_kernels<double, 16, 6>();
 }  // namespace
 
-extern const InstructionLevel kGenericLevel = {"generic", &kSingle, &kWide};
+extern const InstructionLevel kGenericLevel = {"generic", &kSingle, &kWide, nullptr};
 
 }  // namespace b2m

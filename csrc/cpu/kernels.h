@@ -120,15 +120,86 @@ struct Kernels {
 
 constexpr std::int64_t kMaximaRun = 64;
 
+// ------------------------------------------------------------------------------------------------- products of bfloat16 parts
+//
+// A float is the sum of up to three bfloat16 parts, each what the ones before it leave of the value, rounded. A product of two
+// matrices is then the sum of the products of their parts a and b with a + b < parts, on units that multiply bfloat16 pairs and add
+// up in float. Such units take 32-bit words of two neighbours along the dimension summed over, the first in the lower half.
+
+constexpr int kMostParts = 3;
+constexpr std::int64_t kWordBlock = 16;  // words of a vector or of a tile register's row, and rows of a tile register
+
+constexpr int products_of(int parts) { return parts * (parts + 1) / 2; }
+
+/// Part `part` of a packed matrix begins at word part * part_stride; word (u, v) of it is at
+/// v / kWordBlock * block + u * row + v % kWordBlock. Both directions reach to whole blocks, filled up with zeros.
+template <class Word>
+struct WordLayout {
+  Word* data;
+  std::int64_t row;
+  std::int64_t block;
+  std::int64_t part;
+
+  /// The matrix that begins at word (u, v) of this one, v a whole number of blocks.
+  WordLayout from(std::int64_t u, std::int64_t v) const { return {data + u * row + v / kWordBlock * block, row, block, part}; }
+};
+
+/// c[i][j] (+)= sum over parts, words k and both halves of left(i, k) right(k, j). Rows are computed in whole blocks: c must reach there.
+struct PartsProduct {
+  int parts;
+  std::int64_t rows;
+  std::int64_t columns;  // a whole number of blocks
+  std::int64_t depth;    // in words
+  WordLayout<const std::uint32_t> left;
+  WordLayout<const std::uint32_t> right;
+  float* c;
+  std::int64_t c_row;
+  bool accumulate;
+};
+
+/// rows x columns floats to be packed.
+struct PartsSource {
+  int parts;
+  const float* data;
+  std::int64_t row;
+  std::int64_t rows;
+  std::int64_t columns;
+};
+using PackParts = void (*)(const PartsSource&, WordLayout<std::uint32_t>);
+
+/// What a unit takes, against float products of the same level, within a step that has four products a pair.
+struct PartsCost {
+  double speed;              // products of parts in the time of one product of floats
+  double packing;            // time to pack a gradient weight as one part, in values of depth of a float product
+  std::int64_t depth_block;  // depth is computed in multiples of this
+};
+
+struct PartsUnit {
+  PartsCost cost;
+  std::int64_t row_block;  // rows of a tile are a multiple of this
+  void (*product)(const PartsProduct&);
+  // Packings of a matrix S for the products S B, S' B, A S and A S'. Words hold two neighbours of a row of S in the first and the
+  // last, of a column in the others; word (u, v) is
+  //   S B: (row, column / 2)   S' B: (column, row / 2)   A S: (row / 2, column)   A S': (column / 2, row)
+  PackParts left, left_transposed, right, right_transposed;
+};
+
 /// A compiled instruction level.
 struct InstructionLevel {
   const char* name;
   const Kernels<float>* single;
   const Kernels<double>* wide;
+  const PartsUnit* parts;  // null: float products only
 };
 
 extern const InstructionLevel kGenericLevel;
 extern const InstructionLevel kAvx2Level;
 extern const InstructionLevel kAvx512Level;
+extern const InstructionLevel kAvx512Bf16Level;
+extern const InstructionLevel kAmxLevel;
+extern const InstructionLevel kAmxEmulatedLevel;  // tests only: AMX's tile instructions in plain C++
+
+extern const Kernels<float> kAvx512Single;  // for the levels above, which add products of parts and nothing else
+extern const Kernels<double> kAvx512Wide;
 
 }  // namespace b2m

@@ -3,9 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <type_traits>
 
 #include "cpu/dispatch.h"
 #include "cpu/parallel.h"
+#include "cpu/sums.h"
 #include "pair/elements.h"
 
 namespace b2m {
@@ -14,13 +16,12 @@ namespace {
 /// Norm in double without overflow or underflow of the squares; NaN if any value is NaN.
 template <class T>
 double norm(const T* row, std::int64_t depth) {
-  double largest = 0, sum = 0;
+  double largest = 0, sum = dot(row, row, depth);
+  if (sum > 1e-200 && sum < 1e200) return std::sqrt(sum);
   for (std::int64_t k = 0; k < depth; ++k) {
     const double value = std::fabs(static_cast<double>(row[k]));
     largest = value > largest ? value : largest;
-    sum += value * value;
   }
-  if (sum > 1e-200 && sum < 1e200) return std::sqrt(sum);
   if (largest == 0 || std::isnan(sum) || std::isinf(largest)) return std::isnan(sum) ? sum : largest;
   sum = 0;
   for (std::int64_t k = 0; k < depth; ++k) {
@@ -80,7 +81,7 @@ std::int64_t padded_stride(std::int64_t depth, std::int64_t width) {
 }  // namespace
 
 template <class T>
-Operand<T> prepare(const Matrix& matrix, Metric metric, const double* origin, Packing packing, int threads) {
+Operand<T> prepare(const Matrix& matrix, Metric metric, int threads, const double* origin, Roles roles, int parts) {
   const Kernels<T>& level = kernels<T>();
   Operand<T> operand;
   operand.count = matrix.rows;
@@ -104,7 +105,10 @@ Operand<T> prepare(const Matrix& matrix, Metric metric, const double* origin, Pa
       std::fill(shifted + operand.depth, shifted + operand.stride, T(0));
     }
   });
-  if (packing == Packing::rows_and_panels) pack_panels(operand, level.column_panel, threads);
+  if constexpr (std::is_same_v<T, float>) {
+    operand.packed = pack_rows(operand.rows.data(), operand.stride, operand.count, operand.depth, parts, roles, threads);
+  }
+  if (parts == 0 && roles.column) pack_panels(operand, level.column_panel, threads);
   return operand;
 }
 
@@ -134,16 +138,13 @@ void finish_gradient(const Operand<T>& operand, Buffer<T>& gradient, double fact
       T* g = gradient.data() + i * operand.stride;
       if (normalised) {
         const T* z = operand.rows.data() + i * operand.stride;
-        double along = 0;
-        for (std::int64_t k = 0; k < operand.depth; ++k) along += static_cast<double>(z[k]) * static_cast<double>(g[k]);
-        double sum = 0;
+        const double along = dot(z, g, operand.depth), size = operand.inverse_norm[i] * factor;
         for (std::int64_t k = 0; k < operand.depth; ++k) {
-          const double across = static_cast<double>(g[k]) - static_cast<double>(z[k]) * along;
-          const double value = across * operand.inverse_norm[i] * factor;
-          sum += value;
-          g[k] = static_cast<T>(value);
+          g[k] = static_cast<T>((static_cast<double>(g[k]) - static_cast<double>(z[k]) * along) * size);
         }
         if (operand.metric == Metric::correlation) {
+          double sum = 0;
+          for (std::int64_t k = 0; k < operand.depth; ++k) sum += static_cast<double>(g[k]);
           const T mean = static_cast<T>(sum / static_cast<double>(operand.depth));
           for (std::int64_t k = 0; k < operand.depth; ++k) g[k] -= mean;
         }
@@ -155,8 +156,8 @@ void finish_gradient(const Operand<T>& operand, Buffer<T>& gradient, double fact
   });
 }
 
-template Operand<float> prepare<float>(const Matrix&, Metric, const double*, Packing, int);
-template Operand<double> prepare<double>(const Matrix&, Metric, const double*, Packing, int);
+template Operand<float> prepare<float>(const Matrix&, Metric, int, const double*, Roles, int);
+template Operand<double> prepare<double>(const Matrix&, Metric, int, const double*, Roles, int);
 template void finish_gradient<float>(const Operand<float>&, Buffer<float>&, double, const Matrix&, int);
 template void finish_gradient<double>(const Operand<double>&, Buffer<double>&, double, const Matrix&, int);
 

@@ -5,6 +5,7 @@
 #include "b2m/types.h"
 #include "cpu/buffer.h"
 #include "cpu/kernels.h"
+#include "cpu/parts.h"
 
 namespace b2m {
 
@@ -16,6 +17,7 @@ struct Operand {
   Metric metric = Metric::dot;
   Buffer<T> rows;          // (count, stride), what a score is the dot product (or the squared distance) of
   Buffer<T> panels;        // (ceil(count / panel), depth, panel): `rows` transposed panel by panel, the right side of a product
+  PackedRows packed;       // where rows are multiplied in parts: takes the place of `panels`
   Buffer<T> shifted_rows;  // distances with an origin: rows - origin, else empty
   Buffer<double> inverse_norm;  // cosine, correlation: 0 for a zero row
 
@@ -24,12 +26,10 @@ struct Operand {
   const T* gradient_rows() const { return shifted_rows.size() > 0 ? shifted_rows.data() : rows.data(); }
 };
 
-/// Which of the two layouts a caller needs beside `rows`.
-enum class Packing { rows, rows_and_panels };
-
-/// origin: `depth` values for `shifted_rows`, or null.
+/// origin: `depth` values for `shifted_rows`, or null. The roles decide what is packed: nothing but `rows` by default.
 template <class T>
-Operand<T> prepare(const Matrix& matrix, Metric metric, const double* origin, Packing packing, int threads);
+Operand<T> prepare(const Matrix& matrix, Metric metric, int threads, const double* origin = nullptr, Roles roles = {},
+                   int parts = 0);
 
 /// Mean row, in double; 0 where it is not finite, so that as an origin it spoils no other row.
 Buffer<double> mean_row(const Matrix& matrix, int threads);

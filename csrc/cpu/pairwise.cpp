@@ -29,17 +29,49 @@ void for_stored_rows(const Tile<T>& tile, Layout layout, std::int64_t count, con
   }
 }
 
+/// Writes the pairs i <= j of a tile of x with itself, and the pairs below the diagonal that are the same.
 template <class T>
-void forward(const Matrix& x, const Matrix* y, Scoring scoring, Layout layout, const Matrix& out, int threads) {
-  const Operands<T> operands(x, y, scoring.metric, Use::scores, threads);
+void write_both_halves(const Tile<T>& tile, const Matrix& out, Buffer<T>& transposed) {
+  for (std::int64_t i = 0; i < tile.rows; ++i) {
+    const std::int64_t row = tile.row0 + i, first = std::max<std::int64_t>(row - tile.column0, 0);
+    if (first >= tile.columns) break;
+    write_row(out, row, tile.column0 + first, tile.columns - first, tile.data + i * tile.stride + first);
+  }
+  constexpr std::int64_t block = 16;  // by small squares, so that both sides stay in the first-level cache
+  const std::int64_t stride = tile.rows;
+  for (std::int64_t j0 = 0; j0 < tile.columns; j0 += block) {
+    const std::int64_t columns = std::min(block, tile.columns - j0);
+    for (std::int64_t i0 = 0; i0 < tile.rows; i0 += block) {
+      const std::int64_t rows = std::min(block, tile.rows - i0);
+      for (std::int64_t j = 0; j < columns; ++j) {
+        for (std::int64_t i = 0; i < rows; ++i) transposed[j * stride + i0 + i] = tile.data[(i0 + i) * tile.stride + j0 + j];
+      }
+    }
+    for (std::int64_t j = 0; j < columns; ++j) {
+      const std::int64_t row = tile.column0 + j0 + j;
+      write_row(out, row, tile.row0, std::clamp<std::int64_t>(row - tile.row0, 0, tile.rows), transposed.data() + j * stride);
+    }
+  }
+}
+
+template <class T>
+void forward(const Matrix& x, const Matrix* y, Scoring scoring, Layout layout, const Matrix& out, const Executor& executor) {
+  const int threads = executor.threads;
+  const Operands<T> operands(x, y, scoring.metric, Use::scores, executor);
   const Scorer<T> score{kernels<T>(), operands.row(), operands.column(), scoring};
-  const Blocking blocking(x.rows, threads);
-  auto spaces = make_workspaces<T>(blocking, threads, 1);
+  const Blocking blocking(x.rows, threads, operands.row_block());
+  const bool mirrored = y == nullptr && layout == Layout::full;
+  auto spaces = make_workspaces<T>(blocking, threads, mirrored ? 2 : 1);
   for_tiles<T>(
-      x.rows, operands.column().count, layout == Layout::condensed, blocking, threads,
+      x.rows, operands.column().count, y == nullptr, blocking, threads,
       [&](int thread, Tile<T> pairs) {
-        const Tile<T> tile = with_data(pairs, spaces[static_cast<std::size_t>(thread)].scores);
+        Workspace<T>& space = spaces[static_cast<std::size_t>(thread)];
+        const Tile<T> tile = with_data(pairs, space.scores);
         score(tile);
+        if (mirrored) {
+          write_both_halves(tile, out, space.second);
+          return;
+        }
         for_stored_rows(tile, layout, x.rows,
                         [&](std::int64_t i, std::int64_t first, std::int64_t number, std::int64_t row, std::int64_t column) {
                           write_row(out, row, column, number, tile.data + i * tile.stride + first);
@@ -50,10 +82,11 @@ void forward(const Matrix& x, const Matrix* y, Scoring scoring, Layout layout, c
 
 template <class T>
 void backward(const Matrix& x, const Matrix* y, Scoring scoring, Layout layout, const Matrix& out_gradient, const Matrix* dx,
-              const Matrix* dy, int threads) {
-  const Operands<T> operands(x, y, scoring.metric, Use::scores_and_gradient, threads);
+              const Matrix* dy, const Executor& executor) {
+  const int threads = executor.threads;
+  const Operands<T> operands(x, y, scoring.metric, Use::scores_and_gradient, executor);
   const Scorer<T> score{kernels<T>(), operands.row(), operands.column(), scoring};
-  const Blocking blocking(x.rows, threads);
+  const Blocking blocking(x.rows, threads, operands.row_block());
   auto spaces = make_workspaces<T>(blocking, threads, 2);
   GradientSums<T> sums(score, blocking, threads, dx != nullptr, dy != nullptr, y == nullptr);
   for_tiles<T>(
@@ -96,8 +129,9 @@ double pair_score(const T* x, const T* y, std::int64_t depth, Scoring scoring) {
 
 template <class T>
 void list_forward(const Matrix& x, const std::int64_t* i, const std::int64_t* j, std::int64_t pairs, Scoring scoring,
-                  double* out, int threads) {
-  const Operand<T> rows = prepare<T>(x, scoring.metric, nullptr, Packing::rows, threads);
+                  double* out, const Executor& executor) {
+  const int threads = executor.threads;
+  const Operand<T> rows = prepare<T>(x, scoring.metric, threads);
   parallel_ranges(threads, pairs, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t p = begin; p < end; ++p) {
       out[p] = pair_score(rows.rows.data() + i[p] * rows.stride, rows.rows.data() + j[p] * rows.stride, rows.depth, scoring);
@@ -107,8 +141,9 @@ void list_forward(const Matrix& x, const std::int64_t* i, const std::int64_t* j,
 
 template <class T>
 void list_backward(const Matrix& x, const std::int64_t* i, const std::int64_t* j, std::int64_t pairs, Scoring scoring,
-                   const double* out_gradient, const Matrix& dx, int threads) {
-  const Operand<T> rows = prepare<T>(x, scoring.metric, nullptr, Packing::rows, threads);
+                   const double* out_gradient, const Matrix& dx, const Executor& executor) {
+  const int threads = executor.threads;
+  const Operand<T> rows = prepare<T>(x, scoring.metric, threads);
   const bool bilinear = is_bilinear(scoring.metric);
   Buffer<double> weight(bilinear ? 0 : pairs);  // dL/dq, q the squared distance
   if (!bilinear) {
@@ -162,10 +197,11 @@ bool better(const Candidate<T>& a, const Candidate<T>& b) {
 
 template <class T>
 void topk_rows(const Matrix& x, const Matrix* y, Scoring scoring, std::int64_t k, double* values, std::int64_t* indices,
-               int threads) {
-  const Operands<T> operands(x, y, scoring.metric, Use::scores, threads);
+               const Executor& executor) {
+  const int threads = executor.threads;
+  const Operands<T> operands(x, y, scoring.metric, Use::scores, executor, true);
   const Scorer<T> score{kernels<T>(), operands.row(), operands.column(), scoring};
-  const Blocking blocking(x.rows, threads);
+  const Blocking blocking(x.rows, threads, operands.row_block());
   auto spaces = make_workspaces<T>(blocking, threads, 1);
   const bool smallest = scoring.metric == Metric::euclidean || scoring.metric == Metric::sqeuclidean;
   std::vector<Candidate<T>> heaps(static_cast<std::size_t>(x.rows * k));
@@ -218,37 +254,38 @@ void topk_rows(const Matrix& x, const Matrix* y, Scoring scoring, std::int64_t k
 
 }  // namespace
 
-void pairwise_forward(const Matrix& x, const Matrix* y, Scoring scoring, Layout layout, const Matrix& out, int threads) {
-  with_compute_type(x.dtype, [&](auto zero) { forward<decltype(zero)>(x, y, scoring, layout, out, threads); });
+void pairwise_forward(const Matrix& x, const Matrix* y, Scoring scoring, Layout layout, const Matrix& out,
+                      const Executor& executor) {
+  with_compute_type(x.dtype, [&](auto zero) { forward<decltype(zero)>(x, y, scoring, layout, out, executor); });
 }
 
 void pairwise_backward(const Matrix& x, const Matrix* y, Scoring scoring, Layout layout, const Matrix& out_gradient,
-                       const Matrix* dx, const Matrix* dy, int threads) {
+                       const Matrix* dx, const Matrix* dy, const Executor& executor) {
   with_compute_type(x.dtype,
-                    [&](auto zero) { backward<decltype(zero)>(x, y, scoring, layout, out_gradient, dx, dy, threads); });
+                    [&](auto zero) { backward<decltype(zero)>(x, y, scoring, layout, out_gradient, dx, dy, executor); });
 }
 
 void pair_list_forward(const Matrix& x, const std::int64_t* i, const std::int64_t* j, std::int64_t pairs, Scoring scoring,
-                       double* out, int threads) {
-  with_compute_type(x.dtype, [&](auto zero) { list_forward<decltype(zero)>(x, i, j, pairs, scoring, out, threads); });
+                       double* out, const Executor& executor) {
+  with_compute_type(x.dtype, [&](auto zero) { list_forward<decltype(zero)>(x, i, j, pairs, scoring, out, executor); });
 }
 
 void pair_list_backward(const Matrix& x, const std::int64_t* i, const std::int64_t* j, std::int64_t pairs, Scoring scoring,
-                        const double* out_gradient, const Matrix& dx, int threads) {
+                        const double* out_gradient, const Matrix& dx, const Executor& executor) {
   with_compute_type(x.dtype,
-                    [&](auto zero) { list_backward<decltype(zero)>(x, i, j, pairs, scoring, out_gradient, dx, threads); });
+                    [&](auto zero) { list_backward<decltype(zero)>(x, i, j, pairs, scoring, out_gradient, dx, executor); });
 }
 
 void topk(const Matrix& x, const Matrix* y, Scoring scoring, std::int64_t k, double* values, std::int64_t* indices,
-          int threads) {
-  with_compute_type(x.dtype, [&](auto zero) { topk_rows<decltype(zero)>(x, y, scoring, k, values, indices, threads); });
+          const Executor& executor) {
+  with_compute_type(x.dtype, [&](auto zero) { topk_rows<decltype(zero)>(x, y, scoring, k, values, indices, executor); });
 }
 
-void self_scores(const Matrix& x, Scoring scoring, double* out, int threads) {
+void self_scores(const Matrix& x, Scoring scoring, double* out, const Executor& executor) {
   with_compute_type(x.dtype, [&](auto zero) {
     using T = decltype(zero);
-    const Operand<T> rows = prepare<T>(x, scoring.metric, nullptr, Packing::rows, threads);
-    parallel_ranges(threads, rows.count, [&](std::int64_t begin, std::int64_t end) {
+    const Operand<T> rows = prepare<T>(x, scoring.metric, executor.threads);
+    parallel_ranges(executor.threads, rows.count, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t i = begin; i < end; ++i) {
         const T* row = rows.rows.data() + i * rows.stride;
         out[i] = pair_score(row, row, rows.depth, scoring);

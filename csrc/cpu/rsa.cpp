@@ -14,10 +14,10 @@ namespace {
 template <class T>
 class Source {
  public:
-  Source(const Similarities& similarities, std::int64_t count, Use use, int threads)
+  Source(const Similarities& similarities, std::int64_t count, Use use, const Executor& executor, bool exact)
       : similarities_(similarities), count_(count) {
     if (similarities.kind != Similarities::Kind::patterns) return;
-    operands_ = std::make_unique<Operands<T>>(similarities.data, nullptr, similarities.scoring.metric, use, threads);
+    operands_ = std::make_unique<Operands<T>>(similarities.data, nullptr, similarities.scoring.metric, use, executor, exact);
     scorer_ = std::make_unique<Scorer<T>>(Scorer<T>{kernels<T>(), operands_->row(), operands_->column(), similarities.scoring});
   }
 
@@ -42,6 +42,7 @@ class Source {
     }
   }
   const Scorer<T>& scorer() const { return *scorer_; }
+  std::int64_t row_block() const { return operands_ ? operands_->row_block() : 1; }
 
  private:
   Similarities similarities_;
@@ -54,21 +55,24 @@ class Source {
 template <class T>
 class Comparer {
  public:
-  Comparer(const Comparison& comparison, Use use)
+  /// `exact`: in float's precision whatever the setting is.
+  Comparer(const Comparison& comparison, Use use, bool exact)
       : comparison_(comparison),
-        blocking(comparison.count, comparison.threads),
-        c(comparison.c, comparison.count, use, comparison.threads),
-        t(comparison.t, comparison.count, Use::scores, comparison.threads),
+        c(comparison.c, comparison.count, use, comparison.executor, exact),
+        t(comparison.t, comparison.count, Use::scores, comparison.executor, exact),
+        blocking(comparison.count, comparison.executor.threads,
+                 std::max({c.row_block(), t.row_block(), std::int64_t{kernels<T>().row_block}})),
         level(kernels<T>()),
-        spaces_(make_workspaces<T>(blocking, comparison.threads, comparison.weights ? 3 : 2)) {
-    if (comparison.weights) w_ = std::make_unique<Source<T>>(*comparison.weights, comparison.count, Use::scores, 1);
+        spaces_(make_workspaces<T>(blocking, comparison.executor.threads, comparison.weights ? 3 : 2)) {
+    if (comparison.weights)
+      w_ = std::make_unique<Source<T>>(*comparison.weights, comparison.count, Use::scores, comparison.executor, exact);
   }
 
   /// body(thread, c tile, t tile, w tile); the w tile has no data when every pair counts 1.
   template <class Body, class After>
   void run(const Body& body, const After& after) {
     for_tiles<T>(
-        comparison_.count, comparison_.count, true, blocking, comparison_.threads,
+        comparison_.count, comparison_.count, true, blocking, comparison_.executor.threads,
         [&](int thread, Tile<T> pairs) {
           Workspace<T>& space = spaces_[static_cast<std::size_t>(thread)];
           const Tile<T> c_tile = with_data(pairs, space.scores), t_tile = with_data(pairs, space.second);
@@ -88,8 +92,8 @@ class Comparer {
   const Comparison& comparison_;
 
  public:
-  Blocking blocking;
   Source<T> c, t;
+  Blocking blocking;
   const Kernels<T>& level;
 
  private:
@@ -99,8 +103,8 @@ class Comparer {
 
 template <class T>
 PairMoments moments(const Comparison& comparison, double c_shift, double t_shift, double* c_row, double* t_row) {
-  Comparer<T> comparer(comparison, Use::scores);
-  const auto threads = static_cast<std::size_t>(comparison.threads);
+  Comparer<T> comparer(comparison, Use::scores, false);
+  const auto threads = static_cast<std::size_t>(comparison.executor.threads);
   std::vector<Moments> parts(threads);
   std::vector<Buffer<double>> columns;  // of c', then of t', per thread
   if (c_row) {
@@ -139,13 +143,13 @@ PairMoments moments(const Comparison& comparison, double c_shift, double t_shift
 
 /// One pass over the pairs that turns the c tile into gradient weights and sums them into the gradient of the patterns.
 template <class T, class Weigh>
-void backward(const Comparison& comparison, const double* diagonal, const Matrix& dc, const Weigh& weigh) {
-  Comparer<T> comparer(comparison, Use::scores_and_gradient);
+void backward(const Comparison& comparison, bool exact, const double* diagonal, const Matrix& dc, const Weigh& weigh) {
+  Comparer<T> comparer(comparison, Use::scores_and_gradient, exact);
   const Scorer<T>& scorer = comparer.c.scorer();
   const Operand<T>& patterns = scorer.row;
   const bool chained = !is_bilinear(scorer.scoring.metric);
-  GradientSums<T> sums(scorer, comparer.blocking, comparison.threads, true, true, true);
-  auto copies = make_workspaces<T>(comparer.blocking, chained ? comparison.threads : 0, 1);
+  GradientSums<T> sums(scorer, comparer.blocking, comparison.executor.threads, true, true, true);
+  auto copies = make_workspaces<T>(comparer.blocking, chained ? comparison.executor.threads : 0, 1);
   comparer.run(
       [&](int thread, const Tile<T>& c, const Tile<T>& t, const Tile<T>& w) {
         Tile<T> scores = c;
@@ -159,7 +163,7 @@ void backward(const Comparison& comparison, const double* diagonal, const Matrix
       },
       [&](std::int64_t column0, std::int64_t count) { sums.finish_block(column0, count); });
   if (diagonal) {
-    parallel_ranges(comparison.threads, patterns.count, [&](std::int64_t begin, std::int64_t end) {
+    parallel_ranges(comparison.executor.threads, patterns.count, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t i = begin; i < end; ++i) {
         for (std::int64_t k = i * patterns.stride; k < i * patterns.stride + patterns.depth; ++k) {
           sums.row_gradient[k] += static_cast<T>(2 * diagonal[i]) * patterns.rows[k];  // d(x.x)/dx = 2 x
@@ -168,7 +172,7 @@ void backward(const Comparison& comparison, const double* diagonal, const Matrix
     });
   }
   sums.finish();
-  finish_gradient(patterns, sums.row_gradient, 1.0, dc, comparison.threads);
+  finish_gradient(patterns, sums.row_gradient, 1.0, dc, comparison.executor.threads);
 }
 
 /// Everything is computed in the precision of the first side.
@@ -183,14 +187,14 @@ PairMoments pair_moments(const Comparison& comparison, double c_shift, double t_
   return total;
 }
 
-double typical_score(const Similarities& similarities, std::int64_t count, int threads) {
+double typical_score(const Similarities& similarities, std::int64_t count, const Executor& executor) {
   if (count < 2) return 0;
   double typical = 0;
   with_compute_type(similarities.data.dtype, [&](auto zero) {
     using T = decltype(zero);
     if (similarities.kind == Similarities::Kind::patterns && is_bilinear(similarities.scoring.metric)) {
       // sum over i != j of z_i . z_j = |sum z|^2 - sum |z|^2.
-      const Operand<T> z = prepare<T>(similarities.data, similarities.scoring.metric, nullptr, Packing::rows, threads);
+      const Operand<T> z = prepare<T>(similarities.data, similarities.scoring.metric, executor.threads);
       Buffer<double> sum(z.depth, 0.0);
       double squares = 0, square = 0;
       for (std::int64_t i = 0; i < z.count; ++i) {
@@ -203,8 +207,8 @@ double typical_score(const Similarities& similarities, std::int64_t count, int t
       for (std::int64_t k = 0; k < z.depth; ++k) square += sum[k] * sum[k];
       typical = (square - squares) / (static_cast<double>(count) * static_cast<double>(count - 1));
     } else {
-      const Blocking blocking(count, 1);
-      const Source<T> source(similarities, count, Use::scores, threads);
+      const Source<T> source(similarities, count, Use::scores, executor, false);
+      const Blocking blocking(count, 1, std::max(source.row_block(), std::int64_t{kernels<T>().row_block}));
       Buffer<T> scores(blocking.rows * blocking.stride, T(0));
       const Tile<T> tile{
           scores.data(), blocking.stride, std::min(blocking.rows, count), std::min(blocking.columns, count), 0, 0};
@@ -226,8 +230,8 @@ WeightedSum squared_difference(const Comparison& comparison, Transform transform
   WeightedSum total{0, 0};
   with_compute_type(compute_dtype(comparison), [&](auto zero) {
     using T = decltype(zero);
-    Comparer<T> comparer(comparison, Use::scores);
-    std::vector<WeightedSum> parts(static_cast<std::size_t>(comparison.threads), WeightedSum{0, 0});
+    Comparer<T> comparer(comparison, Use::scores, transform == Transform::atanh);
+    std::vector<WeightedSum> parts(static_cast<std::size_t>(comparison.executor.threads), WeightedSum{0, 0});
     comparer.run(
         [&](int thread, const Tile<T>& c, const Tile<T>& t, const Tile<T>& w) {
           WeightedSum& part = parts[static_cast<std::size_t>(thread)];
@@ -255,7 +259,7 @@ void linear_backward(const Comparison& comparison, const LinearGradient& gradien
     const LinearWeight<T> weight{static_cast<T>(gradient.c_shift),  static_cast<T>(gradient.t_shift),
                                  static_cast<T>(gradient.constant), static_cast<T>(gradient.of_c),
                                  static_cast<T>(gradient.of_t),     gradient.per_item ? per_item.data() : nullptr};
-    backward<T>(comparison, gradient.diagonal, dc,
+    backward<T>(comparison, false, gradient.diagonal, dc,
                 [&](const Kernels<T>& level, const Tile<T>& c, const Tile<T>& t, const Tile<T>& w) {
                   level.linear_weight(c, t, w, weight);
                 });
@@ -265,10 +269,12 @@ void linear_backward(const Comparison& comparison, const LinearGradient& gradien
 void atanh_backward(const Comparison& comparison, double epsilon, double factor, const Matrix& dc) {
   with_compute_type(compute_dtype(comparison), [&](auto zero) {
     using T = decltype(zero);
-    // F(c) - F(t) squared: the 2 of the square belongs to the factor.
-    backward<T>(comparison, nullptr, dc, [&](const Kernels<T>& level, const Tile<T>& c, const Tile<T>& t, const Tile<T>& w) {
-      level.atanh_weight(c, t, w, static_cast<T>(epsilon), static_cast<T>(2 * factor));
-    });
+    // F(c) - F(t) squared: the 2 of the square belongs to the factor. Exact, as in the forward pass: rounding must not carry a
+    // similarity past 1 + epsilon, where F ends.
+    backward<T>(comparison, true, nullptr, dc,
+                [&](const Kernels<T>& level, const Tile<T>& c, const Tile<T>& t, const Tile<T>& w) {
+                  level.atanh_weight(c, t, w, static_cast<T>(epsilon), static_cast<T>(2 * factor));
+                });
   });
 }
 

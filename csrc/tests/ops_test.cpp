@@ -84,14 +84,14 @@ double exact_score(const Patterns<T>& x, std::int64_t i, const Patterns<T>& y, s
 }
 
 template <class T>
-void pairwise(std::int64_t n, std::int64_t m, std::int64_t d, int threads, double tolerance) {
+void pairwise(std::int64_t n, std::int64_t m, std::int64_t d, Executor executor, double tolerance) {
   Patterns<T> x(n, d, 1), y(m, d, 2), out(n, m, 3), dx(n, d, 4), dy(m, d, 5);
   for (const Metric metric :
        {Metric::dot, Metric::cosine, Metric::correlation, Metric::sqeuclidean, Metric::euclidean, Metric::rbf}) {
     if (metric == Metric::correlation && d < 3) continue;
     const Matrix key = y.matrix();
     const Scoring scoring{metric, 0.3};
-    pairwise_forward(x.matrix(), &key, scoring, Layout::full, out.matrix(), threads);
+    pairwise_forward(x.matrix(), &key, scoring, Layout::full, out.matrix(), executor);
     for (std::int64_t i = 0; i < n; ++i) {
       for (std::int64_t j = 0; j < m; ++j) CHECK_NEAR(out.stored(i, j), exact_score(x, i, y, j, metric), tolerance);
     }
@@ -101,7 +101,7 @@ void pairwise(std::int64_t n, std::int64_t m, std::int64_t d, int threads, doubl
       for (std::int64_t j = 0; j < m; ++j) static_cast<T*>(ones.matrix().data)[i * ones.matrix().row_stride + 2 * j] = T(1);
     }
     const Matrix to_x = dx.matrix(), to_y = dy.matrix();
-    pairwise_backward(x.matrix(), &key, scoring, Layout::full, ones.matrix(), &to_x, &to_y, threads);
+    pairwise_backward(x.matrix(), &key, scoring, Layout::full, ones.matrix(), &to_x, &to_y, executor);
     double along = 0, total = 0;
     for (std::int64_t i = 0; i < n; ++i) {
       for (std::int64_t k = 0; k < d; ++k) along += dx.stored(i, k) * x(i, k);
@@ -125,12 +125,12 @@ void pairwise(std::int64_t n, std::int64_t m, std::int64_t d, int threads, doubl
 }
 
 template <class T>
-void condensed_and_best(std::int64_t n, std::int64_t d, int threads, double tolerance) {
+void condensed_and_best(std::int64_t n, std::int64_t d, Executor executor, double tolerance) {
   Patterns<T> x(n, d, 7);
   std::vector<T> out(static_cast<std::size_t>(n * (n - 1) / 2 + 1), static_cast<T>(kGuard));
   const DType dtype = sizeof(T) == 8 ? DType::float64 : DType::float32;
   pairwise_forward(x.matrix(), nullptr, {Metric::euclidean, 0}, Layout::condensed,
-                   Matrix{out.data(), dtype, 1, n * (n - 1) / 2, 0, 1}, threads);
+                   Matrix{out.data(), dtype, 1, n * (n - 1) / 2, 0, 1}, executor);
   std::size_t p = 0;
   for (std::int64_t i = 0; i < n; ++i) {
     for (std::int64_t j = i + 1; j < n; ++j) {
@@ -142,7 +142,7 @@ void condensed_and_best(std::int64_t n, std::int64_t d, int threads, double tole
   if (n < 3) return;
   std::vector<double> values(static_cast<std::size_t>(2 * n));
   std::vector<std::int64_t> indices(static_cast<std::size_t>(2 * n));
-  topk(x.matrix(), nullptr, {Metric::cosine, 0}, 2, values.data(), indices.data(), threads);
+  topk(x.matrix(), nullptr, {Metric::cosine, 0}, 2, values.data(), indices.data(), executor);
   for (std::int64_t i = 0; i < n; ++i) {
     double best = -2;
     for (std::int64_t j = 0; j < n; ++j) best = i == j ? best : std::max(best, exact_score(x, i, x, j, Metric::cosine));
@@ -153,7 +153,7 @@ void condensed_and_best(std::int64_t n, std::int64_t d, int threads, double tole
 
 /// InfoNCE and the sigmoid loss on the diagonal and with labels, forward against the definition, backward by scaling.
 template <class T>
-void contrastive(std::int64_t n, std::int64_t m, std::int64_t d, bool labelled, int threads, double tolerance) {
+void contrastive(std::int64_t n, std::int64_t m, std::int64_t d, bool labelled, Executor executor, double tolerance) {
   Patterns<T> q(n, d, 8), k(m, d, 9), dq(n, d, 10), dk(m, d, 11);
   std::vector<std::int32_t> row(static_cast<std::size_t>(n)), column(static_cast<std::size_t>(m));
   for (std::size_t i = 0; i < row.size(); ++i) row[i] = static_cast<std::int32_t>(i % 7);
@@ -161,7 +161,7 @@ void contrastive(std::int64_t n, std::int64_t m, std::int64_t d, bool labelled, 
   const double scale = 1.7;
   const ContrastiveProblem problem{
       q.matrix(), k.matrix(), Metric::cosine, scale, labelled ? row.data() : nullptr, labelled ? column.data() : nullptr,
-      threads};
+      executor};
   std::vector<double> r(static_cast<std::size_t>(6 * n)), c(static_cast<std::size_t>(6 * m));
   const auto statistics = [](std::vector<double>& at, std::int64_t count) {
     double* p = at.data();
@@ -219,14 +219,14 @@ void contrastive(std::int64_t n, std::int64_t m, std::int64_t d, bool labelled, 
 }
 
 template <class T>
-void comparisons(std::int64_t n, std::int64_t d, int threads, double tolerance) {
+void comparisons(std::int64_t n, std::int64_t d, Executor executor, double tolerance) {
   Patterns<T> x(n, d, 12), t(n, 3, 13), w(n, n, 14), dx(n, d, 15);
   const Similarities weights{Similarities::Kind::matrix, w.matrix(), {Metric::dot, 0}};
   const Comparison comparison{n,
                               {Similarities::Kind::patterns, x.matrix(), {Metric::cosine, 0}},
                               {Similarities::Kind::patterns, t.matrix(), {Metric::cosine, 0}},
                               &weights,
-                              threads};
+                              executor};
   double total = 0, weight = 0, cross = 0;
   for (std::int64_t i = 0; i < n; ++i) {
     for (std::int64_t j = i + 1; j < n; ++j) {
@@ -245,7 +245,7 @@ void comparisons(std::int64_t n, std::int64_t d, int threads, double tolerance) 
   CHECK_NEAR(moments.wct / pairs, cross / pairs, tolerance);
   atanh_backward(comparison, 0.5, 1.0, dx.matrix());
   std::vector<double> item(static_cast<std::size_t>(n), 0.25);
-  linear_backward({n, comparison.c, comparison.t, nullptr, threads}, {0.1, 0.2, 1.0, 0.5, -0.5, item.data(), item.data()},
+  linear_backward({n, comparison.c, comparison.t, nullptr, executor}, {0.1, 0.2, 1.0, 0.5, -0.5, item.data(), item.data()},
                   dx.matrix());
   for (Patterns<T>* patterns : {&x, &t, &w, &dx}) patterns->check_guards();
 }
@@ -260,19 +260,23 @@ void inversions() {
 }
 
 template <class T>
-void all_ops(double tolerance) {
-  for (const int threads : {1, 3}) {
+void all_ops(Precision precision, double tolerance) {
+  for (const Executor executor : {Executor{1, precision}, Executor{3, precision}}) {
     for (const std::int64_t n : {1, 2, 17, 130}) {  // 130 x 263: more than one tile each way
       for (const std::int64_t d : {1, 5, 33}) {
-        pairwise<T>(n, 2 * n + 3, d, threads, tolerance);
-        condensed_and_best<T>(n, d, threads, tolerance);
-        contrastive<T>(n, n + 5, d, false, threads, tolerance);
-        contrastive<T>(n, 2 * n, d, true, threads, tolerance);
-        if (d > 1) comparisons<T>(n, d, threads, tolerance);
+        pairwise<T>(n, 2 * n + 3, d, executor, tolerance);
+        condensed_and_best<T>(n, d, executor, tolerance);
+        contrastive<T>(n, n + 5, d, false, executor, tolerance);
+        contrastive<T>(n, 2 * n, d, true, executor, tolerance);
+        if (d > 1) comparisons<T>(n, d, executor, tolerance);
       }
     }
-    condensed_and_best<T>(270, 5, threads, tolerance);
-    comparisons<T>(270, 5, threads, tolerance);
+    // So deep that every unit for bfloat16 parts is used.
+    pairwise<T>(70, 130, 100, executor, tolerance);
+    contrastive<T>(130, 140, 100, true, executor, tolerance);
+    comparisons<T>(130, 100, executor, tolerance);
+    condensed_and_best<T>(270, 5, executor, tolerance);
+    comparisons<T>(270, 5, executor, tolerance);
   }
 }
 
@@ -283,8 +287,12 @@ int main() {
     setenv("B2M_ISA", level.c_str(), 1);
     CHECK(level == b2m::chosen_level().name);
     std::printf("level %s\n", level.c_str());
-    all_ops<float>(2e-5);
-    all_ops<double>(1e-12);
+    all_ops<float>(Precision::highest, 2e-5);
+    all_ops<double>(Precision::highest, 1e-12);
+    if (b2m::chosen_level().parts) {
+      all_ops<float>(Precision::high, 5e-4);
+      all_ops<float>(Precision::medium, 2e-1);
+    }
   }
   inversions();
   return check::report("ops");

@@ -14,7 +14,7 @@ struct ContrastiveProblem {
   double logit_scale;
   const std::int32_t* row_label;     // n
   const std::int32_t* column_label;  // m
-  int threads;
+  Executor executor;
 };
 
 /// What one direction of InfoNCE needs to know of its n rows (or m columns); each pointer n doubles.

@@ -19,7 +19,7 @@ struct Comparison {
   Similarities c;
   Similarities t;
   const Similarities* weights;
-  int threads;
+  Executor executor;
 };
 
 /// Sums over pairs of c' = c - c_shift and t' = t - t_shift, weighted: w, w c', w t', w c'c', w t't', w c't' in double.
@@ -31,7 +31,7 @@ PairMoments pair_moments(const Comparison& comparison, double c_shift, double t_
 
 /// A typical score, to shift by: moments of values shifted near their mean do not cancel. Exact mean for bilinear patterns, else the
 /// mean of a first tile.
-double typical_score(const Similarities& similarities, std::int64_t count, int threads);
+double typical_score(const Similarities& similarities, std::int64_t count, const Executor& executor);
 
 /// What a difference is taken of: the scores themselves, or Fisher's z with Li et al.'s epsilon,
 /// F(x) = 0.5 [log(1 + x + e) - log(1 - x + e)].

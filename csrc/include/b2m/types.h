@@ -31,6 +31,16 @@ struct Scoring {
   double gamma;  // rbf only
 };
 
+/// What scores and gradients of float32 rows may lose where a unit for bfloat16 products is faster than float products are; PyTorch's
+/// setting of the same names. Relative error of a score, of its largest terms: 2^-24, 2^-17, 2^-9.
+enum class Precision : int { highest, high, medium };
+
+/// How an op is executed.
+struct Executor {
+  int threads;
+  Precision precision = Precision::highest;
+};
+
 constexpr bool is_bilinear(Metric metric) {
   return metric == Metric::dot || metric == Metric::cosine || metric == Metric::correlation;
 }
