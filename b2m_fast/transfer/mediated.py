@@ -46,7 +46,7 @@ except ImportError as error:  # pragma: no cover
     ) from error
 
 if TYPE_CHECKING:
-    from b2m_fast.teachers.ridge import Folds, Ridge
+    from b2m_fast.teachers.ridge import Folds
 
 __all__ = ["BrainEncoder", "BrainMediatedClassifier", "BrainMediatedRegressor", "fit_brains"]
 
@@ -122,7 +122,7 @@ class BrainEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         tags.target_tags.multi_output = True
         return tags
 
-    def fit(self, X: Any, y: Any) -> BrainEncoder:  # noqa: N803
+    def fit(self, X: Any, y: Any) -> BrainEncoder:
         """Fit to what a brain answered.
 
         Parameters
@@ -166,7 +166,7 @@ class BrainEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.map_ = self.ridge_.weights / self.ridge_.spread[:, None]
         return self
 
-    def transform(self, X: Any) -> Array:  # noqa: N803
+    def transform(self, X: Any) -> Array:
         """Responses the brain would give.
 
         Parameters
@@ -183,7 +183,7 @@ class BrainEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         x = validate_data(self, X, reset=False, dtype=np.float64)
         return np.asarray(self.ridge_.predict(x), dtype=np.float64)
 
-    def score(self, X: Any, y: Any) -> float:  # noqa: N803
+    def score(self, X: Any, y: Any) -> float:
         """Mean over units of the correlation of predicted and measured responses.
 
         Parameters
@@ -256,7 +256,7 @@ def fit_brains(
     for name, (features, responses) in named.items():
         try:
             fitted.append(BrainEncoder(**options).fit(features, responses))
-        except ValueError as error:
+        except ValueError as error:  # noqa: PERF203
             raise ValueError(f"{name}: {error}") from error
     widths = {name: e.n_features_in_ for name, e in zip(named, fitted, strict=True)}
     if len(set(widths.values())) > 1:
@@ -304,14 +304,14 @@ class _Mediated(BaseEstimator):  # type: ignore[misc]
             return "loo"
         return list(check_cv(self.cv, y, classifier=is_classifier(self)).split(x, y))
 
-    def _estimates(self, X: Any) -> Array:  # noqa: N803
+    def _estimates(self, X: Any) -> Array:
         """Predictions (views, n, targets) of each ridge readout."""
         check_is_fitted(self)
         x = validate_data(self, X, reset=False, dtype=np.float64)
         return np.stack([r.predict(v) for r, v in zip(self.readouts_, self._views(x), strict=True)])
 
     def _fit_readouts(self, x: Array, y: Array, *, shared: bool, folds: Folds) -> None:
-        self.readouts_: list[Ridge] = [
+        self.readouts_: list[Any] = [
             fit_readout(view, y, self.penalties, shared=shared, folds=folds)
             for view in self._views(x)
         ]
@@ -377,7 +377,7 @@ class BrainMediatedRegressor(RegressorMixin, MultiOutputMixin, _Mediated):  # ty
         self.cv = cv
         self.shared = shared
 
-    def fit(self, X: Any, y: Any) -> BrainMediatedRegressor:  # noqa: N803
+    def fit(self, X: Any, y: Any) -> BrainMediatedRegressor:
         """Fit the readout; brains stay as they are.
 
         Parameters
@@ -407,7 +407,7 @@ class BrainMediatedRegressor(RegressorMixin, MultiOutputMixin, _Mediated):  # ty
         )
         return self
 
-    def predict(self, X: Any) -> Array:  # noqa: N803
+    def predict(self, X: Any) -> Array:
         """Estimated labels.
 
         Parameters
@@ -422,7 +422,7 @@ class BrainMediatedRegressor(RegressorMixin, MultiOutputMixin, _Mediated):  # ty
         """
         return self.predict_each(X).mean(axis=0)  # type: ignore[no-any-return]
 
-    def predict_each(self, X: Any) -> Array:  # noqa: N803
+    def predict_each(self, X: Any) -> Array:
         """The estimates of each brain, which may differ: see `b2m_fast.evaluate.variability`.
 
         Parameters
@@ -498,7 +498,7 @@ class BrainMediatedClassifier(ClassifierMixin, _Mediated):  # type: ignore[misc]
         self.penalties = penalties
         self.cv = cv
 
-    def fit(self, X: Any, y: Any) -> BrainMediatedClassifier:  # noqa: N803
+    def fit(self, X: Any, y: Any) -> BrainMediatedClassifier:
         """Fit the readout; brains stay as they are.
 
         Parameters
@@ -567,7 +567,7 @@ class BrainMediatedClassifier(ClassifierMixin, _Mediated):  # type: ignore[misc]
 
         return model(min(grid, key=loss)).fit(view, index)
 
-    def decision_function(self, X: Any) -> Array:  # noqa: N803
+    def decision_function(self, X: Any) -> Array:
         """Decision values, averaged over brains.
 
         Parameters
@@ -586,7 +586,7 @@ class BrainMediatedClassifier(ClassifierMixin, _Mediated):  # type: ignore[misc]
         p = np.log(self._probabilities(X).clip(min=1e-300))
         return np.asarray(p[:, 1] - p[:, 0] if len(self.classes_) == 2 else p)
 
-    def predict(self, X: Any) -> NDArray[Any]:  # noqa: N803
+    def predict(self, X: Any) -> NDArray[Any]:
         """Classes.
 
         Parameters
@@ -603,14 +603,14 @@ class BrainMediatedClassifier(ClassifierMixin, _Mediated):  # type: ignore[misc]
         chosen = (values > 0).astype(int) if values.ndim == 1 else values.argmax(axis=1)
         return np.asarray(self.classes_[chosen])
 
-    def _probabilities(self, X: Any) -> Array:  # noqa: N803
+    def _probabilities(self, X: Any) -> Array:
         check_is_fitted(self)
         x = validate_data(self, X, reset=False, dtype=np.float64)
         found = [r.predict_proba(v) for r, v in zip(self.readouts_, self._views(x), strict=True)]
         return np.asarray(np.mean(found, axis=0))
 
-    @available_if(_is_logistic)
-    def predict_proba(self, X: Any) -> Array:  # noqa: N803
+    @available_if(_is_logistic)  # type: ignore[untyped-decorator]
+    def predict_proba(self, X: Any) -> Array:
         """Probabilities of the classes, averaged over brains (logistic readout only).
 
         Parameters
