@@ -242,9 +242,8 @@ def fit_ridge(
         raise ValueError(f"dtype must be 'float32' or 'float64', got {dtype!r}")
     if not (y != y[0]).any():
         raise ValueError(f"none of {y.shape[1]} targets varies over the {len(y)} rows")
-    loo = isinstance(folds, str)
-    everything = np.arange(len(x))
-    splits = [(everything, everything)] if loo else _splits(len(x), folds, groups, shuffle, seed)
+    loo = folds == "loo"
+    splits = _splits(len(x), folds, groups, shuffle, seed)
     kind = torch.float64 if loo or dtype == "float64" else torch.float32
     solver = _Solver(x, y, standardise, kind, torch.device(device))
     absolute = grid * solver.unit
@@ -287,10 +286,12 @@ def _matrix(name: str, values: NDArray[np.floating]) -> NDArray[np.floating]:
     return found
 
 
-def _splits(
-    n: int, folds: int | Sequence[Fold], groups: ArrayLike | None, shuffle: bool, seed: int
-) -> list[Fold]:
-    """The folds, checked."""
+def _splits(n: int, folds: Folds, groups: ArrayLike | None, shuffle: bool, seed: int) -> list[Fold]:
+    """The folds, checked; for leave-one-out all rows, twice."""
+    if isinstance(folds, str):
+        if str(folds) != "loo" or n < 3:
+            raise ValueError(f"folds={folds!r} of {n} rows: a number, folds, or 'loo' of 3 or more")
+        return [(np.arange(n), np.arange(n))]
     if isinstance(folds, int):
         return folds_of(n, folds, groups=groups, shuffle=shuffle, seed=seed)
     splits = [(np.asarray(train), np.asarray(test)) for train, test in folds]
@@ -401,7 +402,7 @@ class _Solver:
         """Targets at a time."""
         test = max(len(test) for _, test in splits)
         rows = 2 * self._x.shape[0] + min(self._x.shape) + 3 * test * alphas
-        return max(1, BATCH_BYTES // (rows * self._kind.itemsize))
+        return max(1, int(BATCH_BYTES / (rows * self._kind.itemsize)))
 
     def _standard(
         self, train: NDArray[np.int64]
