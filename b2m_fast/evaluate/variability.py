@@ -1,4 +1,4 @@
-"""Individual variability: do brains that answer differently also lead to different estimates?
+"""Individual variability: whether brains that answer differently also lead to other estimates.
 
 Two distances between the same brains, one of what was estimated by way of each brain, one of what
 the brains (or their owners) did, are compared by a Mantel test: pairs of brains are not independent,
@@ -91,8 +91,9 @@ def representational_distance(responses: Sequence[NDArray[np.floating]]) -> Arra
     lists = []
     for r in responses:
         x = np.asarray(r, dtype=np.float64)
-        x = _tensor(x - x.mean(axis=0))
-        lists.append(np.asarray(pairwise_similarity(x, metric="correlation", condensed=True)))
+        x = x - x.mean(axis=0)
+        found = pairwise_similarity(_tensor(x), metric="correlation", condensed=True)
+        lists.append(np.asarray(found))
     return correlation_distance(np.stack(lists))
 
 
@@ -131,7 +132,7 @@ def mantel(
     permutations: int = 10_000,
     seed: int = 0,
 ) -> MantelTest:
-    """Mantel test: are two distance matrices of the same brains related?
+    """Mantel test: whether two distance matrices of the same brains are related.
 
     r over the pairs i < j; under the null, the brains of one matrix carry no names, so its rows and
     columns are permuted together (Mantel 1967). All permutations are looked at where there are at
