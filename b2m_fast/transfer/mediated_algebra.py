@@ -28,6 +28,7 @@ __all__ = [
     "PENALTIES",
     "block_order",
     "codes",
+    "dimensions",
     "fit_readout",
     "principal_map",
     "random_map",
@@ -143,6 +144,31 @@ def tikhonov(
     f, t = f - f.mean(axis=0), t - t.mean(axis=0)
     spread = np.asarray(prior, dtype=np.float64) @ f.T
     return np.asarray(spread @ np.linalg.solve(f @ spread + penalty * np.eye(len(f)), t))
+
+
+def dimensions(predicted: NDArray[np.floating], share: float) -> int:
+    """Rank of what a brain predicts, noise apart: principal components that hold a share of its variance.
+
+    An encoder fitted to noisy responses has full rank; what it squeezes features to is less.
+
+    Parameters
+    ----------
+    predicted : ndarray
+        (n, units).
+    share : float
+        Above 0; 1 gives the numerical rank.
+
+    Returns
+    -------
+    int
+        At least 1.
+    """
+    x = np.asarray(predicted, dtype=np.float64)
+    values = np.linalg.svd(x - x.mean(axis=0), compute_uv=False)
+    if share >= 1:
+        return max(1, int((values > values[0] * max(x.shape) * np.finfo(np.float64).eps).sum()))
+    held = np.cumsum(values**2)
+    return min(int(np.searchsorted(held, share * held[-1]) + 1), len(values))
 
 
 def principal_map(features: NDArray[np.floating], rank: int) -> Array:

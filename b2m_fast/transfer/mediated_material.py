@@ -1,0 +1,374 @@
+"""What the runs of `b2m mediated` need: labelled images, brains, and how good the encoders are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from b2m_fast.data.attributes import ATTRIBUTES, image_attributes
+from b2m_fast.data.files import DataError, data_root
+from b2m_fast.data.images import CIFAR10_CLASSES, cifar10_images, digits
+from b2m_fast.data.object2vec import object2vec
+from b2m_fast.data.recordings import cowley_v4
+from b2m_fast.evaluate.variability import correlation_distance, representational_distance
+from b2m_fast.teachers.components import fit_components
+from b2m_fast.teachers.reliability import noise_ceiling, predictability
+from b2m_fast.teachers.ridge import fit_ridge
+from b2m_fast.teachers.synthetic_brains import ratings, synthetic_brains
+from b2m_fast.transfer.mediated_features import image_features
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from b2m_fast.transfer.mediated_settings import MediatedExperiment
+
+__all__ = ["Brain", "Material", "encoder_map", "make_material"]
+
+Array = NDArray[np.float64]
+
+HELD_OUT_FOLDS = 5
+DISTANCE_IMAGES = 200  # of the synthetic labelled images, for distances between measured responses
+
+
+@dataclass(frozen=True, eq=False)
+class Brain:
+    """One brain, animal, session or area.
+
+    Attributes
+    ----------
+    name : str
+        Its name.
+    stimuli : ndarray
+        (n, p), features of what it was shown.
+    responses : ndarray
+        (n, units), standardised: each unit has mean 0 and variance 1, or 0 if it never varied.
+    weights : ndarray, optional
+        (p, units), its encoder, fitted on all stimuli; None if the stimuli are the labelled images
+        (`labelled`), so that it must be fitted without those that are tested on.
+    labelled : bool
+        Whether row i of the stimuli is labelled image i.
+    quality : dict
+        How well its responses are predicted.
+    """
+
+    name: str
+    stimuli: Array
+    responses: Array
+    weights: Array | None
+    labelled: bool
+    quality: dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """What runs need.
+
+    Attributes
+    ----------
+    features : ndarray
+        (n, p), of the labelled images.
+    labels : ndarray
+        (n, labels), float64; empty (n, 0) for classes.
+    classes : ndarray, optional
+        (n,), int64.
+    names : tuple of str
+        Names of the labels, or of the classes.
+    brains : tuple of Brain
+        The brains.
+    measured : tuple of ndarray
+        (n, units) each: responses to the labelled images; may be empty.
+    fold : ndarray, optional
+        (n,), folds that come with the data.
+    distance : ndarray, optional
+        (brains, brains), between the brains, of what `distance_of` says.
+    distance_of : str
+        What the distance is of.
+    report : dict
+        Quality of the encoders, and words about them.
+    """
+
+    features: Array
+    labels: Array
+    classes: NDArray[np.int64] | None
+    names: tuple[str, ...]
+    brains: tuple[Brain, ...]
+    measured: tuple[Array, ...] = ()
+    fold: NDArray[np.int64] | None = None
+    distance: Array | None = None
+    distance_of: str = ""
+    report: dict[str, Any] | None = None
+
+    def of(self, _: str) -> Material:
+        """The part one arm needs: all, as all arms share the split of the images.
+
+        Parameters
+        ----------
+        _ : str
+            Arm.
+
+        Returns
+        -------
+        Material
+            Without the report.
+        """
+        return replace(self, report={})
+
+
+def encoder_map(stimuli: Array, responses: Array) -> Array:
+    """An encoder as a map from features to units.
+
+    Ridge with the penalty of each unit chosen by exact leave-one-out: images, unlike frames of a
+    film, do not depend on their neighbours.
+
+    Parameters
+    ----------
+    stimuli : ndarray
+        (n, p).
+    responses : ndarray
+        (n, units).
+
+    Returns
+    -------
+    ndarray
+        (p, units), float64.
+    """
+    return np.asarray(
+        fit_ridge(stimuli, responses, folds="loo", standardise=False, dtype="float64").weights
+    )
+
+
+def make_material(
+    experiment: MediatedExperiment, root: str | None, say: Callable[[str], object] = lambda _: None
+) -> Material:
+    """Load images and recordings, compute features, fit the encoders.
+
+    Parameters
+    ----------
+    experiment : MediatedExperiment
+        The experiment.
+    root : str, optional
+        The data directory.
+    say : callable
+        Told what is being done.
+
+    Returns
+    -------
+    Material
+        What the runs need.
+
+    Raises
+    ------
+    DataError
+        If data are missing or malformed, or too few for the smallest size.
+    ValueError
+        If a tap is unknown.
+    """
+    make = {
+        "synthetic": _synthetic, "cowley-v4": _cowley_v4, "object2vec": _object2vec
+    }[experiment.brain]  # fmt: skip
+    material = make(experiment, root, say)
+    varies = material.labels.std(axis=0) > 0
+    left_out = [n for n, v in zip(material.names, varies, strict=False) if not v]
+    words: list[str] = []
+    if material.classes is None and left_out:
+        if not varies.any():
+            raise DataError("no label varies over the labelled images")
+        words.append(f"Left out, as they never vary here: {', '.join(left_out)}.")
+        names = tuple(n for n, v in zip(material.names, varies, strict=True) if v)
+        material = replace(material, labels=material.labels[:, varies], names=names)
+    n = len(material.features)
+    pool = n - -(-n // experiment.folds)
+    if pool < min(experiment.sizes, default=4):
+        raise DataError(
+            f"{n} labelled images in {experiment.folds} folds leave {pool} to learn from, fewer "
+            f"than the smallest size {min(experiment.sizes)}"
+        )
+    if experiment.brain == "synthetic":
+        words.append(
+            "The brains are SYNTHETIC: this shows that the method runs, not what brains do. Labels "
+            f"were planted {experiment.cortex.planted} what the brains represent."
+        )
+    if experiment.brain == "object2vec":
+        words.append("The brains are areas of ONE person: they differ by area, not by person.")
+    report = {"encoders": [b.quality for b in material.brains], "words": words}
+    return replace(material, report=report)
+
+
+# --------------------------------------------------------------------------------------------------
+# Brains
+# --------------------------------------------------------------------------------------------------
+def _brain(
+    name: str, stimuli: Array, responses: NDArray[np.floating], *, labelled: bool,
+    fold: NDArray[np.int64] | None = None, ceiling: NDArray[np.float64] | None = None,
+) -> Brain:  # fmt: skip
+    """A brain with its encoder and how well that predicts held-out images."""
+    r = np.asarray(responses, dtype=np.float64)
+    if not np.isfinite(r).all():
+        bad = int((~np.isfinite(r)).any(axis=0).sum())
+        raise DataError(f"{name}: {bad} of {r.shape[1]} units have NaN or infinite responses")
+    if len(r) != len(stimuli):
+        raise DataError(f"{name}: responses to {len(r)} stimuli, but there are {len(stimuli)}")
+    spread = r.std(axis=0)
+    if not (spread > 0).any():
+        raise DataError(f"{name}: none of its {r.shape[1]} units ever varies")
+    r = np.divide(r - r.mean(axis=0), spread, out=np.zeros_like(r), where=spread > 0)
+    if fold is None:
+        fold = np.random.default_rng(0).permutation(len(r)) % HELD_OUT_FOLDS
+    predicted = np.zeros_like(r)
+    for k in np.unique(fold):
+        train, test = fold != k, fold == k
+        mean, offset = stimuli[train].mean(axis=0), r[train].mean(axis=0)
+        weights = encoder_map(stimuli[train], r[train])
+        predicted[test] = (stimuli[test] - mean) @ weights + offset
+    found = predictability(predicted.T, r.T)
+    quality = {
+        "name": name,
+        "units": r.shape[1],
+        "stimuli": len(r),
+        "r": float(found.mean()),
+        "r_low": float(np.quantile(found, 0.25)),
+        "r_high": float(np.quantile(found, 0.75)),
+        "ceiling": None if ceiling is None else float(ceiling.mean()),
+    }
+    weights = None if labelled else encoder_map(stimuli, r)
+    return Brain(name, stimuli, r, weights, labelled, quality)
+
+
+def _layers(
+    parts: Sequence[NDArray[np.uint8]], experiment: MediatedExperiment,
+    say: Callable[[str], object],
+) -> list[list[NDArray[np.float32]]]:  # fmt: skip
+    """Activations of several sets of images."""
+    out = []
+    for images in parts:
+        say(f"features of {len(images)} images (kept for the next time)")
+        out.append(image_features(images, experiment.features))
+    return out
+
+
+def _synthetic(
+    experiment: MediatedExperiment, _: str | None, say: Callable[[str], object]
+) -> Material:
+    """Digits, half of them shown to the brains, the other half labelled."""
+    task = digits(8)
+    x = np.concatenate([task.train_x, task.validation_x, task.test_x])
+    y = np.concatenate([task.train_y, task.validation_y, task.test_y])
+    images = np.rint(x * 255).astype(np.uint8)[..., None]
+    order = np.random.default_rng(0).permutation(len(y))
+    shown, rest = order[: len(y) // 2], order[len(y) // 2 :]
+    (layers,) = _layers([images], experiment, say)
+    space = fit_components([v[shown] for v in layers], experiment.features.components)
+    f = space.transform(layers).astype(np.float64)
+    cortex = experiment.cortex
+    made = synthetic_brains(
+        f[shown], np.eye(10)[y[shown]], observers=cortex.observers, units=cortex.units,
+        planted=cortex.planted, spread=cortex.spread,
+    )  # fmt: skip
+    say(f"encoders of {len(made)} synthetic brains")
+    brains, measured = [], []
+    for k, (name, brain) in enumerate(zip(experiment.names, made, strict=True)):
+        rng = np.random.default_rng([k, 22])
+        counts = brain.record(f[shown], rng)
+        ceiling = predictability(brain.rates(f[shown]).T, counts.T)
+        brains.append(_brain(name, f[shown], counts, labelled=False, ceiling=ceiling))
+        measured.append(brain.record(f[rest], rng))
+    said = ratings(made, f[rest])
+    if experiment.labels == "ratings":
+        common = said.mean(axis=0)
+        names = tuple(f"scale {k + 1}" for k in range(common.shape[1]))
+        return Material(
+            f[rest], common, None, names, tuple(brains), tuple(measured),
+            distance=_distance(said), distance_of="the observers' own ratings",
+        )  # fmt: skip
+    few = [m[:DISTANCE_IMAGES] for m in measured]
+    return Material(
+        f[rest], np.empty((len(rest), 0)), y[rest], tuple("0123456789"), tuple(brains),
+        tuple(measured), distance=representational_distance(few) if len(few) > 2 else None,
+        distance_of="responses measured to the labelled images",
+    )  # fmt: skip
+
+
+def _distance(said: Array) -> Array | None:
+    """Distance between the ratings of observers; a Mantel test needs three."""
+    return correlation_distance(said) if len(said) > 2 else None
+
+
+def _cifar10(
+    root: str | None,
+) -> tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]:
+    data = cifar10_images(data_root(root))
+    images = np.concatenate([data["train_images"], data["test_images"]])
+    classes = np.concatenate([data["train_labels"], data["test_labels"]]).astype(np.int64)
+    return images, classes, CIFAR10_CLASSES
+
+
+def _cowley_v4(
+    experiment: MediatedExperiment, root: str | None, say: Callable[[str], object]
+) -> Material:
+    """Sessions of V4; labels of CIFAR-10, or attributes of one session's own images."""
+    recordings = cowley_v4(data_root(root))
+    own = experiment.labels == "attributes"
+    sets = [r.images for r in recordings]
+    if not own:
+        images, classes, names = _cifar10(root)
+        sets.append(images)
+    layers = _layers(sets, experiment, say)
+    shown = layers[: len(recordings)]
+    space = fit_components(
+        [np.concatenate(tap) for tap in zip(*shown, strict=True)], experiment.features.components
+    )
+    features = [space.transform(part).astype(np.float64) for part in layers]
+    say(f"encoders of {len(recordings)} sessions")
+    brains = []
+    for name, recording, f in zip(experiment.names, recordings, features, strict=False):
+        trials = recording.trials
+        brains.append(
+            _brain(
+                name, f, recording.responses.T, labelled=own and name == experiment.session,
+                ceiling=None if trials is None else noise_ceiling(trials),
+            )
+        )  # fmt: skip
+    if not own:
+        empty = np.empty((len(classes), 0))
+        return Material(features[-1], empty, classes, names, tuple(brains))
+    place = experiment.names.index(experiment.session)
+    labels = image_attributes(recordings[place].images)
+    return Material(
+        features[place], labels, None, tuple(ATTRIBUTES), tuple(brains),
+        (brains[place].responses,),
+    )  # fmt: skip
+
+
+def _object2vec(
+    experiment: MediatedExperiment, root: str | None, say: Callable[[str], object]
+) -> Material:
+    """Areas of one person; labels of CIFAR-10, or attributes of the categories' own images."""
+    recording = object2vec(data_root(root))
+    own = experiment.labels == "attributes"
+    sets = [recording.images]
+    if not own:
+        images, classes, names = _cifar10(root)
+        sets.append(images)
+    layers = _layers(sets, experiment, say)
+    space = fit_components(layers[0], experiment.features.components)
+    shown = recording.average(space.transform(layers[0]))
+    say(f"encoders of {len(recording.areas)} areas")
+    brains = tuple(
+        _brain(name, shown, recording.areas[name], labelled=own, fold=recording.fold)
+        for name in experiment.names
+    )
+    distance = representational_distance([b.responses for b in brains])
+    of = "responses measured to the 81 categories"
+    if not own:
+        f = space.transform(layers[1]).astype(np.float64)
+        empty = np.empty((len(classes), 0))
+        return Material(f, empty, classes, names, brains, distance=distance, distance_of=of)
+    labels = recording.average(image_attributes(recording.images))
+    fold = recording.fold if len(np.unique(recording.fold)) == experiment.folds else None
+    return Material(
+        shown, labels, None, tuple(ATTRIBUTES), brains, tuple(b.responses for b in brains), fold,
+        distance, of,
+    )  # fmt: skip
