@@ -128,7 +128,7 @@ def synthetic_brains(
     mean = x.mean(axis=0)
     x = x - mean
     known = fit_ridge(x, concepts, folds="loo", standardise=False, dtype="float64").weights
-    labels = _scaled(x, known)
+    labels = _scaled(x, np.asarray(known, dtype=np.float64))
     k = labels.shape[1]
     channels = labels
     if planted == "outside":

@@ -157,21 +157,19 @@ def run(job: Job, tick: Callable[[], object]) -> dict[str, Any]:
     views = single if apart or len(single) == 1 else [np.hstack(single)]
     compare = arm in {"brain-mean", "shuffled"} and material.distance is not None
     result: dict[str, Any] = {"scores": {}, "labels": {}, "between": {}}
-    labelled: dict[str, int] = {}
-    for size in (*experiment.sizes, ALL):
-        count = len(pool) if size == ALL else int(size)
-        if size == ALL or count < len(pool):
-            found = _score(views, single if compare else None, material, experiment,
-                           (pool, test), count, seed)  # fmt: skip
-            labelled[str(size)] = count
-            for key, value in found.items():
-                result[key][str(size)] = value
+    sizes = {str(n): n for n in experiment.sizes if n < len(pool)} | {ALL: len(pool)}
+    for size, count in sizes.items():
+        found = _score(
+            views, single if compare else None, material, experiment, (pool, test), count, seed
+        )
+        for key, value in found.items():
+            result[key][size] = value
         tick()
     return result | {
         "arm": arm,
         "seed": seed,
         "names": list(material.names),
-        "labelled": labelled,
+        "labelled": sizes,
         "tested": len(test),
         "regressors": [int(v.shape[1]) for v in views],
         "encoders": [b.quality for b in _used(arm, material)],

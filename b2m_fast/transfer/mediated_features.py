@@ -86,5 +86,5 @@ def _key(images: NDArray[np.uint8], settings: FeatureSettings) -> str:
             versions.append((name, version(name)))
     what = (_VERSION, settings.network, settings.taps, settings.grid, settings.size, versions)
     total = hashlib.sha256(f"{what} {images.shape}".encode())
-    total.update(np.ascontiguousarray(images))
+    total.update(np.ascontiguousarray(images).data)
     return total.hexdigest()[:24]

@@ -233,8 +233,8 @@ def _brain(
         "r_high": float(np.quantile(found, 0.75)),
         "ceiling": None if ceiling is None else float(ceiling.mean()),
     }
-    weights = None if labelled else encoder_map(stimuli, r)
-    return Brain(name, stimuli, r, weights, labelled, quality)
+    whole = None if labelled else encoder_map(stimuli, r)
+    return Brain(name, stimuli, r, whole, labelled, quality)
 
 
 def _layers(

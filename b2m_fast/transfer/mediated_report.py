@@ -1,0 +1,365 @@
+"""Tables and plain words about `b2m mediated`, whichever way it came out."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from b2m_fast.evaluate.convergence import FEWEST
+from b2m_fast.evaluate.variability import MantelTest, mantel
+from b2m_fast.transfer.experiment import finite
+from b2m_fast.transfer.mediated_arms import CONTROLS
+from b2m_fast.transfer.mediated_experiment import ALL
+from b2m_fast.transfer.mediated_figure import figure
+from b2m_fast.transfer.tables import (
+    Metric,
+    Runs,
+    comparison,
+    difference,
+    difference_table,
+    mean_table,
+    or_nan,
+    signed,
+    summary,
+    table,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["contrasts", "figure", "markdown", "metrics", "sentences", "summarise", "variability"]
+
+SCORES = {
+    "r": "Correlation of estimated and true labels on images without a part in anything that was "
+    "fitted to labels, mean over labels; by number of labelled samples n, means over seeds.",
+    "accuracy": "Share of images classified rightly, of those without a part in anything that was "
+    "fitted to labels; by number of labelled samples n, means over seeds.",
+}
+DIFFERENCES = (
+    "Differences between arms on the same samples, with 95 % Student intervals over seeds; * marks an "
+    "interval that excludes 0 (not corrected for the number of cells). Test images differ from seed "
+    "to seed; labelled samples overlap where n is a large part of all, and intervals are widened for "
+    "that (docs/mediated.md)."
+)
+ENCODERS = (
+    "Encoders: correlation of predicted and measured responses to held-out stimuli, mean over units "
+    "(quartiles); ceiling: what a perfect model would reach, known where stimuli were repeated."
+)
+PER_LABEL = (
+    "Label by label: r with n = {small}, and with all. Differences {main} - direct as above."
+)
+VARIABILITY = (
+    "Do brains that differ lead to estimates that differ? Spearman correlation over pairs of brains "
+    "of the distance between their estimates (1 - r, averaged over seeds) with the distance between "
+    "{of}; p: Mantel test, one-sided, brains permuted. shuffled: the same with encoders that know "
+    "nothing of the stimuli."
+)
+LEVEL = 0.05
+
+
+def _any(runs: Runs) -> dict[str, Any]:
+    return next(r for seeds in runs.values() for r in seeds.values())
+
+
+def _sizes(runs: Runs) -> list[str]:
+    """Numbers of labelled samples, in order; the last is all."""
+    return list(_any(runs)["labelled"])
+
+
+def metrics(runs: Runs, settings: dict[str, Any]) -> list[Metric]:
+    """A score for each number of labelled samples.
+
+    Scores of two seeds are taken to be correlated by (share of labelled samples they have in common)
+    x (share of images that are tested on): Nadeau and Bengio's (2003) for all samples, none for few.
+
+    Parameters
+    ----------
+    runs : dict
+        Arm -> seed -> result.
+    settings : dict
+        A `MediatedExperiment` as JSON holds it.
+
+    Returns
+    -------
+    list of Metric
+        One a size.
+    """
+    labelled = _any(runs)["labelled"]
+    out = []
+    for size in _sizes(runs):
+        draws = 1 if size == ALL else settings["draws"]
+        shared = min(1.0, draws * labelled[size] / labelled[ALL])
+        name = f"n = {size}" if size != ALL else f"all ({labelled[ALL]})"
+        out.append(
+            Metric(name, lambda r, k=size: or_nan(r["scores"].get(k)),  # type: ignore[misc]
+                   correlation=shared / settings["folds"])
+        )  # fmt: skip
+    return out
+
+
+def contrasts(arms: Sequence[str], settings: dict[str, Any]) -> list[tuple[str, str]]:
+    """Pairs of arms worth comparing: each with direct, and the brains with each control.
+
+    Parameters
+    ----------
+    arms : sequence of str
+        Arms that were run.
+    settings : dict
+        A `MediatedExperiment` as JSON holds it.
+
+    Returns
+    -------
+    list of (str, str)
+        (arm, baseline).
+    """
+    main = f"brain-{settings['combine']}"
+    pairs = [(arm, "direct") for arm in arms if arm != "direct" and "direct" in arms]
+    if main in arms:
+        others = (*CONTROLS, "brain-mean", "brain-stacked", "measured")
+        pairs += [(main, arm) for arm in others if arm in arms and arm != main]
+    return pairs
+
+
+# --------------------------------------------------------------------------------------------------
+# Tables
+# --------------------------------------------------------------------------------------------------
+def encoders(runs: Runs) -> list[dict[str, Any]]:
+    """Quality of the encoders of the brains that were run, each once.
+
+    Parameters
+    ----------
+    runs : dict
+        Arm -> seed -> result.
+
+    Returns
+    -------
+    list of dict
+        As `b2m_fast.transfer.mediated_material.Brain.quality`.
+    """
+    found = {q["name"]: q for seeds in runs.values() for r in seeds.values() for q in r["encoders"]}
+    return list(found.values())
+
+
+def _encoder_table(runs: Runs) -> list[str]:
+    found = encoders(runs)
+    if not found:
+        return []
+    rows = [
+        [
+            q["name"], str(q["units"]), str(q["stimuli"]),
+            f"{q['r']:.3f} ({q['r_low']:.2f}, {q['r_high']:.2f})",
+            "not known" if q["ceiling"] is None else f"{q['ceiling']:.3f}",
+        ]
+        for q in found
+    ]  # fmt: skip
+    return ["", ENCODERS, "", *table(["brain", "units", "stimuli", "held-out r", "ceiling"], rows)]
+
+
+def _label_table(runs: Runs, settings: dict[str, Any]) -> list[str]:
+    main = f"brain-{settings['combine']}"
+    names = _any(runs)["names"]
+    if settings["metric"] != "r" or main not in runs or "direct" not in runs:
+        return []
+    columns = metrics(runs, settings)
+    sizes = _sizes(runs)
+    few = sizes[(len(sizes) - 1) // 2]
+    rows = []
+    for k, name in enumerate(names):
+        row = [name]
+        for size in dict.fromkeys((few, ALL)):
+            place = columns[sizes.index(size)]
+            metric = Metric(
+                name, lambda r, s=size, k=k: float(r["labels"][s][k]),  # type: ignore[misc]
+                correlation=place.correlation,
+            )  # fmt: skip
+            values = [np.mean([metric.of(r) for r in runs[a].values()]) for a in ("direct", main)]
+            row += [
+                *(f"{v:.3f}" for v in values),
+                signed(difference(runs, main, "direct", metric), 3),
+            ]
+        rows.append(row)
+    head = [h for size in dict.fromkeys((few, ALL))
+            for h in (f"direct, n = {size}", main, "difference")]  # fmt: skip
+    return ["", PER_LABEL.format(small=few, main=main), "", *table(["label", *head], rows)]
+
+
+def variability(runs: Runs) -> dict[str, dict[str, MantelTest]]:
+    """Mantel tests of the distance between estimates, by arm and size.
+
+    Parameters
+    ----------
+    runs : dict
+        Arm -> seed -> result.
+
+    Returns
+    -------
+    dict
+        Arm -> size -> test; empty where there is no distance to compare with.
+    """
+    out: dict[str, dict[str, MantelTest]] = {}
+    for arm, seeds in runs.items():
+        known = [r for r in seeds.values() if r["distance"] is not None and r["between"]]
+        for size in known[0]["between"] if known else ():
+            estimates = np.mean([r["between"][size] for r in known], axis=0)
+            out.setdefault(arm, {})[size] = mantel(estimates, np.array(known[0]["distance"]))
+    return out
+
+
+def _variability_table(runs: Runs) -> list[str]:
+    found = variability(runs)
+    if not found:
+        return []
+    sizes = list(next(iter(found.values())))
+    rows = [
+        [arm, *(f"{t.r:.2f} (p = {t.p:.2g})" for t in tests.values())]
+        for arm, tests in found.items()
+    ]
+    text = VARIABILITY.format(of=_any(runs)["distance_of"])
+    return ["", text, "", *table(["arm", *(f"n = {s}" for s in sizes)], rows)]
+
+
+def markdown(runs: Runs, settings: dict[str, Any]) -> str:
+    """Tables: scores by number of samples, paired differences, encoders, labels, variability.
+
+    Parameters
+    ----------
+    runs : dict
+        Arm -> seed -> result.
+    settings : dict
+        A `MediatedExperiment` as JSON holds it.
+
+    Returns
+    -------
+    str
+        Markdown.
+    """
+    columns = metrics(runs, settings)
+    lines = [SCORES[settings["metric"]], "", *mean_table(runs, columns)]
+    pairs = contrasts(list(runs), settings)
+    if pairs:
+        lines += ["", DIFFERENCES, "", *difference_table(runs, columns, pairs)]
+    lines += _encoder_table(runs) + _label_table(runs, settings) + _variability_table(runs)
+    return "\n".join(lines) + "\n"
+
+
+# --------------------------------------------------------------------------------------------------
+# Words
+# --------------------------------------------------------------------------------------------------
+def sentences(runs: Runs, settings: dict[str, Any], teacher: dict[str, Any]) -> list[str]:
+    """What the experiment shows, in words.
+
+    Parameters
+    ----------
+    runs : dict
+        Arm -> seed -> result.
+    settings : dict
+        A `MediatedExperiment` as JSON holds it.
+    teacher : dict
+        Report of the material; its ``words`` are sentences about it. May be empty.
+
+    Returns
+    -------
+    list of str
+        One statement each.
+    """
+    out = list(teacher.get("words", []))
+    columns = metrics(runs, settings)
+    for arm, base in contrasts(list(runs), settings):
+        words = comparison(runs, columns, arm, base)
+        if words:
+            out.append(words)
+    return out + _variability_words(runs) + _verdict(runs, settings)
+
+
+def _variability_words(runs: Runs) -> list[str]:
+    out = []
+    for arm, tests in variability(runs).items():
+        values = [t.r for t in tests.values() if math.isfinite(t.r)]
+        if not values:
+            continue
+        found = [s for s, t in tests.items() if t.p <= LEVEL / len(tests)]
+        where = f"p at most {LEVEL:g} / {len(tests)} at n = {', '.join(found)}" if found else (
+            f"p above {LEVEL:g} / {len(tests)} everywhere: no relation is shown"
+        )  # fmt: skip
+        span = f"{min(values):.2f} to {max(values):.2f}"
+        out.append(
+            f"{arm}: distance between estimates against distance between "
+            f"{_any(runs)['distance_of']}, Spearman {span}; {where}."
+        )
+    return out
+
+
+def _gains(runs: Runs, settings: dict[str, Any], base: str, sign: int = 1) -> list[str]:
+    """Sizes at which the brains are better (sign 1) or worse (-1) than an arm.
+
+    By intervals of level 1 - 0.05 / (number of sizes): all sizes are looked at.
+    """
+    main = f"brain-{settings['combine']}"
+    columns = metrics(runs, settings)
+    out = []
+    for size, metric in zip(_sizes(runs), columns, strict=True):
+        interval = difference(runs, main, base, metric, 1 - LEVEL / len(columns))
+        if interval is not None and interval.excludes_zero and sign * interval.mean > 0:
+            out.append(size)
+    return out
+
+
+def _verdict(runs: Runs, settings: dict[str, Any]) -> list[str]:
+    """One sentence: are labels better estimated through the brains, and is it the brains."""
+    main = f"brain-{settings['combine']}"
+    if main not in runs or "direct" not in runs or len(runs[main]) < 2:
+        return []
+    if (few := len(set(runs[main]) & set(runs["direct"]))) < FEWEST:
+        return [f"In short: {few} seeds are too few for a verdict; it takes {FEWEST}."]
+    better = _gains(runs, settings, "direct")
+    worse = _gains(runs, settings, "direct", -1)
+    loss = f" With n = {', '.join(worse)} they are estimated worse." if worse else ""
+    if not better:
+        null = "In short: labels are at no n estimated better through the brains than directly."
+        return [null + loss]
+    controls = [arm for arm in CONTROLS if arm in runs]
+    beaten = {arm: set(_gains(runs, settings, arm)) for arm in controls}
+    sure = [size for size in better if all(size in found for found in beaten.values())]
+    start = (
+        f"In short: with n = {', '.join(better)} labels are estimated better through the brains "
+    )
+    if not controls:
+        end = "than directly, but no control was run: that it is the brains is not shown."
+    elif len(sure) == len(better):
+        end = f"than directly and than with {', '.join(controls)}."
+    elif sure:
+        end = f"than directly, and with n = {', '.join(sure)} also than with {', '.join(controls)}."
+    else:
+        equal = [arm for arm in controls if not beaten[arm] & set(better)] or controls
+        end = f"than directly, but not than with {', '.join(equal)}: that it is the brains is not shown."
+    return [start + end + loss]
+
+
+def summarise(runs: Runs, settings: dict[str, Any]) -> dict[str, Any]:
+    """Means, paired differences, encoders and Mantel tests as JSON can hold them.
+
+    Parameters
+    ----------
+    runs : dict
+        Arm -> seed -> result.
+    settings : dict
+        A `MediatedExperiment` as JSON holds it.
+
+    Returns
+    -------
+    dict
+        ``means``, ``differences``, ``encoders`` and ``variability``.
+    """
+    tests = {
+        arm: {
+            size: {"r": finite(t.r), "p": t.p, "permutations": t.permutations, "exact": t.exact}
+            for size, t in found.items()
+        }
+        for arm, found in variability(runs).items()
+    }
+    pairs = contrasts(list(runs), settings)
+    return summary(runs, metrics(runs, settings), pairs) | {
+        "encoders": encoders(runs), "variability": tests
+    }  # fmt: skip
