@@ -63,9 +63,7 @@ class Components:
         return np.concatenate(parts, axis=1)
 
 
-def fit_components(
-    layers: Sequence[NDArray[np.floating]], k: float | None = None
-) -> Components:
+def fit_components(layers: Sequence[NDArray[np.floating]], k: float | None = None) -> Components:
     """Principal components of each layer, of the rows given: training rows only.
 
     From the eigenvectors of the smaller of X'X and XX', in float64. Multiplications:
@@ -77,7 +75,7 @@ def fit_components(
         (n, p) each.
     k : int or float, optional
         Components of each layer: a number (fewer where there are not as many), a share of its
-        variance between 0 and 1, or None: all of them, which only rotates the layer, and makes n
+        variance below 1, or None: all of them, which only rotates the layer, and makes n
         features of p > n.
 
     Returns
@@ -92,8 +90,10 @@ def fit_components(
     """
     if not layers or len({len(x) for x in layers}) != 1:
         raise ValueError(f"layers must be of the same rows, got {[len(x) for x in layers]}")
-    if k is not None and (k <= 0 or (isinstance(k, float) and k > 1)):
-        raise ValueError(f"k must be a number of components or a share of the variance, got {k}")
+    if k is not None and not (0 < k < 1 or (k >= 1 and float(k).is_integer())):
+        raise ValueError(
+            f"k must be a number of components, or a share of the variance below 1, got {k}"
+        )
     mean, basis, explained = [], [], []
     for number, layer in enumerate(layers):
         m = layer.mean(axis=0, dtype=np.float64)
@@ -118,6 +118,6 @@ def _count(share: NDArray[np.float64], k: float | None) -> int:
     rank = int((share > len(share) * np.finfo(np.float64).eps).sum())
     if k is None:
         return rank
-    if isinstance(k, float):
+    if k < 1:
         return min(rank, int(np.searchsorted(np.cumsum(share), k - 1e-12)) + 1)
-    return min(rank, k)
+    return min(rank, int(k))
