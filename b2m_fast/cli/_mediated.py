@@ -86,7 +86,7 @@ def add(commands: Any) -> None:
     how.add_argument("--rank-share", type=real, metavar="S", help="direct-rank keeps the components that hold this share of the predicted responses' variance; default: 0.95")  # fmt: skip
     how.add_argument("--session", help="of V4: whose images carry the labels attributes; default: 201025")  # fmt: skip
     how.add_argument("--network", help="efficientnet-lite0 (default), torchvision:MODEL or timm:MODEL")  # fmt: skip
-    how.add_argument("--taps", nargs="+", metavar="NAME", help="modules of the network; default: _blocks.7, of digits _blocks.10")  # fmt: skip
+    how.add_argument("--taps", nargs="+", metavar="NAME", help="modules of the network; default: _blocks.7 for V4, else _blocks.10")  # fmt: skip
     how.add_argument("--grid", type=whole, help="places along each side that maps are averaged down to")  # fmt: skip
     how.add_argument("--size", type=whole, help="pixels of the images' sides")
     how.add_argument("--components", type=whole, help="principal components of each tap")

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from b2m_fast.evaluate.statistics import t_interval
 from b2m_fast.transfer.mediated_arms import CONTROLS
-from b2m_fast.transfer.tables import canvas, png
+from b2m_fast.transfer.mediated_numbers import any_run, between, encoders, metrics
+from b2m_fast.transfer.tables import canvas, difference, png
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,51 +41,51 @@ def _curves(panel: Any, runs: Runs, sizes: Sequence[str], x: list[int], metric: 
     panel.legend(fontsize=7)
 
 
-def _differences(panel: Any, runs: Runs, sizes: Sequence[str], x: list[int], main: str) -> None:
-    """The brains less each other arm, with 95 % intervals over seeds."""
+def _differences(panel: Any, runs: Runs, settings: dict[str, Any], x: list[int], main: str) -> None:
+    """The brains less each other arm, with the intervals of the tables."""
     others = [arm for arm in ("direct", *CONTROLS, "measured") if arm in runs]
     for place, arm in enumerate(others):
-        seeds = sorted(set(runs[main]) & set(runs[arm]))
-        low, middle, high = [], [], []
-        for s in sizes:
-            pairs = [(runs[main][k]["scores"][s], runs[arm][k]["scores"][s]) for k in seeds]
-            i = t_interval([a - b for a, b in pairs if a is not None and b is not None] or [np.nan])
-            low.append(i.mean - i.low)
-            middle.append(i.mean)
-            high.append(i.high - i.mean)
+        found = [difference(runs, main, arm, metric) for metric in metrics(runs, settings)]
         shifted = np.array(x) * 1.05 ** (place - len(others) / 2)
-        ends = None if np.isnan(low).any() else [low, high]
-        panel.errorbar(shifted, middle, ends, fmt="o-", color=COLOURS[arm], ms=3, lw=1, label=arm)
+        there = [(p, i) for p, i in zip(shifted, found, strict=True) if i is not None]
+        middle = [i.mean for _, i in there]
+        ends = [[i.mean - i.low for _, i in there], [i.high - i.mean for _, i in there]]
+        panel.errorbar(
+            [p for p, _ in there], middle, None if np.isnan(ends).any() else ends, fmt="o-",
+            color=COLOURS[arm], ms=3, lw=1, label=arm,
+        )  # fmt: skip
     panel.axhline(0, color="0.6", lw=0.8)
     panel.set(xscale="log", xlabel="labelled samples", ylabel=f"{main} less ...")
     panel.legend(fontsize=7)
 
 
 def _distances(panel: Any, runs: Runs) -> None:
-    """Distance between estimates against distance between brains."""
+    """Distance between estimates, few labelled samples, against distance between brains."""
     for arm in ("shuffled", "brain-mean"):
-        known = [r for r in runs.get(arm, {}).values() if r["distance"] and r["between"]]
-        if not known:
+        found = between(runs.get(arm, {}))
+        if not found:
             continue
-        size = list(known[0]["between"])[-1]
-        estimates = np.mean([r["between"][size] for r in known], axis=0)
-        i, j = np.triu_indices(len(estimates), 1)
-        panel.plot(np.array(known[0]["distance"])[i, j], estimates[i, j], "o", ms=4, alpha=0.7,
+        one = any_run({arm: runs[arm]})
+        size = list(found)[(len(found) - 1) // 2]
+        i, j = np.triu_indices(len(found[size]), 1)
+        panel.plot(np.array(one["distance"])[i, j], found[size][i, j], "o", ms=4, alpha=0.7,
                    color=COLOURS[arm], label=f"{arm}, n = {size}")  # fmt: skip
-        panel.set_xlabel(f"distance between brains\n({known[0]['distance_of']})")
+        panel.set_xlabel(f"distance between brains\n({one['distance_of']})")
     panel.set_ylabel("distance between estimates")
     panel.legend(fontsize=7)
 
 
 def _encoders(panel: Any, runs: Runs) -> None:
     """Held-out correlation of each brain's encoder, with quartiles over units."""
-    found = {q["name"]: q for seeds in runs.values() for r in seeds.values() for q in r["encoders"]}
-    for place, q in enumerate(found.values()):
+    found = encoders(runs)
+    for place, q in enumerate(found):
         panel.plot([place, place], [q["r_low"], q["r_high"]], "-", color="C1", lw=1.5)
         panel.plot(place, q["r"], "o", color="C1", ms=5)
         if q["ceiling"] is not None:
             panel.plot(place, q["ceiling"], "_", color="0.3", ms=14)
-    panel.set_xticks(range(len(found)), list(found), rotation=60, ha="right", fontsize=8)
+    panel.set_xticks(
+        range(len(found)), [q["name"] for q in found], rotation=60, ha="right", fontsize=8
+    )
     panel.set(ylabel="encoder, held-out r (line: quartiles; bar: ceiling)", ylim=(0, 1))
 
 
@@ -111,18 +111,18 @@ def figure(runs: Runs, settings: dict[str, Any], title: str) -> bytes:
     ImportError
         If matplotlib is not installed.
     """
-    one = next(r for seeds in runs.values() for r in seeds.values())
+    one = any_run(runs)
     sizes, x = list(one["labelled"]), list(one["labelled"].values())
     main = f"brain-{settings['combine']}"
     kinds = [("curves", True), ("differences", main in runs and len(runs) > 1)]
-    kinds.append(("encoders", any(r["encoders"] for s in runs.values() for r in s.values())))
-    kinds.append(("distances", any(r["distance"] for s in runs.values() for r in s.values())))
+    kinds.append(("encoders", bool(encoders(runs))))
+    kinds.append(("distances", any(between(seeds) for seeds in runs.values())))
     wanted = [name for name, there in kinds if there]
     drawing = canvas(4.8 * len(wanted), 4.4)
     panels = dict(zip(wanted, drawing.subplots(1, len(wanted), squeeze=False)[0], strict=True))
     _curves(panels["curves"], runs, sizes, x, settings["metric"])
     if "differences" in panels:
-        _differences(panels["differences"], runs, sizes, x, main)
+        _differences(panels["differences"], runs, settings, x, main)
     if "encoders" in panels:
         _encoders(panels["encoders"], runs)
     if "distances" in panels:

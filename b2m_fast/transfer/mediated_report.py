@@ -8,11 +8,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from b2m_fast.evaluate.convergence import FEWEST
-from b2m_fast.evaluate.variability import MantelTest, mantel
 from b2m_fast.transfer.experiment import finite
 from b2m_fast.transfer.mediated_arms import CONTROLS
 from b2m_fast.transfer.mediated_experiment import ALL
 from b2m_fast.transfer.mediated_figure import figure
+from b2m_fast.transfer.mediated_numbers import (
+    any_run,
+    encoders,
+    metrics,
+    sizes_of,
+    variability,
+)
 from b2m_fast.transfer.tables import (
     Metric,
     Runs,
@@ -20,7 +26,6 @@ from b2m_fast.transfer.tables import (
     difference,
     difference_table,
     mean_table,
-    or_nan,
     signed,
     summary,
     table,
@@ -29,7 +34,7 @@ from b2m_fast.transfer.tables import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["contrasts", "figure", "markdown", "metrics", "sentences", "summarise", "variability"]
+__all__ = ["contrasts", "figure", "markdown", "sentences", "summarise"]
 
 SCORES = {
     "r": "Correlation of estimated and true labels on images without a part in anything that was "
@@ -59,46 +64,6 @@ VARIABILITY = (
 LEVEL = 0.05
 
 
-def _any(runs: Runs) -> dict[str, Any]:
-    return next(r for seeds in runs.values() for r in seeds.values())
-
-
-def _sizes(runs: Runs) -> list[str]:
-    """Numbers of labelled samples, in order; the last is all."""
-    return list(_any(runs)["labelled"])
-
-
-def metrics(runs: Runs, settings: dict[str, Any]) -> list[Metric]:
-    """A score for each number of labelled samples.
-
-    Scores of two seeds are taken to be correlated by (share of labelled samples they have in common)
-    x (share of images that are tested on): Nadeau and Bengio's (2003) for all samples, none for few.
-
-    Parameters
-    ----------
-    runs : dict
-        Arm -> seed -> result.
-    settings : dict
-        A `MediatedExperiment` as JSON holds it.
-
-    Returns
-    -------
-    list of Metric
-        One a size.
-    """
-    labelled = _any(runs)["labelled"]
-    out = []
-    for size in _sizes(runs):
-        draws = 1 if size == ALL else settings["draws"]
-        shared = min(1.0, draws * labelled[size] / labelled[ALL])
-        name = f"n = {size}" if size != ALL else f"all ({labelled[ALL]})"
-        out.append(
-            Metric(name, lambda r, k=size: or_nan(r["scores"].get(k)),  # type: ignore[misc]
-                   correlation=shared / settings["folds"])
-        )  # fmt: skip
-    return out
-
-
 def contrasts(arms: Sequence[str], settings: dict[str, Any]) -> list[tuple[str, str]]:
     """Pairs of arms worth comparing: each with direct, and the brains with each control.
 
@@ -125,23 +90,6 @@ def contrasts(arms: Sequence[str], settings: dict[str, Any]) -> list[tuple[str, 
 # --------------------------------------------------------------------------------------------------
 # Tables
 # --------------------------------------------------------------------------------------------------
-def encoders(runs: Runs) -> list[dict[str, Any]]:
-    """Quality of the encoders of the brains that were run, each once.
-
-    Parameters
-    ----------
-    runs : dict
-        Arm -> seed -> result.
-
-    Returns
-    -------
-    list of dict
-        As `b2m_fast.transfer.mediated_material.Brain.quality`.
-    """
-    found = {q["name"]: q for seeds in runs.values() for r in seeds.values() for q in r["encoders"]}
-    return list(found.values())
-
-
 def _encoder_table(runs: Runs) -> list[str]:
     found = encoders(runs)
     if not found:
@@ -159,11 +107,11 @@ def _encoder_table(runs: Runs) -> list[str]:
 
 def _label_table(runs: Runs, settings: dict[str, Any]) -> list[str]:
     main = f"brain-{settings['combine']}"
-    names = _any(runs)["names"]
+    names = any_run(runs)["names"]
     if settings["metric"] != "r" or main not in runs or "direct" not in runs:
         return []
     columns = metrics(runs, settings)
-    sizes = _sizes(runs)
+    sizes = sizes_of(runs)
     few = sizes[(len(sizes) - 1) // 2]
     rows = []
     for k, name in enumerate(names):
@@ -185,28 +133,6 @@ def _label_table(runs: Runs, settings: dict[str, Any]) -> list[str]:
     return ["", PER_LABEL.format(small=few, main=main), "", *table(["label", *head], rows)]
 
 
-def variability(runs: Runs) -> dict[str, dict[str, MantelTest]]:
-    """Mantel tests of the distance between estimates, by arm and size.
-
-    Parameters
-    ----------
-    runs : dict
-        Arm -> seed -> result.
-
-    Returns
-    -------
-    dict
-        Arm -> size -> test; empty where there is no distance to compare with.
-    """
-    out: dict[str, dict[str, MantelTest]] = {}
-    for arm, seeds in runs.items():
-        known = [r for r in seeds.values() if r["distance"] is not None and r["between"]]
-        for size in known[0]["between"] if known else ():
-            estimates = np.mean([r["between"][size] for r in known], axis=0)
-            out.setdefault(arm, {})[size] = mantel(estimates, np.array(known[0]["distance"]))
-    return out
-
-
 def _variability_table(runs: Runs) -> list[str]:
     found = variability(runs)
     if not found:
@@ -216,7 +142,7 @@ def _variability_table(runs: Runs) -> list[str]:
         [arm, *(f"{t.r:.2f} (p = {t.p:.2g})" for t in tests.values())]
         for arm, tests in found.items()
     ]
-    text = VARIABILITY.format(of=_any(runs)["distance_of"])
+    text = VARIABILITY.format(of=any_run(runs)["distance_of"])
     return ["", text, "", *table(["arm", *(f"n = {s}" for s in sizes)], rows)]
 
 
@@ -266,11 +192,32 @@ def sentences(runs: Runs, settings: dict[str, Any], teacher: dict[str, Any]) -> 
     """
     out = list(teacher.get("words", []))
     columns = metrics(runs, settings)
+    single = [f"brain-{name}" for name in settings["brains"]]
     for arm, base in contrasts(list(runs), settings):
-        words = comparison(runs, columns, arm, base)
+        words = None if arm in single else comparison(runs, columns, arm, base)
         if words:
             out.append(words)
+    out += _single_words(runs, columns, [arm for arm in single if arm in runs])
     return out + _variability_words(runs) + _verdict(runs, settings)
+
+
+def _single_words(runs: Runs, columns: Sequence[Metric], single: Sequence[str]) -> list[str]:
+    """How many of the single brains are better, or worse, than no brain."""
+    if not single or "direct" not in runs or len(runs["direct"]) < 2:
+        return []
+
+    def count(sign: int) -> int:
+        found = [[difference(runs, arm, "direct", m) for m in columns] for arm in single]
+        return sum(
+            any(i is not None and i.excludes_zero and sign * i.mean > 0 for i in row)
+            for row in found
+        )
+
+    better, worse = count(1), count(-1)
+    words = (
+        f"Of {len(single)} single brains {better} are better than direct at some n, and {worse} "
+    )
+    return [words + "are worse at some n (not corrected for their number)."]
 
 
 def _variability_words(runs: Runs) -> list[str]:
@@ -286,7 +233,7 @@ def _variability_words(runs: Runs) -> list[str]:
         span = f"{min(values):.2f} to {max(values):.2f}"
         out.append(
             f"{arm}: distance between estimates against distance between "
-            f"{_any(runs)['distance_of']}, Spearman {span}; {where}."
+            f"{any_run(runs)['distance_of']}, Spearman {span}; {where}."
         )
     return out
 
@@ -299,7 +246,7 @@ def _gains(runs: Runs, settings: dict[str, Any], base: str, sign: int = 1) -> li
     main = f"brain-{settings['combine']}"
     columns = metrics(runs, settings)
     out = []
-    for size, metric in zip(_sizes(runs), columns, strict=True):
+    for size, metric in zip(sizes_of(runs), columns, strict=True):
         interval = difference(runs, main, base, metric, 1 - LEVEL / len(columns))
         if interval is not None and interval.excludes_zero and sign * interval.mean > 0:
             out.append(size)
