@@ -138,8 +138,7 @@ def _fit(
 ) -> tuple[Ridge, NDArray[np.float64]]:
     """The model, and the penalty of each neuron in units of the mean squared feature."""
     x = np.asarray(features, dtype=np.float64)
-    # `fit_ridge` counts in mean squared norms of a feature that varies, over all features
-    unit = x.shape[1] / (len(x) * (x != x[0]).any(axis=0).mean())
+    unit = x.shape[1] / len(x)  # `fit_ridge` counts in mean squared norms of a feature
     alphas = [penalty * unit for penalty in lambdas]
     model = fit_ridge(x, y, alphas=alphas, folds="loo", dtype="float64")
     return model, model.alphas / unit

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     Fold = tuple[NDArray[np.int64], NDArray[np.int64]]
     Folds = int | Literal["loo"] | Sequence[Fold]
 
-__all__ = ["ALPHAS", "Ridge", "fit_ridge", "folds_of"]
+__all__ = ["ALPHAS", "Ridge", "finite_matrix", "fit_ridge", "folds_of"]
 
 ALPHAS: tuple[float, ...] = tuple(10.0 ** (e / 2) for e in range(-4, 13))
 EXACT_UP_TO = 2048  # a decomposition of this size in float64 takes seconds
@@ -176,8 +176,8 @@ def fit_ridge(
     """Fit, the penalty of each target chosen by cross-validation.
 
     argmin_w |y - m - Z w|^2 + alpha t |w|^2,  Z the standardised features of all rows, m the mean
-    response, t = trace(Z'Z) / p the mean squared norm of a feature (n, if standardised and none is
-    constant). The same absolute penalty alpha t is used in the folds and on all rows.
+    response, t = trace(Z'Z) / p the mean squared norm of a feature, of those that vary (n, if they are
+    standardised). The same absolute penalty alpha t is used in the folds and on all rows.
 
     Parameters
     ----------
@@ -228,8 +228,8 @@ def fit_ridge(
     Leave-one-out by e_i / (1 - h_ii - 1/n), e the residuals and H the hat matrix of the centred
     features (Allen 1974); blocks as in Nunez-Elizalde et al. 2019 and Dupre la Tour et al. 2022.
     """
-    x = _matrix("features", features)
-    y = _matrix("responses", responses)
+    x = finite_matrix("features", features)
+    y = finite_matrix("responses", responses)
     if len(x) != len(y):
         raise ValueError(
             f"features (n, p) and responses (n, targets) must be of the same rows, "
@@ -270,8 +270,26 @@ def fit_ridge(
     )
 
 
-def _matrix(name: str, values: NDArray[np.floating]) -> NDArray[np.floating]:
-    """`values` as floating numbers, known to be a finite matrix with rows and columns."""
+def finite_matrix(name: str, values: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Know that something is a finite matrix with rows and columns.
+
+    Parameters
+    ----------
+    name : str
+        What to call it (in the plural) in messages.
+    values : array_like
+        A matrix.
+
+    Returns
+    -------
+    ndarray
+        The same in float32 or float64.
+
+    Raises
+    ------
+    ValueError
+        If it is none, or contains NaN or infinity (where is said).
+    """
     found = np.asarray(values)
     if found.dtype not in {np.dtype(np.float32), np.dtype(np.float64)}:
         found = found.astype(np.float64)
@@ -396,7 +414,7 @@ class _Solver:
         varies = (x != x[0]).any(axis=0)
         if not varies.any():
             raise ValueError(f"none of {x.shape[1]} features varies over the {len(x)} rows")
-        self.unit = len(x) * float((varies if standardise else spread**2).mean())
+        self.unit = len(x) * (1.0 if standardise else float((spread[varies] ** 2).mean()))
 
     def batch(self, splits: Sequence[Fold], alphas: int) -> int:
         """Targets at a time."""

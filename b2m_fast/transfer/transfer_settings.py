@@ -35,7 +35,7 @@ BRAINS = {
     "hippocampus": ("delay-match-sample",),
     "cowley-v4": FRAME_TASKS,
 }
-METHOD_VERSION = 1  # raise when a change makes stored results of older code incomparable
+METHOD_VERSION = 2  # raise when a change makes stored results of older code incomparable
 
 
 @dataclass(frozen=True)
