@@ -12,10 +12,11 @@ from b2m_fast.data.attributes import ATTRIBUTES, image_attributes
 from b2m_fast.data.files import DataError, data_root
 from b2m_fast.data.images import CIFAR10_CLASSES, cifar10_images, digits
 from b2m_fast.data.object2vec import object2vec
-from b2m_fast.data.recordings import cowley_v4
+from b2m_fast.data.recordings import Recording, cowley_v4
 from b2m_fast.evaluate.variability import correlation_distance, representational_distance
 from b2m_fast.teachers.components import fit_components
-from b2m_fast.teachers.reliability import noise_ceiling, predictability
+from b2m_fast.teachers.encoding import encoder_quality
+from b2m_fast.teachers.reliability import predictability
 from b2m_fast.teachers.ridge import fit_ridge
 from b2m_fast.teachers.synthetic_brains import ratings, synthetic_brains
 from b2m_fast.transfer.mediated_features import image_features
@@ -29,7 +30,6 @@ __all__ = ["Brain", "Material", "encoder_map", "make_material"]
 
 Array = NDArray[np.float64]
 
-HELD_OUT_FOLDS = 5
 DISTANCE_IMAGES = 200  # of the synthetic labelled images, for distances between measured responses
 
 
@@ -201,10 +201,10 @@ def make_material(
 # Brains
 # --------------------------------------------------------------------------------------------------
 def _brain(
-    name: str, stimuli: Array, responses: NDArray[np.floating], *, labelled: bool,
-    fold: NDArray[np.int64] | None = None, ceiling: NDArray[np.float64] | None = None,
+    name: str, stimuli: Array, responses: NDArray[np.floating], quality: dict[str, Any], *,
+    labelled: bool = False,
 ) -> Brain:  # fmt: skip
-    """A brain with its encoder and how well that predicts held-out images."""
+    """A brain with its encoder."""
     r = np.asarray(responses, dtype=np.float64)
     if not np.isfinite(r).all():
         bad = int((~np.isfinite(r)).any(axis=0).sum())
@@ -215,26 +215,39 @@ def _brain(
     if not (spread > 0).any():
         raise DataError(f"{name}: none of its {r.shape[1]} units ever varies")
     r = np.divide(r - r.mean(axis=0), spread, out=np.zeros_like(r), where=spread > 0)
-    if fold is None:
-        fold = np.random.default_rng(0).permutation(len(r)) % HELD_OUT_FOLDS
+    weights = None if labelled else encoder_map(stimuli, r)
+    return Brain(name, stimuli, r, weights, labelled, {"name": name, **quality})
+
+
+def _quality(
+    recording: Recording, layers: Sequence[NDArray[np.float32]], components: int
+) -> dict[str, Any]:
+    """How well responses to held-out images are predicted from these features."""
+    found = encoder_quality(recording, layers=layers, k=components)
+    return _as_quality(found.r, found.images, found.ceiling)
+
+
+def _as_quality(
+    r: NDArray[np.float64], stimuli: int, ceiling: NDArray[np.float64] | None = None
+) -> dict[str, Any]:
+    low, high = (float(q) for q in np.quantile(r, [0.25, 0.75]))
+    return {
+        "units": len(r), "stimuli": stimuli, "r": float(r.mean()), "r_low": low, "r_high": high,
+        "ceiling": None if ceiling is None else float(ceiling.mean()),
+    }  # fmt: skip
+
+
+def _quality_by_folds(
+    stimuli: Array, responses: NDArray[np.floating], fold: NDArray[np.int64]
+) -> dict[str, Any]:
+    """The same for averages over images, in folds that are given."""
+    r = np.asarray(responses, dtype=np.float64)
     predicted = np.zeros_like(r)
     for k in np.unique(fold):
         train, test = fold != k, fold == k
         mean, offset = stimuli[train].mean(axis=0), r[train].mean(axis=0)
-        weights = encoder_map(stimuli[train], r[train])
-        predicted[test] = (stimuli[test] - mean) @ weights + offset
-    found = predictability(predicted.T, r.T)
-    quality = {
-        "name": name,
-        "units": r.shape[1],
-        "stimuli": len(r),
-        "r": float(found.mean()),
-        "r_low": float(np.quantile(found, 0.25)),
-        "r_high": float(np.quantile(found, 0.75)),
-        "ceiling": None if ceiling is None else float(ceiling.mean()),
-    }
-    whole = None if labelled else encoder_map(stimuli, r)
-    return Brain(name, stimuli, r, whole, labelled, quality)
+        predicted[test] = (stimuli[test] - mean) @ encoder_map(stimuli[train], r[train]) + offset
+    return _as_quality(predictability(predicted.T, r.T), len(r))
 
 
 def _layers(
@@ -272,8 +285,10 @@ def _synthetic(
     for k, (name, brain) in enumerate(zip(experiment.names, made, strict=True)):
         rng = np.random.default_rng([k, 22])
         counts = brain.record(f[shown], rng)
-        ceiling = predictability(brain.rates(f[shown]).T, counts.T)
-        brains.append(_brain(name, f[shown], counts, labelled=False, ceiling=ceiling))
+        recording = Recording(name, "digits", images[shown], counts.T.astype(np.float32))
+        quality = _quality(recording, [v[shown] for v in layers], experiment.features.components)
+        quality["ceiling"] = float(predictability(brain.rates(f[shown]).T, counts.T).mean())
+        brains.append(_brain(name, f[shown], counts, quality))
         measured.append(brain.record(f[rest], rng))
     said = ratings(made, f[rest])
     if experiment.labels == "ratings":
@@ -323,14 +338,12 @@ def _cowley_v4(
     features = [space.transform(part).astype(np.float64) for part in layers]
     say(f"encoders of {len(recordings)} sessions")
     brains = []
-    for name, recording, f in zip(experiment.names, recordings, features, strict=False):
-        trials = recording.trials
-        brains.append(
-            _brain(
-                name, f, recording.responses.T, labelled=own and name == experiment.session,
-                ceiling=None if trials is None else noise_ceiling(trials),
-            )
-        )  # fmt: skip
+    for name, recording, f, layer in zip(
+        experiment.names, recordings, features, layers, strict=False
+    ):
+        quality = _quality(recording, layer, experiment.features.components)
+        mine = own and name == experiment.session
+        brains.append(_brain(name, f, recording.responses.T, quality, labelled=mine))
     if not own:
         empty = np.empty((len(classes), 0))
         return Material(features[-1], empty, classes, names, tuple(brains))
@@ -357,8 +370,8 @@ def _object2vec(
     shown = recording.average(space.transform(layers[0]))
     say(f"encoders of {len(recording.areas)} areas")
     brains = tuple(
-        _brain(name, shown, recording.areas[name], labelled=own, fold=recording.fold)
-        for name in experiment.names
+        _brain(name, shown, area, _quality_by_folds(shown, area, recording.fold), labelled=own)
+        for name, area in ((n, recording.areas[n]) for n in experiment.names)
     )
     distance = representational_distance([b.responses for b in brains])
     of = "responses measured to the 81 categories"

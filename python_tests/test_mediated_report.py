@@ -1,0 +1,188 @@
+"""Tables and words of `b2m mediated` say what the runs say: gains, losses, controls and nulls."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from b2m_fast.transfer import mediated_report as report
+from b2m_fast.transfer.mediated_numbers import metrics, variability
+from b2m_fast.transfer.tables import Runs
+
+SIZES = {"10": 10, "50": 50, "all": 900}
+SETTINGS: dict[str, Any] = {
+    "brain": "cowley-v4",
+    "labels": "attributes",
+    "metric": "r",
+    "combine": "stacked",
+    "sizes": [10, 50, 100],
+    "draws": 5,
+    "folds": 10,
+    "brains": ["V4-a", "V4-b"],
+}
+QUALITY = {
+    "name": "V4-a", "units": 33, "stimuli": 1200, "r": 0.57, "r_low": 0.5, "r_high": 0.63,
+    "ceiling": None,
+}  # fmt: skip
+
+
+def made_up(arm: str, scores: tuple[float, float, float], seed: int) -> dict[str, Any]:
+    """A run with these scores, with some scatter over seeds that all arms share."""
+    rng = np.random.default_rng([seed, len(arm)])
+    found = {
+        size: value + 0.02 * np.sin(seed) + 0.004 * float(rng.normal())
+        for size, value in zip(SIZES, scores, strict=True)
+    }
+    points = np.arange(4.0)
+    distance = np.abs(points[:, None] - points).tolist() if arm == "brain-mean" else None
+    return {
+        "arm": arm,
+        "seed": seed,
+        "scores": found,
+        "labels": {size: [value, value - 0.1] for size, value in found.items()},
+        "names": ["luminance", "contrast"],
+        "labelled": SIZES,
+        "tested": 100,
+        "encoders": [QUALITY] if arm == "brain-stacked" else [],
+        "between": {}
+        if distance is None
+        else dict.fromkeys(SIZES, (np.array(distance) / 9).tolist()),
+        "distance": distance,
+        "distance_of": "ratings",
+    }
+
+
+def runs(seeds: int = 10, **arms: tuple[float, float, float]) -> Runs:
+    return {
+        (name := arm.replace("_", "-")): {s: made_up(name, scores, s) for s in range(seeds)}
+        for arm, scores in arms.items()
+    }
+
+
+def verdict(found: Runs) -> str:
+    return report.sentences(found, SETTINGS, {})[-1]
+
+
+def test_contrasts() -> None:
+    """Every arm meets direct; the brains meet controls, the other combination and measured ones."""
+    arms = ["direct", "direct-rank", "brain-V4-a", "brain-mean", "brain-stacked", "shuffled"]
+    assert report.contrasts(arms, SETTINGS) == [
+        *((arm, "direct") for arm in arms[1:]),
+        ("brain-stacked", "direct-rank"),
+        ("brain-stacked", "shuffled"),
+        ("brain-stacked", "brain-mean"),
+    ]
+    assert report.contrasts(["shuffled"], SETTINGS) == []
+
+
+def test_a_gain_over_everything_is_said_with_the_sizes_it_holds_for() -> None:
+    """Better with few samples than direct and all controls, worse with all: both are said."""
+    found = runs(
+        direct=(0.3, 0.5, 0.8), direct_rank=(0.3, 0.5, 0.7), brain_stacked=(0.5, 0.5, 0.7),
+        shuffled=(0.2, 0.4, 0.7), random_map=(0.2, 0.4, 0.7),
+    )  # fmt: skip
+    last = verdict(found)
+    assert last.startswith("In short: with n = 10 labels are estimated better through the brains")
+    assert "than directly and than with direct-rank, shuffled, random-map." in last
+    assert last.endswith("With n = all they are estimated worse.")
+
+
+def test_a_control_that_does_as_well_takes_the_claim_away() -> None:
+    """If the shuffled encoders do the same, the verdict names them, and them only."""
+    found = runs(
+        direct=(0.3, 0.5, 0.8), brain_stacked=(0.5, 0.6, 0.8), shuffled=(0.5, 0.6, 0.8),
+        random_map=(0.2, 0.4, 0.7),
+    )  # fmt: skip
+    last = verdict(found)
+    assert "than directly, but not than with shuffled: that it is the brains is not shown" in last
+
+
+def test_sizes_at_which_a_control_is_beaten_are_told_apart() -> None:
+    """A gain over direct at two sizes, over the control at one of them."""
+    found = runs(direct=(0.3, 0.5, 0.8), brain_stacked=(0.5, 0.6, 0.8), shuffled=(0.2, 0.6, 0.8))
+    assert "with n = 10, 50 labels are" in verdict(found)
+    assert "and with n = 10 also than with shuffled." in verdict(found)
+
+
+def test_without_controls_nothing_is_claimed_for_the_brains() -> None:
+    """A gain over direct alone is not called the brains'."""
+    last = verdict(runs(direct=(0.3, 0.5, 0.8), brain_stacked=(0.5, 0.6, 0.9)))
+    assert "but no control was run: that it is the brains is not shown" in last
+
+
+def test_nulls_and_losses_are_printed_as_such() -> None:
+    """No gain anywhere is the verdict, and a loss is added to it."""
+    same = runs(direct=(0.3, 0.5, 0.8), brain_stacked=(0.3, 0.5, 0.8), shuffled=(0.3, 0.5, 0.8))
+    assert verdict(same) == (
+        "In short: labels are at no n estimated better through the brains than directly."
+    )
+    worse = runs(direct=(0.3, 0.5, 0.8), brain_stacked=(0.2, 0.4, 0.7))
+    assert verdict(worse).endswith("directly. With n = 10, 50, all they are estimated worse.")
+
+
+def test_few_seeds_give_no_verdict() -> None:
+    """Five folds are too few; one seed and a missing direct give no verdict at all."""
+    arms = {"direct": (0.3, 0.5, 0.8), "brain_stacked": (0.5, 0.6, 0.9)}
+    assert verdict(runs(seeds=5, **arms)) == (
+        "In short: 5 seeds are too few for a verdict; it takes 6."
+    )
+    assert not any("In short" in w for w in report.sentences(runs(seeds=1, **arms), SETTINGS, {}))
+    alone = runs(brain_stacked=(0.5, 0.6, 0.9))
+    assert not any("In short" in w for w in report.sentences(alone, SETTINGS, {}))
+
+
+def test_intervals_are_widened_where_seeds_share_samples() -> None:
+    """Correlation 1 / folds with all samples, next to none with 10 of 900, as 5 draws share few."""
+    found = metrics(runs(direct=(0.3, 0.5, 0.8)), SETTINGS)
+    assert [m.name for m in found] == ["n = 10", "n = 50", "all (900)"]
+    np.testing.assert_allclose(
+        [m.correlation for m in found], [50 / 900 / 10, 250 / 900 / 10, 1 / 10]
+    )
+
+
+def test_tables() -> None:
+    """Scores, differences, encoders with an unknown ceiling, labels and the Mantel test."""
+    found = runs(direct=(0.3, 0.5, 0.8), brain_mean=(0.4, 0.5, 0.8), brain_stacked=(0.5, 0.6, 0.8))
+    text = report.markdown(found, SETTINGS)
+    assert "| V4-a  | 33    | 1200    | 0.570 (0.50, 0.63) | not known |" in text
+    assert "| luminance | 0.5" in text
+    assert "direct, n = 50" in text
+    assert "the distance between ratings" in text.replace("\n", " ")
+    assert (
+        "| brain-mean | 1.00 (p = 0.083)" in text
+    )  # 2 of 24 orders: the line and its mirror image
+    assert "nan " not in text
+    test = variability(found)["brain-mean"]["10"]
+    assert test.r == pytest.approx(1)
+    assert test.exact
+    assert list(variability(found)) == ["brain-mean"]
+
+
+def test_words_about_variability_are_gated_by_the_number_of_sizes() -> None:
+    """p = 2/24 at three sizes is no relation; single brains are counted, not listed."""
+    found = runs(
+        direct=(0.3, 0.5, 0.8), brain_mean=(0.4, 0.5, 0.8), **{"brain_V4_a": (0.5, 0.4, 0.8)}
+    )
+    words = report.sentences(found, SETTINGS, {"words": ["About the data."]})
+    assert words[0] == "About the data."
+    assert any("p above 0.05 / 3 everywhere: no relation is shown" in w for w in words)
+    assert any(w.startswith("Of 1 single brains 1 are better than direct at some n, and 1 are worse")
+               for w in words)  # fmt: skip
+    assert not any(w.startswith("brain-V4-a against") for w in words)
+
+
+def test_summary_is_json_and_the_figure_is_drawn() -> None:
+    """No NaN or infinity in the JSON, also with one seed, where there are no intervals."""
+    for seeds in (1, 6):
+        found = runs(
+            seeds, direct=(0.3, 0.5, 0.8), brain_mean=(0.4, 0.5, 0.8),
+            brain_stacked=(0.5, 0.6, 0.8), shuffled=(0.2, 0.2, 0.2),
+        )  # fmt: skip
+        summary = report.summarise(found, SETTINGS)
+        json.dumps(summary, allow_nan=False)
+        assert summary["encoders"] == [QUALITY]
+        assert summary["variability"]["brain-mean"]["all"]["exact"] is True
+        assert report.figure(found, SETTINGS, "title").startswith(b"\x89PNG")
