@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from b2m_fast.data.files import DataError
 from b2m_fast.data.recordings import COWLEY_V4_SESSIONS
+from b2m_fast.evaluate.variability import correlation_distance
 from b2m_fast.teachers.synthetic_brains import ratings, synthetic_brains
 from b2m_fast.transfer import mediated_experiment as lab
 from b2m_fast.transfer import mediated_material as material_of
@@ -187,7 +188,7 @@ def test_distances_between_estimates_are_kept_for_arms_with_several_brains() -> 
         found = run(arm, material)
         assert list(found["between"]) == ["10", "40", "all"]
         assert np.shape(found["between"]["10"]) == (3, 3)
-        assert found["distance"] == np.round(material.distance, 6).tolist()
+        assert found["distance"] == np.round(np.array(material.distance), 6).tolist()
     assert run("brain-stacked", material)["between"] == {}
     assert run("brain-mean", replace(material, distance=None))["between"] == {}
 
@@ -276,13 +277,12 @@ def test_synthetic_brains_are_what_they_say() -> None:
     rng = np.random.default_rng(0)
     features = rng.normal(size=(500, 30)) * np.linspace(2, 0.5, 30)
     concepts = np.eye(5)[features[:, 10:15].argmax(axis=1)]
-    for where in ("inside", "outside"):
-        brains = synthetic_brains(
-            features, concepts, observers=6, units=40, planted=where  # type: ignore[arg-type]
-        )  # fmt: skip
+    places: tuple[Literal["inside", "outside"], ...] = ("inside", "outside")
+    for where in places:
+        brains = synthetic_brains(features, concepts, observers=6, units=40, planted=where)
         said = ratings(brains, features, noise=0.0)
-        r = np.corrcoef(said.reshape(6, -1))
-        assert r[0, 1] > r[0, 3] + 0.2
+        apart = correlation_distance(said)
+        assert apart[0, 1] < apart[0, 3] - 0.2
         rates = brains[0].rates(features)
         fitted = fit_readout(np.log(rates[:250]), said[0][:250]).predict(np.log(rates[250:]))
         found = np.corrcoef(fitted[:, 0], said[0][250:, 0])[0, 1]

@@ -163,9 +163,7 @@ def test_tables() -> None:
 
 def test_words_about_variability_are_gated_by_the_number_of_sizes() -> None:
     """p = 2/24 at three sizes is no relation; single brains are counted, not listed."""
-    found = runs(
-        direct=(0.3, 0.5, 0.8), brain_mean=(0.4, 0.5, 0.8), **{"brain_V4_a": (0.5, 0.4, 0.8)}
-    )
+    found = runs(direct=(0.3, 0.5, 0.8), brain_mean=(0.4, 0.5, 0.8), brain_V4_a=(0.5, 0.4, 0.8))
     words = report.sentences(found, SETTINGS, {"words": ["About the data."]})
     assert words[0] == "About the data."
     assert any("p above 0.05 / 3 everywhere: no relation is shown" in w for w in words)
