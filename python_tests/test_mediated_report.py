@@ -117,7 +117,16 @@ def test_nulls_and_losses_are_printed_as_such() -> None:
     """No gain anywhere is the verdict, and a loss is added to it."""
     same = runs(direct=(0.3, 0.5, 0.8), brain_stacked=(0.3, 0.5, 0.8), shuffled=(0.3, 0.5, 0.8))
     assert verdict(same) == (
-        "In short: labels are at no n estimated better through the brains than directly."
+        "In short: labels are at no n estimated better through the brains than directly. "
+        "Better through the brains than with shuffled nowhere."
+    )
+    some = runs(
+        direct=(0.5, 0.5, 0.8), brain_stacked=(0.4, 0.5, 0.8), shuffled=(0.3, 0.5, 0.7),
+        random_map=(0.4, 0.5, 0.8),
+    )  # fmt: skip
+    assert verdict(some).endswith(
+        "With n = 10 they are estimated worse. Better through the brains than with shuffled at "
+        "n = 10, all; with random-map nowhere."
     )
     worse = runs(direct=(0.3, 0.5, 0.8), brain_stacked=(0.2, 0.4, 0.7))
     assert verdict(worse).endswith("directly. With n = 10, 50, all they are estimated worse.")

@@ -263,11 +263,11 @@ def _verdict(runs: Runs, settings: dict[str, Any]) -> list[str]:
     better = _gains(runs, settings, "direct")
     worse = _gains(runs, settings, "direct", -1)
     loss = f" With n = {', '.join(worse)} they are estimated worse." if worse else ""
-    if not better:
-        null = "In short: labels are at no n estimated better through the brains than directly."
-        return [null + loss]
     controls = [arm for arm in CONTROLS if arm in runs]
     beaten = {arm: set(_gains(runs, settings, arm)) for arm in controls}
+    if not better:
+        null = "In short: labels are at no n estimated better through the brains than directly."
+        return [null + loss + _against_controls(beaten, sizes_of(runs))]
     sure = [size for size in better if all(size in found for found in beaten.values())]
     start = (
         f"In short: with n = {', '.join(better)} labels are estimated better through the brains "
@@ -282,6 +282,16 @@ def _verdict(runs: Runs, settings: dict[str, Any]) -> list[str]:
         equal = [arm for arm in controls if not beaten[arm] & set(better)] or controls
         end = f"than directly, but not than with {', '.join(equal)}: that it is the brains is not shown."
     return [start + end + loss]
+
+
+def _against_controls(beaten: dict[str, set[str]], sizes: Sequence[str]) -> str:
+    """Where the brains are better than maps that hold no brain, if not better than no map at all."""
+    parts = [
+        f"with {arm} at n = {', '.join(s for s in sizes if s in found)}" if found
+        else f"with {arm} nowhere"
+        for arm, found in beaten.items()
+    ]  # fmt: skip
+    return f" Better through the brains than {'; '.join(parts)}." if parts else ""
 
 
 def summarise(runs: Runs, settings: dict[str, Any]) -> dict[str, Any]:
