@@ -157,6 +157,25 @@ def test_what_stands_between_features_and_labels() -> None:
     assert len(run("direct-rank", material, combine="mean")["regressors"]) == 3
 
 
+def test_the_random_map_has_the_spectrum_of_what_it_is_a_control_of() -> None:
+    """Stacked: the singular values of all maps side by side; mean: those of each brain's map."""
+    material = planted()
+    whole = np.hstack([np.asarray(b.weights) for b in material.brains])
+    basis = replace(material, features=np.eye(20))  # regressors are the map itself
+    pool = np.arange(100)
+
+    def spectra(combine: Literal["stacked", "mean"]) -> list[Array]:
+        experiment = replace(EXPERIMENT, combine=combine)
+        views = lab._views("random-map", basis, experiment, pool, 0)
+        return [np.linalg.svd(v, compute_uv=False) for v in views]
+
+    (stacked,) = spectra("stacked")
+    np.testing.assert_allclose(stacked, np.linalg.svd(whole, compute_uv=False), atol=1e-9)
+    for found, brain in zip(spectra("mean"), material.brains, strict=True):
+        expected = np.linalg.svd(np.asarray(brain.weights), compute_uv=False)
+        np.testing.assert_allclose(found, expected, atol=1e-9)
+
+
 def test_dimensions() -> None:
     """Components that hold a share of the variance; a share of 1 is the numerical rank."""
     x = np.random.default_rng(0).normal(size=(50, 3)) @ np.diag([10.0, 1.0, 0.1])

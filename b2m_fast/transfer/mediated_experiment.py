@@ -226,8 +226,10 @@ def _views(
             for s, m in zip(stimuli, maps, strict=True)
         ]
     if arm == "random-map":
+        # brains have much in common: it is the spectrum of all their maps together that counts
         rng = np.random.default_rng([seed, RANDOM])
-        maps = [random_map(m, rng) for m in maps]
+        together = [np.hstack(maps)] if experiment.combine == "stacked" else maps
+        maps = [random_map(m, rng) for m in together]
     return [features @ m for m in maps]
 
 

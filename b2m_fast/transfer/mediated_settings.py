@@ -27,7 +27,7 @@ BRAINS = {
 LABELS = ("ratings", "digits", "cifar10", "attributes")
 CLASSES = {"digits": 10, "cifar10": 10}
 AREAS = ("EVC", "LOC", "PFS", "OPA", "PPA", "RSC", "FFA", "OFA", "STS", "EBA")
-METHOD_VERSION = 1  # raise when a change makes stored results of older code incomparable
+METHOD_VERSION = 2  # raise when a change makes stored results of older code incomparable
 
 
 @dataclass(frozen=True)
