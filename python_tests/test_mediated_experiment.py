@@ -167,7 +167,7 @@ def test_the_random_map_has_the_spectrum_of_what_it_is_a_control_of() -> None:
     def spectra(combine: Literal["stacked", "mean"]) -> list[Array]:
         experiment = replace(EXPERIMENT, combine=combine)
         views = lab._views("random-map", basis, experiment, pool, 0)
-        return [np.linalg.svd(v, compute_uv=False) for v in views]
+        return [np.asarray(np.linalg.svd(v, compute_uv=False), np.float64) for v in views]
 
     (stacked,) = spectra("stacked")
     np.testing.assert_allclose(stacked, np.linalg.svd(whole, compute_uv=False), atol=1e-9)
