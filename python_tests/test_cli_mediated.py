@@ -127,6 +127,37 @@ def test_classes_and_the_other_combination(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("kept")
+def test_processes_give_the_same_numbers_and_too_large_sizes_are_left_out(
+    tmp_path: Path,
+) -> None:
+    """Two workers find what one finds; a size beyond all samples is left out, and that is said."""
+    arguments = ["--arms", "direct", "brain-each", "--seeds", "0", "--sizes", "10", "5000"]
+    for workers in ("1", "2"):
+        assert mediated(tmp_path / workers, *arguments, "--workers", workers) == 0
+    found = [
+        json.loads((tmp_path / workers / "runs" / "brain-s1-seed0.json").read_text())["result"]
+        for workers in ("1", "2")
+    ]
+    assert found[0]["scores"] == found[1]["scores"]
+    assert list(found[0]["scores"]) == ["10", "all"]
+    words = json.loads((tmp_path / "1" / "results.json").read_text())["words"]
+    assert "Left out: n = 5000, as a seed has 809 images to draw from." in words
+
+
+@pytest.mark.usefixtures("kept")
+@pytest.mark.parametrize(
+    ("folds", "words"), [("400", "each needs at least 3"), ("10", "fewer than the smallest size")]
+)
+def test_too_few_labelled_images(
+    folds: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Folds without images to score on, and sizes that cannot be had, end with code 2."""
+    arguments = ["--folds", folds, "--sizes", "10" if folds == "400" else "5000"]
+    assert mediated(tmp_path, *arguments) == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("kept")
 def test_an_unknown_tap_is_named_with_those_there_are(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -141,5 +141,9 @@ def _plan(options: argparse.Namespace) -> Plan:
         title=f"{experiment.labels} by way of {experiment.brain}{synthetic}",
         ticks=len(experiment.sizes) + 1,
         unit="size",
-        glance=lambda result: f"{result['scores'][lab.ALL]:.3f}",
+        glance=lambda result: _glance(result["scores"][lab.ALL]),
     )
+
+
+def _glance(score: float | None) -> str:
+    return "-" if score is None else f"{score:.3f}"

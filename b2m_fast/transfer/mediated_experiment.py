@@ -165,6 +165,8 @@ def run(job: Job, tick: Callable[[], object]) -> dict[str, Any]:
         for key, value in found.items():
             result[key][size] = value
         tick()
+    for _ in range(len(experiment.sizes) + 1 - len(sizes)):  # more samples than there are
+        tick()
     return result | {
         "arm": arm,
         "seed": seed,

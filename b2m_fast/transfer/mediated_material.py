@@ -180,12 +180,18 @@ def make_material(
         names = tuple(n for n, v in zip(material.names, varies, strict=True) if v)
         material = replace(material, labels=material.labels[:, varies], names=names)
     n = len(material.features)
+    if n < 3 * experiment.folds:
+        raise DataError(
+            f"{n} labelled images in {experiment.folds} folds: each needs at least 3 to be scored on"
+        )
     pool = n - -(-n // experiment.folds)
     if pool < min(experiment.sizes, default=4):
         raise DataError(
             f"{n} labelled images in {experiment.folds} folds leave {pool} to learn from, fewer "
             f"than the smallest size {min(experiment.sizes)}"
         )
+    if many := [str(size) for size in experiment.sizes if size >= pool]:
+        words.append(f"Left out: n = {', '.join(many)}, as a seed has {pool} images to draw from.")
     if experiment.brain == "synthetic":
         words.append(
             "The brains are SYNTHETIC: this shows that the method runs, not what brains do. Labels "
