@@ -22,6 +22,7 @@ SETTINGS: dict[str, Any] = {
     "draws": 5,
     "folds": 10,
     "brains": ["V4-a", "V4-b"],
+    "measured": ["V4-a"],
 }
 QUALITY = {
     "name": "V4-a", "units": 33, "stimuli": 1200, "r": 0.57, "r_low": 0.5, "r_high": 0.63,
@@ -76,6 +77,11 @@ def test_contrasts() -> None:
         ("brain-stacked", "brain-mean"),
     ]
     assert report.contrasts(["shuffled"], SETTINGS) == []
+    # responses measured in one brain are compared with that brain's encoder, not with all brains'
+    some = ["brain-V4-a", "brain-V4-b", "brain-stacked", "measured"]
+    assert report.contrasts(some, SETTINGS) == [("brain-V4-a", "measured")]
+    every = SETTINGS | {"measured": SETTINGS["brains"]}
+    assert report.contrasts(some, every) == [("brain-stacked", "measured")]
 
 
 def test_a_gain_over_everything_is_said_with_the_sizes_it_holds_for() -> None:

@@ -125,7 +125,7 @@ def _plan(options: argparse.Namespace) -> Plan:
     )
     possible = [arm for arm in ARMS if arm != "measured" or experiment.measured]
     arms, seeds_list = which(options, possible, range(experiment.folds) if options.folds else seeds)
-    arms = expand_arms(arms, experiment.names, measured=experiment.measured)
+    arms = expand_arms(arms, experiment.names, measured=bool(experiment.measured))
     synthetic = " (SYNTHETIC, simulated brains)" if experiment.brain == "synthetic" else ""
     say = (lambda _: None) if options.quiet else (lambda what: print(f"  {what}", flush=True))
     return Plan(

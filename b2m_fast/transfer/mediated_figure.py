@@ -43,7 +43,8 @@ def _curves(panel: Any, runs: Runs, sizes: Sequence[str], x: list[int], metric: 
 
 def _differences(panel: Any, runs: Runs, settings: dict[str, Any], x: list[int], main: str) -> None:
     """The brains less each other arm, with the intervals of the tables."""
-    others = [arm for arm in ("direct", *CONTROLS, "measured") if arm in runs]
+    every = settings["measured"] == settings["brains"]
+    others = [a for a in ("direct", *CONTROLS, *(["measured"] if every else [])) if a in runs]
     for place, arm in enumerate(others):
         found = [difference(runs, main, arm, metric) for metric in metrics(runs, settings)]
         shifted = np.array(x) * 1.05 ** (place - len(others) / 2)

@@ -82,8 +82,12 @@ def contrasts(arms: Sequence[str], settings: dict[str, Any]) -> list[tuple[str, 
     main = f"brain-{settings['combine']}"
     pairs = [(arm, "direct") for arm in arms if arm != "direct" and "direct" in arms]
     if main in arms:
-        others = (*CONTROLS, "brain-mean", "brain-stacked", "measured")
+        others = (*CONTROLS, "brain-mean", "brain-stacked")
         pairs += [(main, arm) for arm in others if arm in arms and arm != main]
+    if "measured" in arms:  # like with like: the brains that were measured
+        every = settings["measured"] == settings["brains"]
+        like = [main] if every else [f"brain-{name}" for name in settings["measured"]]
+        pairs += [(arm, "measured") for arm in like if arm in arms]
     return pairs
 
 
@@ -194,7 +198,8 @@ def sentences(runs: Runs, settings: dict[str, Any], teacher: dict[str, Any]) -> 
     columns = metrics(runs, settings)
     single = [f"brain-{name}" for name in settings["brains"]]
     for arm, base in contrasts(list(runs), settings):
-        words = None if arm in single else comparison(runs, columns, arm, base)
+        told = base == "measured" or arm not in single
+        words = comparison(runs, columns, arm, base) if told else None
         if words:
             out.append(words)
     out += _single_words(runs, columns, [arm for arm in single if arm in runs])

@@ -165,9 +165,11 @@ class MediatedExperiment:
         return tuple(f"s{k + 1}" for k in range(self.cortex.observers))
 
     @property
-    def measured(self) -> bool:
-        """Whether brains were shown the images that carry labels."""
-        return self.brain == "synthetic" or self.labels == "attributes"
+    def measured(self) -> tuple[str, ...]:
+        """Names of the brains that were shown the images that carry labels."""
+        if self.brain == "cowley-v4" and self.labels == "attributes":
+            return (self.session,)
+        return self.names if self.brain == "synthetic" or self.labels == "attributes" else ()
 
     def run_config(self, arm: str, seed: int, data: str) -> dict[str, Any]:
         """Everything that decides one run's result, as JSON can hold it.
@@ -208,4 +210,5 @@ class MediatedExperiment:
             "draws": self.draws,
             "folds": self.folds,
             "brains": list(self.names),
+            "measured": list(self.measured),
         }
