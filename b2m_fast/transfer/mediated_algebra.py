@@ -81,11 +81,12 @@ def fit_readout(
     ValueError
         As `fit_ridge`.
     """
-    n, p = z.shape
+    n, varying = len(z), int((z != z[:1]).any(axis=0).sum())
     return fit_ridge(
         z,
         y,
-        alphas=[penalty * p / n for penalty in penalties],
+        # `fit_ridge` counts in mean squared norms of a column that varies
+        alphas=[penalty * max(varying, 1) / n for penalty in penalties],
         folds=folds,
         shared_alpha=shared,
         standardise=False,
