@@ -1,4 +1,4 @@
-"""An encoding model of many targets against himalaya and scikit-learn: `pytest benches/test_encoding.py`.
+"""An encoding model of many targets against himalaya and scikit-learn.
 
 5,000 stimuli, 4,000 features, 20,000 targets, 20 penalties, 5 folds; every contender in a process of
 its own, one after the other, with its peak memory beyond the data. Those that would take too long are

@@ -1,4 +1,4 @@
-"""Encoding models of recordings: layers of a network, and how well they predict what was held out."""
+"""Encoding models of recordings: layers of a network, and how well they predict."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_quality_is_of_held_out_images_only() -> None:
 
 
 def test_nothing_of_a_held_out_image_is_known() -> None:
-    """Changing an image's responses changes no prediction of its own fold: PCA and penalty included."""
+    """Changing an image's responses changes no prediction of its own fold."""
     found, layers = recording()
     spoilt = found.responses.copy()
     _, test = folds_of(120, 5, shuffle=True, seed=0)[0]

@@ -1,4 +1,4 @@
-"""Ridge regression on many targets: exact over the whole path, against scikit-learn and himalaya."""
+"""Ridge regression on many targets: exact over the path, against scikit-learn and himalaya."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.linear_model import Ridge as Oracle
 
-from b2m_fast.teachers import ridge
+from b2m_fast.teachers import ridge_path
 from b2m_fast.teachers.ridge import ALPHAS, fit_ridge, folds_of
 
 Array = NDArray[np.float64]
@@ -149,7 +149,7 @@ def test_float32_is_as_good(n: int, p: int, folds: int | Literal["loo"]) -> None
 def test_compression_saves_products(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fine grid of penalties costs no more products than it holds different functions."""
     found: list[tuple[int, int]] = []
-    whole = ridge._Decomposition.compressed
+    whole = ridge_path.Decomposition.compressed
 
     def spy(self: Any, alphas: torch.Tensor) -> Any:
         b, c = whole(self, alphas)
@@ -159,7 +159,7 @@ def test_compression_saves_products(monkeypatch: pytest.MonkeyPatch) -> None:
         found.append((c.shape[0], c.shape[1]))
         return b, c
 
-    monkeypatch.setattr(ridge._Decomposition, "compressed", spy)
+    monkeypatch.setattr(ridge_path.Decomposition, "compressed", spy)
     x, y = planted(80, 40)
     fit_ridge(x, y, alphas=np.geomspace(1e-2, 1e6, 60).tolist())
     assert len(found) == 5
@@ -187,7 +187,7 @@ def test_shared_penalty_is_the_best_on_average() -> None:
 
 
 def test_constant_targets_and_features_are_harmless() -> None:
-    """A target that never varies is predicted by itself with score 0; such a feature has no weight."""
+    """A constant target is predicted by itself with score 0; a constant feature has no weight."""
     x, y = planted(60, 20)
     x[:, 3], y[:, 2] = 0.1, 0.1
     for folds in (5, "loo"):
@@ -232,7 +232,7 @@ def test_shuffled_folds_follow_their_seed() -> None:
 
 
 def test_autocorrelated_rows_need_blocks() -> None:
-    """Slow drifts that have nothing to do with the features look predictable in shuffled folds only."""
+    """Slow drifts unrelated to the features look predictable in shuffled folds only."""
     rng = np.random.default_rng(0)
     t = np.linspace(0, 1, 300)[:, None]
     phase = rng.uniform(0, 2 * np.pi, size=(2, 40))

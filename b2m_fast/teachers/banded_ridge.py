@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from b2m_fast.teachers.ridge import ALPHAS, finite_matrix, folds_of
+from b2m_fast.teachers.ridge import ALPHAS, finite_matrix, splits_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -46,7 +46,7 @@ class BandedRidge:
         (targets,): the chosen penalties, relative as in `fit_ridge`.
     skill : ndarray
         (targets,): R2 of held-out rows at the chosen scales and penalty, as in
-        `b2m_fast.teachers.ridge`, but for folds that weigh alike whatever their sizes; they flatter.
+        `b2m_fast.teachers.ridge`, but all folds weigh alike whatever their sizes; they flatter.
     """
 
     mean: tuple[NDArray[np.floating], ...]
@@ -121,8 +121,8 @@ def fit_banded_ridge(
 ) -> BandedRidge:
     """Fit, scales and penalty of each target chosen together by cross-validation.
 
-    Ridge regression on [sqrt(gamma_b / t_b) Z_b], Z_b the standardised features of band b and t_b its
-    mean squared norm of a row, with penalty alpha n / p, p features that vary: a single band is
+    Ridge regression on [sqrt(gamma_b / t_b) Z_b], Z_b the standardised features of band b and t_b
+    its mean squared norm of a row, with penalty alpha n / p, p features that vary: a single band is
     `fit_ridge`. Kernels of the bands where there are no more rows than features, else the features
     themselves.
 
@@ -201,10 +201,12 @@ def fit_banded_ridge(
     ):
         raise ValueError(f"candidates must be shares of {len(raw)} bands, got {tried.shape}")
     tried = tried.clip(min=LEAST_SHARE)  # the solver divides by it
-    splits = folds_of(n, folds, groups=groups, shuffle=shuffle, seed=seed) if isinstance(folds, int) else list(folds)  # fmt: skip
+    splits = splits_of(n, folds, groups, shuffle, seed)
     kind = np.dtype(dtype)
     mean = [x.mean(axis=0, dtype=np.float64) for x in raw]
-    spread = [np.where((x != x[0]).any(axis=0), x.std(axis=0, dtype=np.float64), np.inf) for x in raw]  # fmt: skip
+    spread = [
+        np.where((x != x[0]).any(axis=0), x.std(axis=0, dtype=np.float64), np.inf) for x in raw
+    ]
     scaled, unit = [], []
     for b, (x, m, s) in enumerate(zip(raw, mean, spread, strict=True)):
         z = (x - m) / s

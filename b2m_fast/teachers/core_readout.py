@@ -1,9 +1,10 @@
 """An encoding network that learns its own features: a shared core, and a readout for each neuron.
 
 After Walker et al. 2019 and Lurz et al. 2021, whose family of models denoises in Li et al. 2019: a
-few convolutions shared by all neurons, then for each neuron one place in the maps and one weight for
-each channel, and a rate that is never negative. Sizes here are ours. With about a thousand images it
-learns less than features trained on millions of images know (`b2m_fast.teachers.encoding.fit_layers`).
+few convolutions shared by all neurons, then for each neuron one place in the maps and one weight
+for each channel, and a rate that is never negative. Sizes here are ours. With about a thousand
+images it learns less than features trained on millions of images know
+(`b2m_fast.teachers.encoding.fit_layers`).
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ trials; as far as is described, on the very images whose predictions become the 
 predictions are *cross-fitted*: the images are dealt into folds and each fold is predicted by a
 model that never saw it, so no image's own noise returns in its denoised response. This betters the
 paper. The model is ours too: ridge regression on fixed image features, which is what recordings
-of about a thousand images allow (`b2m_fast.teachers.ridge`), its penalty by exact leave-one-out: one
-decomposition a fit, and no second choice of folds. `fit_layers` is the same for the layers of a
+of about a thousand images allow (`b2m_fast.teachers.ridge`), its penalty by exact leave-one-out:
+one decomposition a fit, and no second choice of folds. `fit_layers` is the same for the layers of a
 network, each reduced to principal components; `b2m_fast.teachers.core_readout` learns its features.
 `encoder_quality` says how well one of them predicts a recording.
 """
@@ -391,7 +391,7 @@ def encoder_quality(
         layers = NetworkFeatures()(recording.images)
     if layers is not None and any(len(layer) != n for layer in layers):
         raise DataError(
-            f"{recording.name}: layers {[layer.shape for layer in layers]} are not of its {n} images"
+            f"{recording.name}: layers {[x.shape for x in layers]} are not of its {n} images"
         )
     predicted = np.zeros(responses.shape)
     for train, test in folds_of(n, folds, shuffle=True, seed=seed):

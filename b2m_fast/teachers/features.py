@@ -137,8 +137,8 @@ def cnn_features(images: NDArray[np.uint8], block: int = 3) -> NDArray[np.float3
 class NetworkFeatures:
     """Layers of a trained network as image features.
 
-    The defaults were chosen on V4 session 210325, from blocks 3 to 15 at 112, 160 and 224 pixels, by
-    cross-validation; no other session took part in it.
+    The defaults were chosen on V4 session 210325, from blocks 3 to 15 at 112, 160 and 224 pixels,
+    by cross-validation; no other session took part in it.
 
     Attributes
     ----------

@@ -215,8 +215,8 @@ def load_network(
         With the weights trained on ImageNet (torchvision, timm: their default ones); False: at
         random.
     size : int, optional
-        Pixels of the images' sides; default: as they are given (torchvision and timm: 224). Bicubic,
-        with a low-pass filter where it shrinks.
+        Pixels of the images' sides; default: as they are given (torchvision and timm: 224).
+        Bicubic, with a low-pass filter where it shrinks.
 
     Returns
     -------
