@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from b2m_fast.teachers.ridge import Folds, Ridge
 
 __all__ = [
+    "NEEDS_SCIKIT_LEARN",
     "PENALTIES",
     "block_order",
     "codes",
@@ -37,6 +38,10 @@ __all__ = [
 
 Array = NDArray[np.float64]
 
+NEEDS_SCIKIT_LEARN = (
+    "the estimators of brain-mediated transfer need scikit-learn 1.6 or newer: "
+    "pip install 'b2m-fast[transfer]'"
+)
 PENALTIES: tuple[float, ...] = tuple(10.0 ** (e / 2) for e in range(-12, 9))
 
 
