@@ -68,10 +68,10 @@ class CoreReadoutSettings:
         best weights are taken up again; after `drops` such times it ends.
     """
 
-    size: int = 56
-    channels: int = 32
+    size: int = 40
+    channels: int = 24
     layers: int = 3
-    readout: Literal["gaussian", "factorised"] = "gaussian"
+    readout: Literal["gaussian", "factorised"] = "factorised"
     loss: Literal["poisson", "mse"] = "poisson"
     sparsity: float = 0.02
     smoothness: float = 0.1
