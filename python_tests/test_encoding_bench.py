@@ -66,7 +66,7 @@ def test_a_process_answers() -> None:
 
 def test_time_is_extrapolated_along_a_line() -> None:
     """A fixed part and a part for each target."""
-    spec = importlib.util.spec_from_file_location("bench_encoding", BENCHES / "test_encoding.py")
+    spec = importlib.util.spec_from_file_location("bench_encoding", BENCHES / "test_encoders.py")
     assert spec is not None
     assert spec.loader is not None
     bench = importlib.util.module_from_spec(spec)

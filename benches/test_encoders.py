@@ -1,12 +1,13 @@
 """An encoding model of many targets against himalaya and scikit-learn.
 
-5,000 stimuli, 4,000 features, 20,000 targets, 20 penalties, 5 folds; every contender in a process of
-its own, one after the other, with its peak memory beyond the data. Those that would take too long are
-given fewer targets, twice, and a straight line through both says what all targets would take: their
-time is a part that does not know the targets and a part for each. The table says which those are.
+    B2M_BENCH_ENCODERS=full pytest benches/test_encoders.py -k b2m_fast    # ours: minutes
+    B2M_BENCH_ENCODERS=full pytest benches/test_encoders.py                # all: an hour
 
-B2M_BENCH=short: a hundredth of the size, in a minute. The whole takes an hour on two cores; ours alone
-(-k b2m_fast) three minutes.
+5,000 stimuli, 4,000 features, 20,000 targets, 20 penalties, 5 folds. Without the variable, as in
+`make bench`, a tenth of each size. Every contender has a process of its own, one after the other;
+its peak memory is beyond the data. All but ours are given fewer targets, twice, and a straight line
+through both says what all targets would take: their time is a part that does not know the targets
+and a part for each. The table says so.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import pytest
 import encoding
 from b2m_fast import _bench
 
-FORM = os.environ.get("B2M_BENCH") or "full"
+FORM = os.environ.get("B2M_BENCH_ENCODERS") or "short"
 SIZES = {
     "short": encoding.Question("b2m_fast", 500, 400, 2000),
     "full": encoding.Question("b2m_fast", 5000, 4000, 20000),
@@ -108,7 +109,7 @@ def run(request: pytest.FixtureRequest) -> Iterator[Run]:
 
 
 @pytest.mark.parametrize("contender", list(encoding.CONTENDERS))
-def test_encoding(run: Run, contender: str) -> None:
+def test_encoder(run: Run, contender: str) -> None:
     case = run.of(contender)
     ours = run.of("b2m_fast")
     if contender not in encoding.OTHER_CHOICE:
