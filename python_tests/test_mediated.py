@@ -27,9 +27,11 @@ from b2m_fast.transfer.mediated import (
 from b2m_fast.transfer.mediated_algebra import (
     block_order,
     codes,
+    decided,
     fit_readout,
     principal_map,
     random_map,
+    standardised,
     tikhonov,
 )
 
@@ -140,7 +142,7 @@ def test_the_chosen_penalty_has_the_least_leave_one_out_error() -> None:
             errors[k] += (model.predict(f[row : row + 1])[0] - y[row]) ** 2
     expected = np.array(grid)[errors.argmin(axis=0)]
     assert len(set(expected)) > 1
-    np.testing.assert_allclose(fit_readout(f, y, grid).alphas * len(f) / f.shape[1], expected)
+    np.testing.assert_array_equal(fit_readout(f, y, grid).alphas, expected)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -184,9 +186,23 @@ def test_block_order_moves_blocks_whole() -> None:
 
 
 def test_codes() -> None:
-    """One column of +-1 for two classes, one a class for more."""
+    """One column of +-1 for two classes, one a class for more; decided the way they were made."""
+    for classes in (2, 3):
+        index = np.array([1, 0, classes - 1])
+        np.testing.assert_array_equal(decided(0.1 * codes(index, classes)), index)
     assert codes(np.array([0, 1]), 2).tolist() == [[-1.0], [1.0]]
     assert codes(np.array([2, 0]), 3).tolist() == [[-1.0, -1.0, 1.0], [1.0, -1.0, -1.0]]
+
+
+def test_standardised() -> None:
+    """Mean 0 and deviation 1 in the rows they are taken from; 0 where those never vary."""
+    x = np.random.default_rng(0).normal(size=(9, 3)) * [1, 100, 1e-5] + 7
+    found = standardised(x, x[:5])
+    np.testing.assert_allclose(found[:5].mean(axis=0), 0, atol=1e-9)
+    np.testing.assert_allclose(found[:5].std(axis=0), 1)
+    np.testing.assert_allclose(found, (x - x[:5].mean(axis=0)) / x[:5].std(axis=0))
+    x[:5, 1] = 0.1  # its computed deviation is not 0
+    assert (standardised(x, x[:5])[:, 1] == 0).all()
 
 
 # --------------------------------------------------------------------------------------------------

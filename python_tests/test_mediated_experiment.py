@@ -186,18 +186,76 @@ def test_dimensions() -> None:
 
 
 def test_encoders_of_labelled_brains_never_see_the_test_images() -> None:
-    """Responses to test images are overwritten with nonsense: no brain arm's result changes."""
+    """Recorded responses to test images become nonsense, and so units would be weighed otherwise.
+
+    No result of an arm that goes through brains changes, neither scores nor distances; and for
+    measured responses, which are looked at to be tested, those of the other seeds do.
+    """
     material = planted(labelled=True)
     _, test = lab.split(material, EXPERIMENT, 0)
     spoiled = []
     for brain in material.brains:
         responses = brain.responses.copy()
-        responses[test] = 1e6
+        responses[test] = 1e6 * np.arange(1, 10)
         spoiled.append(replace(brain, responses=responses))
     other = replace(material, brains=tuple(spoiled))
     for arm in ("brain-mean", "brain-stacked", "shuffled", "random-map", "direct-rank"):
-        assert run(arm, material)["scores"] == run(arm, other)["scores"], arm
+        for key in ("scores", "between", "penalties"):
+            assert run(arm, material)[key] == run(arm, other)[key], (arm, key)
     assert run("brain-s1", material, seed=1)["scores"] != run("brain-s1", other, seed=1)["scores"]
+
+
+def test_measured_responses_are_weighed_by_the_pool_alone() -> None:
+    """Units are divided by what they vary in the pool: their own unit is no matter, one test image neither."""
+    material = planted()
+    _, test = lab.split(material, EXPERIMENT, 0)
+    other = replace(
+        material, measured=tuple(m * np.geomspace(1, 1e4, 9) for m in material.measured)
+    )
+    assert run("measured", other)["scores"] == pytest.approx(run("measured", material)["scores"])
+    spoiled = tuple(m.copy() for m in material.measured)
+    for m in spoiled:
+        m[test[0]] = 1e6 * np.arange(1, 10)
+    spoiled_material = replace(material, measured=spoiled)
+    for m, n in zip(
+        lab._views("measured", material, EXPERIMENT, np.setdiff1d(np.arange(120), test), 0),
+        lab._views("measured", spoiled_material, EXPERIMENT, np.setdiff1d(np.arange(120), test), 0),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(np.delete(m, test[0], axis=0), np.delete(n, test[0], axis=0))
+
+
+def test_distances_between_brains_do_not_depend_on_units_and_means_of_labels() -> None:
+    """A label in another unit, or from another zero, leaves distances between estimates as they are."""
+    material = planted()
+    other = replace(material, labels=material.labels * [1.0, 1e-3] + [0.0, 50.0])
+    for arm in ("brain-mean", "shuffled"):
+        found = run(arm, material)["between"]
+        assert np.max(found["10"]) > 0.01  # there is something to compare
+        for size, distance in run(arm, other)["between"].items():
+            np.testing.assert_allclose(distance, found[size], atol=2e-6)
+
+
+def test_the_penalty_is_not_chosen_where_each_class_has_one_sample() -> None:
+    """One sample a class: the largest penalty, without a choice; two or more: chosen, and counted."""
+    material = planted(classes=True)
+    changes: dict[str, Any] = {"labels": "digits", "sizes": (10, 40), "draws": 2}
+    found = run("brain-mean", material, **changes)["penalties"]
+    assert sum(found["10"].values()) == 2 * 3  # draws x brains: one for all classes
+    assert len(found["40"]) > 1
+    one = replace(material, names=tuple("abcdefghij"))  # ten samples, ten classes
+    assert run("direct", one, **changes)["penalties"]["10"] == {"1e+04": 2}
+    assert run("direct", one, **changes)["penalties"]["40"] != {"1e+04": 2}
+    labels = run("direct", planted())["penalties"]
+    assert [sum(found.values()) for found in labels.values()] == [4, 4, 2]  # draws x labels
+
+
+def test_two_classes_are_told_apart_by_sign() -> None:
+    """A label set of two classes has one column of codes, and is not always the first class."""
+    material = planted(classes=True)
+    assert material.classes is not None
+    two = replace(material, classes=np.minimum(material.classes, 1), names=("a", "rest"))
+    assert run("direct", two, labels="digits")["scores"]["all"] > 0.85
 
 
 def test_distances_between_estimates_are_kept_for_arms_with_several_brains() -> None:
@@ -248,6 +306,10 @@ def test_arms_of_single_brains() -> None:
         (
             {"labels": "digits", "sizes": (5, 10)},
             "5 labelled samples are fewer than the 10 classes",
+        ),
+        (
+            {"labels": "digits", "sizes": (10, 15)},
+            "15 labelled samples of 10 classes: some classes have one sample, others two",
         ),
         ({"sizes": (20, 10)}, "sizes must rise"),
         ({"sizes": (2,)}, "from at least 4"),

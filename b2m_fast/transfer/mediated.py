@@ -18,7 +18,13 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from b2m_fast.transfer.mediated_algebra import NEEDS_SCIKIT_LEARN, PENALTIES, codes, fit_readout
+from b2m_fast.transfer.mediated_algebra import (
+    NEEDS_SCIKIT_LEARN,
+    PENALTIES,
+    codes,
+    decided,
+    fit_readout,
+)
 from b2m_fast.transfer.mediated_encoder import BrainEncoder, fit_brains
 
 try:
@@ -383,7 +389,7 @@ class BrainMediatedClassifier(ClassifierMixin, _Mediated):  # type: ignore[misc]
             (n,).
         """
         values = self.decision_function(X)
-        chosen = (values > 0).astype(int) if values.ndim == 1 else values.argmax(axis=1)
+        chosen = decided(values[:, None] if values.ndim == 1 else values)
         return np.asarray(self.classes_[chosen])
 
     def _probabilities(self, X: Any) -> Array:

@@ -12,6 +12,7 @@ units changes nothing. The identity is derived in docs/mediated.md and held by t
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,10 +30,12 @@ __all__ = [
     "PENALTIES",
     "block_order",
     "codes",
+    "decided",
     "dimensions",
     "fit_readout",
     "principal_map",
     "random_map",
+    "standardised",
     "tikhonov",
 ]
 
@@ -79,7 +82,7 @@ def fit_readout(
     Returns
     -------
     Ridge
-        The fitted model, float64.
+        The fitted model, float64; its ``alphas`` are the chosen penalties, as given.
 
     Raises
     ------
@@ -87,16 +90,19 @@ def fit_readout(
         As `fit_ridge`.
     """
     n, varying = len(z), int((z != z[:1]).any(axis=0).sum())
-    return fit_ridge(
+    # `fit_ridge` counts in mean squared norms of a column that varies
+    alphas = [penalty * max(varying, 1) / n for penalty in penalties]
+    model = fit_ridge(
         z,
         y,
-        # `fit_ridge` counts in mean squared norms of a column that varies
-        alphas=[penalty * max(varying, 1) / n for penalty in penalties],
+        alphas=alphas,
         folds=folds,
         shared_alpha=shared,
         standardise=False,
         dtype="float64",
     )
+    given = dict(zip(alphas, penalties, strict=True))
+    return replace(model, alphas=np.array([given[alpha] for alpha in model.alphas]))
 
 
 def codes(index: NDArray[np.int64], classes: int) -> Array:
@@ -117,6 +123,46 @@ def codes(index: NDArray[np.int64], classes: int) -> Array:
     if classes == 2:
         return np.where(index[:, None] == 1, 1.0, -1.0)
     return np.where(index[:, None] == np.arange(classes), 1.0, -1.0)
+
+
+def decided(values: NDArray[np.floating]) -> NDArray[np.int64]:
+    """Classes from estimates of their codes: the other way round.
+
+    Parameters
+    ----------
+    values : ndarray
+        (n, classes), or (n, 1) for two classes.
+
+    Returns
+    -------
+    ndarray
+        (n,), numbers of classes: the largest value; of two classes the second where it is above 0.
+    """
+    if values.shape[1] == 1:
+        return np.asarray(values[:, 0] > 0, dtype=np.int64)
+    return np.asarray(values.argmax(axis=1), dtype=np.int64)
+
+
+def standardised(values: NDArray[np.floating], like: NDArray[np.floating]) -> Array:
+    """Columns in standard deviations of those of another array, from its means.
+
+    Parameters
+    ----------
+    values : ndarray
+        (..., columns).
+    like : ndarray
+        (n, columns): where means and standard deviations are taken, of training rows only.
+
+    Returns
+    -------
+    ndarray
+        As `values`, float64; 0 in a column that never varies there.
+    """
+    reference = np.asarray(like, dtype=np.float64)
+    found = np.asarray(values, dtype=np.float64) - reference.mean(axis=0)
+    varies = (reference != reference[:1]).any(axis=0)
+    found = np.divide(found, reference.std(axis=0), out=np.zeros_like(found), where=varies)
+    return np.asarray(found)
 
 
 def tikhonov(

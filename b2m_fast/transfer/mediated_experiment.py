@@ -23,12 +23,15 @@ from b2m_fast.teachers.reliability import predictability
 from b2m_fast.transfer.experiment import finite
 from b2m_fast.transfer.experiment import jobs as each
 from b2m_fast.transfer.mediated_algebra import (
+    PENALTIES,
     block_order,
     codes,
+    decided,
     dimensions,
     fit_readout,
     principal_map,
     random_map,
+    standardised,
 )
 from b2m_fast.transfer.mediated_material import encoder_map, make_material
 from b2m_fast.transfer.provenance import machine, versions
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from b2m_fast.teachers.ridge import Ridge
     from b2m_fast.transfer.experiment import Payload
     from b2m_fast.transfer.mediated_material import Brain, Material
     from b2m_fast.transfer.mediated_settings import MediatedExperiment
@@ -156,7 +160,7 @@ def run(job: Job, tick: Callable[[], object]) -> dict[str, Any]:
     apart = arm == "brain-mean" or (arm != "brain-stacked" and experiment.combine == "mean")
     views = single if apart or len(single) == 1 else [np.hstack(single)]
     compare = arm in {"brain-mean", "shuffled"} and material.distance is not None
-    result: dict[str, Any] = {"scores": {}, "labels": {}, "between": {}}
+    result: dict[str, Any] = {"scores": {}, "labels": {}, "penalties": {}, "between": {}}
     sizes = {str(n): n for n in experiment.sizes if n < len(pool)} | {ALL: len(pool)}
     for size, count in sizes.items():
         found = _score(
@@ -196,12 +200,15 @@ def _used(arm: str, material: Material) -> list[Brain]:
 def _views(
     arm: str, material: Material, experiment: MediatedExperiment, pool: NDArray[np.int64], seed: int
 ) -> list[Array]:
-    """Regressors of all labelled images: one array a brain, or a single one."""
+    """Regressors of all labelled images: one array a brain, or a single one.
+
+    Nothing is taken from responses to images outside the pool, their unit neither.
+    """
     features = material.features
     if arm == "direct":
         return [features]
     if arm == "measured":
-        return list(material.measured)
+        return [standardised(m, m[pool]) for m in material.measured]
     shown = [
         (b.stimuli[pool], b.responses[pool]) if b.labelled else (b.stimuli, b.responses)
         for b in material.brains
@@ -274,42 +281,62 @@ def _score(
 ) -> dict[str, Any]:
     """Score of one number of labelled samples, averaged over draws."""
     pool, test = rows
+    y, shared = _targets(material)
     per_label, between = [], []
+    chosen = dict.fromkeys(PENALTIES, 0)
     for draw in range(1 if count == len(pool) else experiment.draws):
         train = _sample(material, pool, count, np.random.default_rng([seed, SAMPLES, count, draw]))
-        estimates = _estimate(views, material, train, test)
+        readouts = _readouts(views, material, train)
+        for readout in readouts:
+            for penalty in readout.alphas[: 1 if shared else None]:
+                chosen[float(penalty)] += 1
+        estimates = _estimates(readouts, views, test)
         per_label.append(_per_label(estimates.mean(axis=0), material, test))
         if single is not None and len(single) > 2:
-            apart = estimates if len(estimates) > 1 else _estimate(single, material, train, test)
-            between.append(correlation_distance(apart))
+            if len(estimates) == 1:
+                estimates = _estimates(_readouts(single, material, train), single, test)
+            # labels have units of their own, and means that no brain decides
+            between.append(correlation_distance(standardised(estimates, y[train])))
     labels = np.mean(per_label, axis=0)
     found: dict[str, Any] = {
         "scores": finite(float(labels.mean())),
         "labels": [round(float(v), 6) for v in labels],
+        "penalties": {f"{penalty:.3g}": times for penalty, times in chosen.items() if times},
     }
     if between:
         found["between"] = _rounded(np.mean(between, axis=0))
     return found
 
 
-def _estimate(
-    views: Sequence[Array], material: Material, train: NDArray[np.int64], test: NDArray[np.int64]
-) -> Array:
-    """Estimates (views, test, labels)."""
+def _targets(material: Material) -> tuple[Array, bool]:
+    """What readouts are fitted to, and whether all of it has one penalty."""
     if material.classes is None:
-        y, shared = material.labels[train], False
-    else:
-        y, shared = codes(material.classes[train], len(material.names)), True
-    return np.stack([fit_readout(z[train], y, shared=shared).predict(z[test]) for z in views])
+        return material.labels, False
+    return codes(material.classes, len(material.names)), True
+
+
+def _readouts(views: Sequence[Array], material: Material, train: NDArray[np.int64]) -> list[Ridge]:
+    """One readout a view.
+
+    The penalty is chosen by leave-one-out; but not where classes have one sample each: it would be
+    judged by classes it was never told of, and always be the largest. There it is the largest.
+    """
+    y, shared = _targets(material)
+    alone = material.classes is not None and len(train) < 2 * len(material.names)
+    grid = PENALTIES[-1:] if alone else PENALTIES
+    return [fit_readout(z[train], y[train], grid, shared=shared) for z in views]
+
+
+def _estimates(readouts: Sequence[Ridge], views: Sequence[Array], test: NDArray[np.int64]) -> Array:
+    """Estimates (views, test, labels)."""
+    return np.stack([r.predict(z[test]) for r, z in zip(readouts, views, strict=True)])
 
 
 def _per_label(estimate: Array, material: Material, test: NDArray[np.int64]) -> Array:
-    """Correlation with each label, or the share of right answers to each class."""
+    """Correlation with each label; of classes, the share of right answers: one number."""
     if material.classes is None:
         return predictability(estimate.T, material.labels[test].T)
-    truth = material.classes[test]
-    right = estimate.argmax(axis=1) == truth
-    return np.array([right.mean()])
+    return np.array([(decided(estimate) == material.classes[test]).mean()])
 
 
 def _rounded(values: Array | None) -> list[list[float]] | None:

@@ -19,6 +19,7 @@ from b2m_fast.teachers.encoding import encoder_quality
 from b2m_fast.teachers.reliability import predictability
 from b2m_fast.teachers.ridge import fit_ridge
 from b2m_fast.teachers.synthetic_brains import ratings, synthetic_brains
+from b2m_fast.transfer.mediated_algebra import standardised
 from b2m_fast.transfer.mediated_features import image_features
 
 if TYPE_CHECKING:
@@ -44,10 +45,11 @@ class Brain:
     stimuli : ndarray
         (n, p), features of what it was shown.
     responses : ndarray
-        (n, units), standardised: each unit has mean 0 and variance 1, or 0 if it never varied.
+        (n, units), as recorded.
     weights : ndarray, optional
         (p, units), its encoder, fitted on all stimuli; None if the stimuli are the labelled images
-        (`labelled`), so that it must be fitted without those that are tested on.
+        (`labelled`), so that it must be fitted without those that are tested on. Predictions are in
+        standard deviations of each unit's responses, those it was fitted to.
     labelled : bool
         Whether row i of the stimuli is labelled image i.
     quality : dict
@@ -79,7 +81,7 @@ class Material:
     brains : tuple of Brain
         The brains.
     measured : tuple of ndarray
-        (n, units) each: responses to the labelled images; may be empty.
+        (n, units) each: responses to the labelled images, as recorded; may be empty.
     fold : ndarray, optional
         (n,), folds that come with the data.
     distance : ndarray, optional
@@ -118,7 +120,7 @@ class Material:
 
 
 def encoder_map(stimuli: Array, responses: Array) -> Array:
-    """An encoder as a map from features to units.
+    """An encoder as a map from features to units, these in standard deviations of the responses given.
 
     Ridge with the penalty of each unit chosen by exact leave-one-out: images, unlike frames of a
     film, do not depend on their neighbours.
@@ -135,8 +137,9 @@ def encoder_map(stimuli: Array, responses: Array) -> Array:
     ndarray
         (p, units), float64.
     """
+    y = standardised(responses, responses)
     return np.asarray(
-        fit_ridge(stimuli, responses, folds="loo", standardise=False, dtype="float64").weights
+        fit_ridge(stimuli, y, folds="loo", standardise=False, dtype="float64").weights
     )
 
 
@@ -217,10 +220,8 @@ def _brain(
         raise DataError(f"{name}: {bad} of {r.shape[1]} units have NaN or infinite responses")
     if len(r) != len(stimuli):
         raise DataError(f"{name}: responses to {len(r)} stimuli, but there are {len(stimuli)}")
-    spread = r.std(axis=0)
-    if not (spread > 0).any():
+    if not (r != r[0]).any():
         raise DataError(f"{name}: none of its {r.shape[1]} units ever varies")
-    r = np.divide(r - r.mean(axis=0), spread, out=np.zeros_like(r), where=spread > 0)
     weights = None if labelled else encoder_map(stimuli, r)
     return Brain(name, stimuli, r, weights, labelled, {"name": name, **quality})
 
@@ -251,8 +252,13 @@ def _quality_by_folds(
     predicted = np.zeros_like(r)
     for k in np.unique(fold):
         train, test = fold != k, fold == k
-        mean, offset = stimuli[train].mean(axis=0), r[train].mean(axis=0)
-        predicted[test] = (stimuli[test] - mean) @ encoder_map(stimuli[train], r[train]) + offset
+        mean, offset, spread = (
+            stimuli[train].mean(axis=0),
+            r[train].mean(axis=0),
+            r[train].std(axis=0),
+        )
+        found = (stimuli[test] - mean) @ encoder_map(stimuli[train], r[train])
+        predicted[test] = found * spread + offset
     return _as_quality(predictability(predicted.T, r.T), len(r))
 
 
@@ -307,7 +313,7 @@ def _synthetic(
     few = [m[:DISTANCE_IMAGES] for m in measured]
     return Material(
         f[rest], np.empty((len(rest), 0)), y[rest], tuple("0123456789"), tuple(brains),
-        tuple(measured), distance=representational_distance(few) if len(few) > 2 else None,
+        tuple(measured), distance=_geometry(few) if len(few) > 2 else None,
         distance_of="responses measured to the labelled images",
     )  # fmt: skip
 
@@ -315,6 +321,11 @@ def _synthetic(
 def _distance(said: Array) -> Array | None:
     """Distance between the ratings of observers; a Mantel test needs three."""
     return correlation_distance(said) if len(said) > 2 else None
+
+
+def _geometry(responses: Sequence[Array]) -> Array:
+    """Distance between what brains tell apart, all units of a brain counting alike."""
+    return representational_distance([standardised(r, r) for r in responses])
 
 
 def _cifar10(
@@ -379,7 +390,7 @@ def _object2vec(
         _brain(name, shown, area, _quality_by_folds(shown, area, recording.fold), labelled=own)
         for name, area in ((n, recording.areas[n]) for n in experiment.names)
     )
-    distance = representational_distance([b.responses for b in brains])
+    distance = _geometry([b.responses for b in brains])
     of = "responses measured to the 81 categories"
     if not own:
         f = space.transform(layers[1]).astype(np.float64)

@@ -27,8 +27,8 @@ BRAINS = {
 LABELS = ("ratings", "digits", "cifar10", "attributes")
 CLASSES = {"digits": 10, "cifar10": 10}
 AREAS = ("EVC", "LOC", "PFS", "OPA", "PPA", "RSC", "FFA", "OFA", "STS", "EBA")
-METHOD_VERSION = 1  # raise when a change makes stored results of older code incomparable
-ARM_VERSIONS = {"random-map": 2}  # of arms whose results alone have changed since
+METHOD_VERSION = 3  # raise when a change makes stored results of older code incomparable
+ARM_VERSIONS: dict[str, int] = {}  # of arms whose results alone have changed since
 
 
 @dataclass(frozen=True)
@@ -155,6 +155,11 @@ class MediatedExperiment:
                 f"{self.sizes[0]} labelled samples are fewer than the {classes} classes of "
                 f"{self.labels}"
             )
+        if between := [n for n in self.sizes if classes < n < 2 * classes]:
+            raise ValueError(
+                f"{between[0]} labelled samples of {classes} classes: some classes have one sample, "
+                f"others two; give {classes}, or at least {2 * classes}"
+            )
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -209,6 +214,7 @@ class MediatedExperiment:
             "metric": "accuracy" if self.labels in CLASSES else "r",
             "combine": self.combine,
             "sizes": list(self.sizes),
+            "classes": CLASSES.get(self.labels, 0),
             "draws": self.draws,
             "folds": self.folds,
             "brains": list(self.names),
