@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from b2m_fast.ops import pairwise_similarity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor
 
@@ -180,23 +181,23 @@ def mantel(
     table[i, j] = table[j, i] = moved
     exact = math.factorial(n) <= permutations
     observed = float(fixed @ moved)
-    count = total = 0
-    for order in _orders(n, permutations, seed, exact=exact):
-        total += 1
-        count += bool(fixed @ table[order[i], order[j]] >= observed - 1e-9 * norm)
+    orders = _orders(n, permutations, seed, exact=exact)
+    total, count = len(orders), 0
+    for block in np.array_split(orders, math.ceil(total * len(i) / 1e6)):
+        found = table[block[:, i], block[:, j]] @ fixed
+        count += int((found >= observed - 1e-9 * norm).sum())
     if not exact:  # the identity was not drawn: it is one of the permutations
         count, total = count + 1, total + 1
     return MantelTest(observed / norm, count / total, total, exact)
 
 
-def _orders(n: int, permutations: int, seed: int, *, exact: bool) -> Iterator[NDArray[np.int64]]:
-    """All permutations, or so many random ones."""
+@lru_cache(maxsize=4)
+def _orders(n: int, permutations: int, seed: int, *, exact: bool) -> NDArray[np.int64]:
+    """All permutations, or so many random ones, one a row."""
     if exact:
-        yield from (np.array(order) for order in itertools.permutations(range(n)))
-        return
+        return np.array(list(itertools.permutations(range(n))))
     rng = np.random.default_rng(seed)
-    for _ in range(permutations):
-        yield rng.permutation(n)
+    return np.stack([rng.permutation(n) for _ in range(permutations)])
 
 
 def _ranks(values: Array) -> Array:
