@@ -17,6 +17,7 @@ SETTINGS: dict[str, Any] = {
     "brain": "cowley-v4",
     "labels": "attributes",
     "metric": "r",
+    "classes": 0,
     "combine": "stacked",
     "sizes": [10, 50, 100],
     "draws": 5,
@@ -46,6 +47,7 @@ def made_up(arm: str, scores: tuple[float, float, float], seed: int) -> dict[str
         "labels": {size: [value, value - 0.1] for size, value in found.items()},
         "names": ["luminance", "contrast"],
         "labelled": SIZES,
+        "penalties": {size: {"1e-06": 4, "1": 3, "1e+04": 3} for size in SIZES},
         "tested": 100,
         "encoders": [QUALITY] if arm == "brain-stacked" else [],
         "between": {}
@@ -61,6 +63,25 @@ def runs(seeds: int = 10, **arms: tuple[float, float, float]) -> Runs:
         (name := arm.replace("_", "-")): {s: made_up(name, scores, s) for s in range(seeds)}
         for arm, scores in arms.items()
     }
+
+
+def related(*strengths: float) -> Runs:
+    """An arm whose estimates of eight brains lie as the brains do (1), or the other way round (-1)."""
+    points = np.sqrt(np.arange(8.0))
+    brains = np.abs(points[:, None] - points)
+    between = {
+        size: (brains if strength > 0 else brains.max() - brains).tolist()
+        for size, strength in zip(SIZES, strengths, strict=True)
+    }
+    one = made_up("brain-mean", (0.3, 0.5, 0.8), 0)
+    return {"": {0: one | {"between": between, "distance": brains.tolist()}}}
+
+
+def said(settings: dict[str, Any], **arms: tuple[float, float, float]) -> str:
+    """The sentence about variability, of arms with relations of these signs."""
+    found = {arm.replace("_", "-"): related(*signs)[""] for arm, signs in arms.items()}
+    words = report.sentences(found, settings, {})
+    return next(w for w in words if w.startswith("brain-mean: distance"))
 
 
 def verdict(found: Runs) -> str:
@@ -185,6 +206,55 @@ def test_words_about_variability_are_gated_by_the_number_of_sizes() -> None:
     assert any(w.startswith("Of 1 single brains 1 are better than direct at some n, and 1 are worse")
                for w in words)  # fmt: skip
     assert not any(w.startswith("brain-V4-a against") for w in words)
+
+
+def test_a_relation_counts_only_where_shuffled_encoders_lack_it() -> None:
+    """Sizes at which brains pass and shuffled encoders do not; those at which both do say nothing."""
+    words = said(SETTINGS, brain_mean=(1, 1, -1), shuffled=(1, -1, -1))
+    assert "p at most 0.05 / 3 at n = 50, and not so with shuffled encoders." in words
+    assert "At n = 10 p at most 0.05 / 3, but also with shuffled encoders" in words
+    assert words.endswith("there it says nothing.")
+    words = said(SETTINGS, brain_mean=(1, -1, -1), shuffled=(1, 1, 1))
+    assert "no relation is shown beyond that with shuffled encoders. At n = 10" in words
+    assert "n = 50" not in words
+    words = said(SETTINGS, brain_mean=(-1, -1, -1), shuffled=(1, 1, 1))
+    assert words.endswith("everywhere: no relation is shown.")
+
+
+def test_a_relation_without_its_control_is_said_to_have_none() -> None:
+    """Without the arm shuffled nothing is claimed; of fMRI areas it is said where distances are from."""
+    words = said(SETTINGS, brain_mean=(1, 1, 1))
+    assert "at n = 10, 50, all, but no control was run: what it is due to is not shown." in words
+    assert "very responses that the encoders were fitted to" not in words
+    areas = SETTINGS | {"brain": "object2vec"}
+    assert "very responses that the encoders were fitted to" in said(areas, brain_mean=(1, 1, 1))
+    found = {"brain-mean": related(1, 1, 1)[""]}
+    assert "very responses that the encoders were fitted to" in report.markdown(found, areas)
+    assert "very responses" not in report.markdown(found, SETTINGS)
+
+
+def test_penalties_that_were_not_chosen_or_lie_at_an_edge_are_told() -> None:
+    """One sample of each class: no choice, in words and in the figure; most at an edge: named."""
+    found = runs(direct=(0.3, 0.5, 0.8), shuffled=(0.3, 0.5, 0.8))
+    assert not any("penalt" in w for w in report.sentences(found, SETTINGS, {}))
+    classes = SETTINGS | {"metric": "accuracy", "classes": 10}
+    (words,) = (w for w in report.sentences(found, classes, {}) if "penalty" in w)
+    assert words.startswith("With n = 10 each class has one sample, so no penalty can be chosen")
+    for result in found["direct"].values():
+        low, high = {"1e-06": 9, "1": 3}, {"1e+04": 9, "1": 3}
+        result["penalties"] = {"10": high, "50": high, "all": low}
+    (words,) = (w for w in report.sentences(found, classes, {}) if "an edge" in w)
+    assert words.endswith(
+        "(1e-06 to 10000): direct at n = 50 (largest); direct at n = all (smallest)."
+    )
+    (words,) = (w for w in report.sentences(found, SETTINGS, {}) if "an edge" in w)
+    assert "direct at n = 10, 50 (largest)" in words
+
+
+def test_seeds_beyond_the_folds_do_not_shrink_intervals() -> None:
+    """They test the same images again: correlated by 1 / folds at every size, not with all only."""
+    found = metrics(runs(seeds=11, direct=(0.3, 0.5, 0.8)), SETTINGS)
+    assert [m.correlation for m in found] == [0.1, 0.1, 0.1]
 
 
 def test_summary_is_json_and_the_figure_is_drawn() -> None:

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from b2m_fast.transfer.mediated_arms import CONTROLS
-from b2m_fast.transfer.mediated_numbers import any_run, between, encoders, metrics
+from b2m_fast.transfer.mediated_numbers import (
+    any_run,
+    between,
+    encoders,
+    metrics,
+    sizes_of,
+    unchosen,
+)
 from b2m_fast.transfer.tables import canvas, difference, png
 
 if TYPE_CHECKING:
@@ -27,8 +34,9 @@ def _scores(runs: Runs, arm: str, sizes: Sequence[str]) -> Any:
     return np.array([[r["scores"][s] for s in sizes] for r in runs[arm].values()], dtype=float)
 
 
-def _curves(panel: Any, runs: Runs, sizes: Sequence[str], x: list[int], metric: str) -> None:
+def _curves(panel: Any, runs: Runs, settings: dict[str, Any], x: list[int]) -> None:
     """Score against number of labelled samples; single brains thin."""
+    sizes = sizes_of(runs)
     thin = [arm for arm in runs if arm not in COLOURS]
     for arm in runs:
         y = np.nanmean(_scores(runs, arm, sizes), axis=0)
@@ -37,7 +45,11 @@ def _curves(panel: Any, runs: Runs, sizes: Sequence[str], x: list[int], metric: 
         else:
             label = "single brains" if arm == thin[0] else None
             panel.plot(x, y, "-", color="C1", alpha=0.35, lw=0.8, label=label)
-    panel.set(xscale="log", xlabel="labelled samples", ylabel=f"{metric}, test images")
+    fixed = unchosen(runs, settings)
+    note = f"\n(n = {', '.join(fixed)}: penalty not chosen)" if fixed else ""
+    panel.set(
+        xscale="log", xlabel=f"labelled samples{note}", ylabel=f"{settings['metric']}, test images"
+    )
     panel.legend(fontsize=7)
 
 
@@ -113,7 +125,7 @@ def figure(runs: Runs, settings: dict[str, Any], title: str) -> bytes:
         If matplotlib is not installed.
     """
     one = any_run(runs)
-    sizes, x = list(one["labelled"]), list(one["labelled"].values())
+    x = list(one["labelled"].values())
     main = f"brain-{settings['combine']}"
     kinds = [("curves", True), ("differences", main in runs and len(runs) > 1)]
     kinds.append(("encoders", bool(encoders(runs))))
@@ -121,7 +133,7 @@ def figure(runs: Runs, settings: dict[str, Any], title: str) -> bytes:
     wanted = [name for name, there in kinds if there]
     drawing = canvas(4.8 * len(wanted), 4.4)
     panels = dict(zip(wanted, drawing.subplots(1, len(wanted), squeeze=False)[0], strict=True))
-    _curves(panels["curves"], runs, sizes, x, settings["metric"])
+    _curves(panels["curves"], runs, settings, x)
     if "differences" in panels:
         _differences(panels["differences"], runs, settings, x, main)
     if "encoders" in panels:

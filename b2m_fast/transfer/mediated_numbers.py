@@ -8,12 +8,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from b2m_fast.evaluate.variability import MantelTest, mantel
+from b2m_fast.transfer.mediated_algebra import PENALTIES
 from b2m_fast.transfer.mediated_experiment import ALL
 from b2m_fast.transfer.tables import Metric, Runs, or_nan
 
 Array = NDArray[np.float64]
 
-__all__ = ["any_run", "between", "encoders", "metrics", "sizes_of", "variability"]
+__all__ = [
+    "any_run",
+    "at_an_edge",
+    "between",
+    "encoders",
+    "metrics",
+    "sizes_of",
+    "unchosen",
+    "variability",
+]
 
 
 def any_run(runs: Runs) -> dict[str, Any]:
@@ -53,6 +63,8 @@ def metrics(runs: Runs, settings: dict[str, Any]) -> list[Metric]:
 
     Scores of two seeds are taken to be correlated by (share of labelled samples they have in common)
     x (share of images that are tested on): Nadeau and Bengio's (2003) for all samples, none for few.
+    Seeds beyond the folds test the same images again: then it is Nadeau and Bengio's at every size,
+    so that intervals do not shrink for want of new images.
 
     Parameters
     ----------
@@ -67,15 +79,63 @@ def metrics(runs: Runs, settings: dict[str, Any]) -> list[Metric]:
         One a size.
     """
     labelled = any_run(runs)["labelled"]
+    again = len({seed // settings["folds"] for seeds in runs.values() for seed in seeds}) > 1
     out = []
     for size in sizes_of(runs):
         draws = 1 if size == ALL else settings["draws"]
-        shared = min(1.0, draws * labelled[size] / labelled[ALL])
+        shared = 1.0 if again else min(1.0, draws * labelled[size] / labelled[ALL])
         name = f"n = {size}" if size != ALL else f"all ({labelled[ALL]})"
         out.append(
             Metric(name, lambda r, k=size: or_nan(r["scores"].get(k)),  # type: ignore[misc]
                    correlation=shared / settings["folds"])
         )  # fmt: skip
+    return out
+
+
+def unchosen(runs: Runs, settings: dict[str, Any]) -> list[str]:
+    """Sizes at which each class has one sample, so that no penalty was chosen.
+
+    Parameters
+    ----------
+    runs : dict
+        Arm -> seed -> result.
+    settings : dict
+        A `MediatedExperiment` as JSON holds it.
+
+    Returns
+    -------
+    list of str
+        Sizes.
+    """
+    labelled = any_run(runs)["labelled"]
+    return [size for size, count in labelled.items() if count < 2 * settings["classes"]]
+
+
+def at_an_edge(runs: Runs, settings: dict[str, Any]) -> dict[str, dict[str, str]]:
+    """Where more than half of the chosen penalties are the smallest, or the largest, of the grid.
+
+    Parameters
+    ----------
+    runs : dict
+        Arm -> seed -> result.
+    settings : dict
+        A `MediatedExperiment` as JSON holds it.
+
+    Returns
+    -------
+    dict
+        Arm -> size -> "smallest" or "largest"; arms and sizes without it are left out.
+    """
+    out: dict[str, dict[str, str]] = {}
+    left_out = unchosen(runs, settings)
+    for arm, seeds in runs.items():
+        for size in (s for s in sizes_of(runs) if s not in left_out):
+            counts = [r["penalties"][size] for r in seeds.values()]
+            total = sum(sum(c.values()) for c in counts)
+            for name, edge in (("smallest", PENALTIES[0]), ("largest", PENALTIES[-1])):
+                there = sum(n for c in counts for key, n in c.items() if float(key) == edge)
+                if 2 * there > total:
+                    out.setdefault(arm, {})[size] = name
     return out
 
 

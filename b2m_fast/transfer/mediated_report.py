@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from b2m_fast.evaluate.convergence import FEWEST
 from b2m_fast.transfer.experiment import finite
+from b2m_fast.transfer.mediated_algebra import PENALTIES
 from b2m_fast.transfer.mediated_arms import CONTROLS
 from b2m_fast.transfer.mediated_experiment import ALL
 from b2m_fast.transfer.mediated_figure import figure
 from b2m_fast.transfer.mediated_numbers import (
     any_run,
+    at_an_edge,
     encoders,
     metrics,
     sizes_of,
+    unchosen,
     variability,
 )
 from b2m_fast.transfer.tables import (
@@ -44,9 +48,10 @@ SCORES = {
 }
 DIFFERENCES = (
     "Differences between arms on the same samples, with 95 % Student intervals over seeds; * marks an "
-    "interval that excludes 0 (not corrected for the number of cells). Test images differ from seed "
-    "to seed; labelled samples overlap where n is a large part of all, and intervals are widened for "
-    "that (docs/mediated.md)."
+    "interval that excludes 0 (not corrected for the number of cells). As many seeds as folds test "
+    "each image once, seeds beyond them the same images again; labelled samples overlap where n is a "
+    "large part of all; intervals are widened for both (docs/mediated.md). They are about other "
+    "images, given these brains: other animals or persons they do not cover."
 )
 ENCODERS = (
     "Encoders: correlation of predicted and measured responses to held-out stimuli, mean over units "
@@ -59,7 +64,11 @@ VARIABILITY = (
     "Do brains that differ lead to estimates that differ? Spearman correlation over pairs of brains "
     "of the distance between their estimates (1 - r, averaged over seeds) with the distance between "
     "{of}; p: Mantel test, one-sided, brains permuted. shuffled: the same with encoders that know "
-    "nothing of the stimuli."
+    "nothing of the stimuli. Estimates are in standard deviations of each label.{circular}"
+)
+CIRCULAR = (
+    " The distance between the areas is of the very responses that the encoders were fitted to, in "
+    "one session whose noise the areas share: a relation describes these data, it is no test on others."
 )
 LEVEL = 0.05
 
@@ -137,7 +146,12 @@ def _label_table(runs: Runs, settings: dict[str, Any]) -> list[str]:
     return ["", PER_LABEL.format(small=few, main=main), "", *table(["label", *head], rows)]
 
 
-def _variability_table(runs: Runs) -> list[str]:
+def _circular(settings: dict[str, Any]) -> str:
+    """What to say where distances are of responses that encoders were fitted to."""
+    return CIRCULAR if settings["brain"] == "object2vec" else ""
+
+
+def _variability_table(runs: Runs, settings: dict[str, Any]) -> list[str]:
     found = variability(runs)
     if not found:
         return []
@@ -146,7 +160,8 @@ def _variability_table(runs: Runs) -> list[str]:
         [arm, *(f"{t.r:.2f} (p = {t.p:.2g})" for t in tests.values())]
         for arm, tests in found.items()
     ]
-    text = VARIABILITY.format(of=any_run(runs)["distance_of"])
+    of = any_run({arm: runs[arm] for arm in found})["distance_of"]
+    text = VARIABILITY.format(of=of, circular=_circular(settings))
     return ["", text, "", *table(["arm", *(f"n = {s}" for s in sizes)], rows)]
 
 
@@ -170,7 +185,8 @@ def markdown(runs: Runs, settings: dict[str, Any]) -> str:
     pairs = contrasts(list(runs), settings)
     if pairs:
         lines += ["", DIFFERENCES, "", *difference_table(runs, columns, pairs)]
-    lines += _encoder_table(runs) + _label_table(runs, settings) + _variability_table(runs)
+    lines += _encoder_table(runs) + _label_table(runs, settings)
+    lines += _variability_table(runs, settings)
     return "\n".join(lines) + "\n"
 
 
@@ -194,7 +210,7 @@ def sentences(runs: Runs, settings: dict[str, Any], teacher: dict[str, Any]) -> 
     list of str
         One statement each.
     """
-    out = list(teacher.get("words", []))
+    out = list(teacher.get("words", [])) + _penalty_words(runs, settings)
     columns = metrics(runs, settings)
     single = [f"brain-{name}" for name in settings["brains"]]
     for arm, base in contrasts(list(runs), settings):
@@ -203,7 +219,27 @@ def sentences(runs: Runs, settings: dict[str, Any], teacher: dict[str, Any]) -> 
         if words:
             out.append(words)
     out += _single_words(runs, columns, [arm for arm in single if arm in runs])
-    return out + _variability_words(runs) + _verdict(runs, settings)
+    return out + _variability_words(runs, settings) + _verdict(runs, settings)
+
+
+def _penalty_words(runs: Runs, settings: dict[str, Any]) -> list[str]:
+    """Where penalties were not chosen, and where the grid may have been too narrow."""
+    out = []
+    if found := unchosen(runs, settings):
+        out.append(
+            f"With n = {', '.join(found)} each class has one sample, so no penalty can be chosen: all "
+            f"arms have the largest, {PENALTIES[-1]:g}, which is to compare with these samples."
+        )
+    edges = []
+    for arm, sizes in at_an_edge(runs, settings).items():
+        for name, group in groupby(sizes.items(), key=lambda item: item[1]):
+            edges.append(f"{arm} at n = {', '.join(size for size, _ in group)} ({name})")
+    if edges:
+        out.append(
+            f"More than half of the chosen penalties lie at an edge of the grid ({PENALTIES[0]:g} to "
+            f"{PENALTIES[-1]:g}): {'; '.join(edges)}."
+        )
+    return out
 
 
 def _single_words(runs: Runs, columns: Sequence[Metric], single: Sequence[str]) -> list[str]:
@@ -225,22 +261,39 @@ def _single_words(runs: Runs, columns: Sequence[Metric], single: Sequence[str]) 
     return [words + "are worse at some n (not corrected for their number)."]
 
 
-def _variability_words(runs: Runs) -> list[str]:
-    out = []
-    for arm, tests in variability(runs).items():
-        values = [t.r for t in tests.values() if math.isfinite(t.r)]
-        if not values:
-            continue
-        found = [s for s, t in tests.items() if t.p <= LEVEL / len(tests)]
-        where = f"p at most {LEVEL:g} / {len(tests)} at n = {', '.join(found)}" if found else (
-            f"p above {LEVEL:g} / {len(tests)} everywhere: no relation is shown"
-        )  # fmt: skip
-        span = f"{min(values):.2f} to {max(values):.2f}"
-        out.append(
-            f"{arm}: distance between estimates against distance between "
-            f"{any_run(runs)['distance_of']}, Spearman {span}; {where}."
+def _variability_words(runs: Runs, settings: dict[str, Any]) -> list[str]:
+    """Where brains that differ lead to estimates that differ, and encoders that know nothing do not."""
+    found = variability(runs)
+    tests = found.get("brain-mean", {})
+    values = [t.r for t in tests.values() if math.isfinite(t.r)]
+    if not values:
+        return []
+    of = any_run({"brain-mean": runs["brain-mean"]})["distance_of"]
+    level = f"p at most {LEVEL:g} / {len(tests)}"
+    start = (
+        f"brain-mean: distance between estimates against distance between {of}, Spearman "
+        f"{min(values):.2f} to {max(values):.2f}; "
+    )
+
+    def passed(arm: str) -> list[str]:
+        return [s for s, t in found.get(arm, {}).items() if t.p <= LEVEL / len(tests)]
+
+    there, null = passed("brain-mean"), passed("shuffled")
+    sure, both = [s for s in there if s not in null], [s for s in there if s in null]
+    if not there:
+        end = f"p above {LEVEL:g} / {len(tests)} everywhere: no relation is shown."
+    elif "shuffled" not in found:
+        end = f"{level} at n = {', '.join(there)}, but no control was run: what it is due to is not shown."
+    elif sure:
+        end = f"{level} at n = {', '.join(sure)}, and not so with shuffled encoders."
+    else:
+        end = "no relation is shown beyond that with shuffled encoders."
+    if both and "shuffled" in found:
+        end += (
+            f" At n = {', '.join(both)} {level}, but also with shuffled encoders, which know nothing "
+            "of the stimuli: there it says nothing."
         )
-    return out
+    return [start + end + (_circular(settings) if there else "")]
 
 
 def _gains(runs: Runs, settings: dict[str, Any], base: str, sign: int = 1) -> list[str]:
