@@ -49,25 +49,6 @@ def test_predictability_is_a_correlation() -> None:
     )
 
 
-def test_leave_one_out_is_exact() -> None:
-    """The closed form chooses the penalty that brute-force leave-one-out chooses."""
-    rng = RNG(1)
-    x, y = rng.normal(size=(20, 6)), rng.normal(size=(20, 2))
-    kernel, lambdas = x @ x.T, (0.1, 1.0, 10.0, 100.0)
-    alpha, chosen = encoding.ridge_leave_one_out(kernel, y, lambdas)
-    error = np.zeros((len(lambdas), 2))
-    for k, penalty in enumerate(lambdas):
-        for i in range(20):
-            rest = np.arange(20) != i
-            system = kernel[np.ix_(rest, rest)] + penalty * np.eye(19)
-            guess = kernel[i, rest] @ np.linalg.solve(system, y[rest])
-            error[k] += (guess - y[i]) ** 2
-    assert chosen.tolist() == [lambdas[k] for k in error.argmin(axis=0)]
-    for target, penalty in enumerate(chosen):
-        expected = np.linalg.solve(kernel + penalty * np.eye(20), y[:, target])
-        np.testing.assert_allclose(alpha[:, target], expected, rtol=1e-8)
-
-
 def test_denoiser_never_sees_the_image_it_denoises() -> None:
     """Changing a response changes no prediction of its own fold."""
     rng = RNG(2)

@@ -1,4 +1,4 @@
-"""The command line: ``b2m regularize``, ``b2m transfer``, ``b2m compare``, ``b2m info``, ``b2m bench``."""
+"""The command line: ``b2m regularize``, ``transfer``, ``mediated``, ``compare``, ``info``, ``bench``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import sys
 from typing import TYPE_CHECKING
 
-from b2m_fast.cli import _compare, _regularize, _transfer
+from b2m_fast.cli import _compare, _mediated, _regularize, _transfer
 from b2m_fast.cli._common import INTERRUPTED, OK
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _regularize.add(commands)
     _transfer.add(commands)
+    _mediated.add(commands)
     _compare.add(commands)
     info = commands.add_parser("info", help="version, build, processor: what a bug report needs")
     info.set_defaults(action=_info)

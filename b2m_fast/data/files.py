@@ -7,6 +7,7 @@ and under what licence.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import zipfile
 from dataclasses import dataclass
@@ -20,7 +21,16 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["DataError", "Source", "cache_root", "data_root", "fingerprint", "load_npy", "load_npz"]
+__all__ = [
+    "DataError",
+    "Source",
+    "cache_root",
+    "data_root",
+    "fingerprint",
+    "load_jpegs",
+    "load_npy",
+    "load_npz",
+]
 
 ENVIRONMENT = "B2M_DATA"
 CACHE = "B2M_CACHE"
@@ -194,6 +204,50 @@ def load_npz(path: Path, keys: Iterable[str]) -> dict[str, NDArray[Any]]:
         raise DataError(
             f"{path} cannot be read as a NumPy archive ({error}); fetch it again"
         ) from error
+
+
+def load_jpegs(path: Path) -> tuple[list[str], NDArray[np.uint8]]:
+    """Read a zip of JPEG images of one size.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    names : list of str
+        Names inside the archive, sorted.
+    images : ndarray
+        (n, H, W, 3), uint8 RGB, in that order.
+
+    Raises
+    ------
+    DataError
+        If it cannot be read, or the images differ in size.
+    ImportError
+        If Pillow is not installed.
+    """
+    try:
+        from PIL import Image  # noqa: PLC0415
+    except ImportError as error:
+        raise ImportError(
+            "reading JPEG images needs Pillow: pip install 'b2m-fast[transfer]'"
+        ) from error
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = sorted(n for n in archive.namelist() if n.lower().endswith((".jpg", ".jpeg")))
+            frames = [
+                np.asarray(Image.open(io.BytesIO(archive.read(name))).convert("RGB"))
+                for name in names
+            ]
+    except (zipfile.BadZipFile, OSError) as error:
+        raise DataError(
+            f"{path} cannot be read as a zip of JPEG images ({error}); fetch it again"
+        ) from error
+    if len({frame.shape for frame in frames}) != 1:
+        raise DataError(f"{path} must hold JPEG images of one size, got {len(frames)} images")
+    return names, np.stack(frames)
 
 
 def fingerprint(paths: Iterable[Path]) -> str:

@@ -16,7 +16,15 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["CIFAR10_SUBSET", "ImageTask", "cifar10_subset", "digits", "to_gray"]
+__all__ = [
+    "CIFAR10_CLASSES",
+    "CIFAR10_SUBSET",
+    "ImageTask",
+    "cifar10_images",
+    "cifar10_subset",
+    "digits",
+    "to_gray",
+]
 
 CIFAR10_SUBSET = Source(
     name="the CIFAR-10 subset (1,000 training and 200 test images per class)",
@@ -27,6 +35,9 @@ CIFAR10_SUBSET = Source(
     ),
     licence="no formal licence; cite Krizhevsky 2009, Learning multiple layers of features",
 )
+CIFAR10_CLASSES = (
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -144,6 +155,37 @@ def digits(size: int = 16) -> ImageTask:
     )  # fmt: skip
 
 
+def cifar10_images(root: Path) -> dict[str, NDArray[np.uint8]]:
+    """The CIFAR-10 subset as it lies in its file: colour images and classes.
+
+    Parameters
+    ----------
+    root : Path
+        The data directory.
+
+    Returns
+    -------
+    dict of str to ndarray
+        ``train_images``, ``test_images`` (n, 32, 32, 3) and ``train_labels``, ``test_labels`` (n,).
+
+    Raises
+    ------
+    DataError
+        If the file is missing or not as described in `CIFAR10_SUBSET`.
+    """
+    path = CIFAR10_SUBSET.path(root, "cifar10_subset.npz")
+    data = load_npz(path, ("train_images", "train_labels", "test_images", "test_labels"))
+    for part in ("train", "test"):
+        images, labels = data[f"{part}_images"], data[f"{part}_labels"]
+        if images.dtype != np.uint8 or images.shape != (len(labels), 32, 32, 3):
+            message = (
+                f"{path}: {part}_images must be uint8 (n, 32, 32, 3) with one label each, "
+                f"got {images.dtype} {images.shape} and {len(labels)} labels"
+            )
+            raise DataError(message)
+    return data
+
+
 def cifar10_subset(root: Path, validation: int = 500) -> ImageTask:
     """10,000 training and 2,000 test images of CIFAR-10, in gray as in Li et al. 2019.
 
@@ -164,16 +206,7 @@ def cifar10_subset(root: Path, validation: int = 500) -> ImageTask:
     DataError
         If the file is missing or not as described in `CIFAR10_SUBSET`.
     """
-    path = CIFAR10_SUBSET.path(root, "cifar10_subset.npz")
-    data = load_npz(path, ("train_images", "train_labels", "test_images", "test_labels"))
-    for part in ("train", "test"):
-        images, labels = data[f"{part}_images"], data[f"{part}_labels"]
-        if images.dtype != np.uint8 or images.shape != (len(labels), 32, 32, 3):
-            message = (
-                f"{path}: {part}_images must be uint8 (n, 32, 32, 3) with one label each, "
-                f"got {images.dtype} {images.shape} and {len(labels)} labels"
-            )
-            raise DataError(message)
+    data = cifar10_images(root)
     x, y = to_gray(data["train_images"], 32), data["train_labels"].astype(np.int64)
     train, held = _split(y, validation, seed=0)
     return ImageTask(

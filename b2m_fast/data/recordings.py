@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
-import zipfile
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from b2m_fast.data.files import DataError, Source, load_npy
+from b2m_fast.data.files import DataError, Source, load_jpegs, load_npy
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,30 +82,6 @@ class Recording:
         return np.take_along_axis(self.trials, first[:, :, None], axis=2)[:, :, 0]
 
 
-def _read_images(path: Path) -> NDArray[np.uint8]:
-    """RGB images (n, H, W, 3) of a zip of JPEG files, in the order of their sorted names."""
-    try:
-        from PIL import Image  # noqa: PLC0415
-    except ImportError as error:
-        raise ImportError(
-            "reading JPEG images needs Pillow: pip install 'b2m-fast[transfer]'"
-        ) from error
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = sorted(n for n in archive.namelist() if n.lower().endswith((".jpg", ".jpeg")))
-            frames = [
-                np.asarray(Image.open(io.BytesIO(archive.read(name))).convert("RGB"))
-                for name in names
-            ]
-    except (zipfile.BadZipFile, OSError) as error:
-        raise DataError(
-            f"{path} cannot be read as a zip of JPEG images ({error}); fetch it again"
-        ) from error
-    if len({frame.shape for frame in frames}) != 1:
-        raise DataError(f"{path} must hold JPEG images of one size, got {len(frames)} images")
-    return np.stack(frames)
-
-
 def cowley_v4_files(root: Path, sessions: Sequence[str] = COWLEY_V4_SESSIONS) -> list[Path]:
     """The files `cowley_v4` reads, all known to exist.
 
@@ -163,7 +137,7 @@ def cowley_v4(root: Path, sessions: Sequence[str] = COWLEY_V4_SESSIONS) -> list[
     cowley_v4_files(root, sessions)
     recordings = []
     for session in sessions:
-        images = _read_images(COWLEY_V4.path(root, f"images_{session}.zip"))
+        images = load_jpegs(COWLEY_V4.path(root, f"images_{session}.zip"))[1]
         mean = load_npy(COWLEY_V4.path(root, f"responses_avg_{session}.npy"), ndim=2)
         trials = None
         if session == "210325":

@@ -40,8 +40,10 @@ class Interval:
         return self.low > 0 or self.high < 0
 
 
-def t_interval(values: Sequence[float], level: float = 0.95) -> Interval:
-    """Student's interval of a mean: mean +- t(level, n - 1) s / sqrt(n).
+def t_interval(
+    values: Sequence[float], level: float = 0.95, *, correlation: float = 0.0
+) -> Interval:
+    """Student's interval of a mean: mean +- t(level, n - 1) s sqrt(1/n + c / (1 - c)).
 
     Parameters
     ----------
@@ -49,6 +51,10 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> Interval:
         One value per seed.
     level : float, default 0.95
         Coverage.
+    correlation : float, default 0.0
+        c, of the values with each other. Repeats of a cross-validation share training data, so that
+        their scatter is too small for the mean's; Nadeau and Bengio (2003) take c to be the share
+        of the data that is tested on.
 
     Returns
     -------
@@ -58,7 +64,7 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> Interval:
     Raises
     ------
     ValueError
-        If there is no value.
+        If there is no value, or the correlation is not in [0, 1).
 
     Examples
     --------
@@ -68,10 +74,13 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> Interval:
     x = np.asarray(values, dtype=float)
     if x.size == 0:
         raise ValueError("an interval needs at least one value")
+    if not 0 <= correlation < 1:
+        raise ValueError(f"correlation must be at least 0 and below 1, got {correlation}")
     mean = float(x.mean())
     if x.size == 1:
         return Interval(mean, float("nan"), float("nan"), 1)
-    half = student_t(level, x.size - 1) * float(x.std(ddof=1)) / x.size**0.5
+    spread = (1 / x.size + correlation / (1 - correlation)) ** 0.5
+    half = student_t(level, x.size - 1) * float(x.std(ddof=1)) * spread
     return Interval(mean, mean - half, mean + half, int(x.size))
 
 
@@ -118,7 +127,11 @@ def _t_coverage(t: float, degrees: int) -> float:
 
 
 def paired_difference(
-    values: Sequence[float], baseline: Sequence[float], level: float = 0.95
+    values: Sequence[float],
+    baseline: Sequence[float],
+    level: float = 0.95,
+    *,
+    correlation: float = 0.0,
 ) -> Interval:
     """Student's interval of the mean difference of seeds run in both arms.
 
@@ -128,6 +141,8 @@ def paired_difference(
         One value per seed, in the same order of seeds.
     level : float, default 0.95
         Coverage.
+    correlation : float, default 0.0
+        Of the differences with each other, as for `t_interval`.
 
     Returns
     -------
@@ -143,7 +158,8 @@ def paired_difference(
         raise ValueError(
             f"paired values must be as many as baseline, got {len(values)}, {len(baseline)}"
         )
-    return t_interval([v - b for v, b in zip(values, baseline, strict=True)], level)
+    differences = [v - b for v, b in zip(values, baseline, strict=True)]
+    return t_interval(differences, level, correlation=correlation)
 
 
 def resamples(count: int, draws: int, seed: int) -> NDArray[np.int64]:

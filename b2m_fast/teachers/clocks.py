@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from b2m_fast.data.decisions import DecisionTask
     from b2m_fast.teachers.populations import Population
 
-__all__ = ["Alignment", "align"]
+__all__ = ["Alignment", "align", "reading"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +124,7 @@ def align(
             )
         stretch[ours] = ratio
         edges = np.linspace(begin, end, len(steps) + 1) - population.start_ms
-        weights[steps], valid[steps] = _reading(edges / population.bin_ms, population.bins)
+        weights[steps], valid[steps] = reading(edges / population.bin_ms, population.bins)
     if not valid.any():
         raise DataError(
             f"{population.name}: nothing was recorded in the epochs {sorted(pairs.values())}"
@@ -133,10 +133,26 @@ def align(
     return Alignment(weights[valid], valid, condition, stretch)
 
 
-def _reading(
-    edges: NDArray[np.float64], bins: int
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Weights (steps, bins) of steps between `edges` (in bins), and which were recorded."""
+def reading(edges: NDArray[np.float64], bins: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """What steps of one clock read of the bins of another.
+
+    The mean over the bins a step covers, or between bins that are wider than a step by linear
+    interpolation at its middle.
+
+    Parameters
+    ----------
+    edges : ndarray
+        (steps + 1,), where steps begin and end, in bins.
+    bins : int
+        Number of bins.
+
+    Returns
+    -------
+    weights : ndarray
+        (steps, bins).
+    valid : ndarray
+        (steps,), bool: steps of which at least half was recorded.
+    """
     begin, end = edges[:-1, None], edges[1:, None]
     bin_ = np.arange(bins)
     covered = np.clip(np.minimum(end, bin_ + 1) - np.maximum(begin, bin_), 0, None)

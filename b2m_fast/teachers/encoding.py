@@ -5,24 +5,45 @@ trials; as far as is described, on the very images whose predictions become the 
 predictions are *cross-fitted*: the images are dealt into folds and each fold is predicted by a
 model that never saw it, so no image's own noise returns in its denoised response. This betters the
 paper. The model is ours too: ridge regression on fixed image features, which is what recordings
-of about a thousand images allow.
+of about a thousand images allow (`b2m_fast.teachers.ridge`), its penalty by exact leave-one-out:
+one decomposition a fit, and no second choice of folds. `fit_layers` is the same for the layers of a
+network, each reduced to principal components; `b2m_fast.teachers.core_readout` learns its features.
+`encoder_quality` says how well one of them predicts a recording.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from b2m_fast.teachers.reliability import predictability
+from b2m_fast.data.files import DataError
+from b2m_fast.teachers.components import Components, fit_components
+from b2m_fast.teachers.core_readout import fit_core_readout
+from b2m_fast.teachers.features import NetworkFeatures
+from b2m_fast.teachers.reliability import noise_ceiling, predictability
+from b2m_fast.teachers.ridge import ALPHAS, Ridge, fit_ridge, folds_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-__all__ = ["LAMBDAS", "Denoised", "Encoder", "crossfit", "fit_encoder", "ridge_leave_one_out"]
+    from b2m_fast.data.recordings import Recording
+    from b2m_fast.teachers.ridge import Folds
+
+__all__ = [
+    "LAMBDAS",
+    "Denoised",
+    "Encoder",
+    "EncoderQuality",
+    "LayerEncoder",
+    "crossfit",
+    "encoder_quality",
+    "fit_encoder",
+    "fit_layers",
+]
 
 LAMBDAS: tuple[float, ...] = tuple(10.0 ** (e / 2) for e in range(-6, 9))
 
@@ -47,45 +68,6 @@ class Denoised:
     predictability: NDArray[np.float64]
     lambdas: NDArray[np.float64]
     fold: NDArray[np.int64]
-
-
-def ridge_leave_one_out(
-    kernel: NDArray[np.float64], y: NDArray[np.float64], lambdas: Sequence[float] = LAMBDAS
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Kernel ridge regression, its penalty chosen per target by exact leave-one-out error.
-
-    alpha = (K + lambda I)^-1 y; the error of leaving out i is alpha_i / [(K + lambda I)^-1]_ii, so
-    one eigendecomposition serves every penalty.
-
-    Parameters
-    ----------
-    kernel : ndarray
-        (n, n), inner products of the centred features.
-    y : ndarray
-        (n, targets), centred.
-    lambdas : sequence of float
-        Penalties to choose from.
-
-    Returns
-    -------
-    alpha : ndarray
-        (n, targets), dual coefficients: a new row k of inner products is predicted as k @ alpha.
-    chosen : ndarray
-        (targets,), the penalty of each.
-    """
-    values, vectors = np.linalg.eigh(kernel)
-    projected = vectors.T @ y
-    squared = vectors**2
-    best = np.full(y.shape[1], np.inf)
-    alpha, chosen = np.zeros_like(y), np.zeros(y.shape[1])
-    for penalty in lambdas:
-        inverse = 1 / (np.maximum(values, 0) + penalty)
-        candidate = vectors @ (inverse[:, None] * projected)
-        error = ((candidate / (squared @ inverse)[:, None]) ** 2).mean(axis=0)
-        better = error < best
-        best[better], chosen[better] = error[better], penalty
-        alpha[:, better] = candidate[:, better]
-    return alpha, chosen
 
 
 def crossfit(
@@ -133,22 +115,33 @@ def crossfit(
             f"got {features.shape}, {responses.shape}, folds={folds}"
         )
         raise ValueError(message)
-    x = np.asarray(features, dtype=np.float64)
-    y = np.asarray(responses, dtype=np.float64).T
-    scale = y.std(axis=0)
-    y = np.divide(y - y.mean(axis=0), scale, out=np.zeros_like(y), where=scale > 0)
+    y = _standardised(responses)
     fold = np.random.default_rng(seed).permutation(n) % folds
     predicted = np.zeros_like(y)
     chosen = np.zeros((folds, y.shape[1]))
     for held in range(folds):
         train, test = fold != held, fold == held
-        mean, spread = x[train].mean(axis=0), x[train].std(axis=0)
-        z = (x - mean) / np.where(spread > 0, spread, np.inf)
-        kernel = z @ z[train].T / z.shape[1]
-        offset = y[train].mean(axis=0)
-        alpha, chosen[held] = ridge_leave_one_out(kernel[train], y[train] - offset, lambdas)
-        predicted[test] = kernel[test] @ alpha + offset
+        model, chosen[held] = _fit(features[train], y[train], lambdas)
+        predicted[test] = model.predict(features[test])
     return Denoised(predicted.T, predictability(predicted.T, y.T), chosen, fold.astype(np.int64))
+
+
+def _standardised(responses: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Responses (neurons, images) in standard deviations, (images, neurons)."""
+    y = np.asarray(responses, dtype=np.float64).T
+    scale = y.std(axis=0)
+    return np.asarray(np.divide(y - y.mean(axis=0), scale, out=np.zeros_like(y), where=scale > 0))
+
+
+def _fit(
+    features: NDArray[np.floating], y: NDArray[np.float64], lambdas: Sequence[float]
+) -> tuple[Ridge, NDArray[np.float64]]:
+    """The model, and the penalty of each neuron in units of the mean squared feature."""
+    x = np.asarray(features, dtype=np.float64)
+    unit = x.shape[1] / len(x)  # `fit_ridge` counts in mean squared norms of a feature
+    alphas = [penalty * unit for penalty in lambdas]
+    model = fit_ridge(x, y, alphas=alphas, folds="loo", dtype="float64")
+    return model, model.alphas / unit
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,15 +150,11 @@ class Encoder:
 
     Attributes
     ----------
-    mean, spread : ndarray
-        (p,): how features are standardised (a feature that never varied has spread infinity).
-    weights : ndarray
-        (p, neurons).
+    ridge : Ridge
+        The model, of responses (images, neurons).
     """
 
-    mean: NDArray[np.float64]
-    spread: NDArray[np.float64]
-    weights: NDArray[np.float64]
+    ridge: Ridge
 
     def predict(self, features: NDArray[np.floating]) -> NDArray[np.float64]:
         """Responses to new images.
@@ -181,8 +170,7 @@ class Encoder:
             (neurons, images), in standard deviations of each neuron's responses to the images the
             model was fitted on.
         """
-        z = (features - self.mean) / self.spread
-        return np.asarray((z @ self.weights).T)
+        return np.asarray(self.ridge.predict(features).T, dtype=np.float64)
 
 
 def fit_encoder(
@@ -219,12 +207,200 @@ def fit_encoder(
             f"features (images, p) and responses (neurons, images) must be of the same images, "
             f"got {features.shape} and {responses.shape}"
         )
-    x = np.asarray(features, dtype=np.float64)
-    y = np.asarray(responses, dtype=np.float64).T
-    scale = y.std(axis=0)
-    y = np.divide(y - y.mean(axis=0), scale, out=np.zeros_like(y), where=scale > 0)
-    mean, spread = x.mean(axis=0), x.std(axis=0)
-    spread = np.where(spread > 0, spread, np.inf)
-    z = (x - mean) / spread
-    alpha, _ = ridge_leave_one_out(z @ z.T / z.shape[1], y, lambdas)
-    return Encoder(mean, spread, z.T @ alpha / z.shape[1])
+    return Encoder(_fit(features, _standardised(responses), lambdas)[0])
+
+
+@dataclass(frozen=True, eq=False)
+class LayerEncoder:
+    """A fitted encoding model from the layers of a network.
+
+    Attributes
+    ----------
+    components : Components
+        How each layer is reduced.
+    ridge : Ridge
+        From components to responses (images, neurons), in standard deviations.
+    """
+
+    components: Components
+    ridge: Ridge
+
+    def predict(self, layers: Sequence[NDArray[np.floating]]) -> NDArray[np.float64]:
+        """Responses to new images.
+
+        Parameters
+        ----------
+        layers : sequence of ndarray
+            (images, p) each, in the order they were fitted.
+
+        Returns
+        -------
+        ndarray
+            (neurons, images), in standard deviations of each neuron's responses to the images the
+            model was fitted on.
+        """
+        return np.asarray(self.ridge.predict(self.components.transform(layers)).T, np.float64)
+
+
+def fit_layers(
+    layers: Sequence[NDArray[np.floating]],
+    responses: NDArray[np.floating],
+    *,
+    k: float | None = None,
+    alphas: Sequence[float] = ALPHAS,
+    folds: Folds = "loo",
+) -> LayerEncoder:
+    """Fit responses from layers of a network, layers of equal weight.
+
+    Each layer is reduced to its principal components in these images and scaled to total variance
+    1, whatever its size; ridge regression on all of them, sizes within a layer kept.
+
+    Parameters
+    ----------
+    layers : sequence of ndarray
+        (images, p) each.
+    responses : ndarray
+        (neurons, images).
+    k : int or float, optional
+        Components of each layer (`b2m_fast.teachers.components.fit_components`); default: all.
+    alphas, folds
+        Penalties, and how they are chosen (`b2m_fast.teachers.ridge.fit_ridge`).
+
+    Returns
+    -------
+    LayerEncoder
+        Predicts responses of these neurons to other images.
+
+    Raises
+    ------
+    ValueError
+        If numbers of images differ, or anything that its parts refuse.
+    """
+    if any(len(layer) != responses.shape[1] for layer in layers):
+        raise ValueError(
+            f"layers (images, p) and responses (neurons, images) must be of the same images, got "
+            f"{[layer.shape for layer in layers]} and {responses.shape}"
+        )
+    found = fit_components(layers, k)
+    model = fit_ridge(
+        found.transform(layers),
+        _standardised(responses),
+        alphas=alphas,
+        folds=folds,
+        shuffle=True,
+        standardise=False,
+    )
+    return LayerEncoder(found, model)
+
+
+@dataclass(frozen=True, eq=False)
+class EncoderQuality:
+    """How well an encoding model predicts a recording.
+
+    Attributes
+    ----------
+    recording, encoder : str
+        Names.
+    images : int
+        Images, each held out once.
+    r : ndarray
+        (neurons,): correlation of predicted and observed responses over all images.
+    ceiling : ndarray, optional
+        (neurons,): what a perfect model would reach, known where there are repeats.
+    """
+
+    recording: str
+    encoder: str
+    images: int
+    r: NDArray[np.float64]
+    ceiling: NDArray[np.float64] | None
+
+    def report(self) -> dict[str, Any]:
+        """Means over neurons, as JSON can hold them.
+
+        Returns
+        -------
+        dict
+            ``ceiling`` and ``share_of_ceiling`` (mean of r / ceiling over neurons with a ceiling of
+            at least 0.2) are None where there are no repeats.
+        """
+        ceiling = share = None
+        if self.ceiling is not None:
+            ceiling, good = float(self.ceiling.mean()), self.ceiling >= 0.2
+            share = float((self.r[good] / self.ceiling[good]).mean()) if good.any() else None
+        return {
+            "recording": self.recording,
+            "encoder": self.encoder,
+            "images": self.images,
+            "neurons": len(self.r),
+            "r": float(self.r.mean()),
+            "r_quartiles": np.quantile(self.r, [0.25, 0.5, 0.75]).tolist(),
+            "ceiling": ceiling,
+            "share_of_ceiling": share,
+        }
+
+
+def encoder_quality(
+    recording: Recording,
+    *,
+    encoder: Literal["layers", "core-readout"] = "layers",
+    layers: Sequence[NDArray[np.floating]] | None = None,
+    k: float | None = None,
+    folds: int = 5,
+    seed: int = 0,
+) -> EncoderQuality:
+    """Predict every image's responses by a model fitted without it.
+
+    Images are dealt into folds at random. Everything that is fitted, components and penalties
+    included, is fitted within a fold's training images.
+
+    Parameters
+    ----------
+    recording : Recording
+        Images and responses.
+    encoder : {"layers", "core-readout"}
+        `fit_layers` on `NetworkFeatures`, or a network that learns its features from these
+        responses (`b2m_fast.teachers.core_readout`).
+    layers : sequence of ndarray, optional
+        Features (images, p) for ``layers``; default: `NetworkFeatures` of the recording's images.
+    k : int or float, optional
+        Components of each layer.
+    folds, seed : int
+        Folds.
+
+    Returns
+    -------
+    EncoderQuality
+        One correlation a neuron.
+
+    Raises
+    ------
+    DataError
+        If there are fewer images than twice the folds, or layers of others.
+    ValueError
+        If the encoder is unknown.
+    ImportError
+        If the network's packages are missing.
+    """
+    if encoder not in {"layers", "core-readout"}:
+        raise ValueError(f"unknown encoder {encoder!r}; there are 'layers' and 'core-readout'")
+    responses, n = recording.responses, len(recording.images)
+    if n < 2 * folds:
+        raise DataError(f"{recording.name}: {n} images are too few for {folds} folds")
+    if encoder == "layers" and layers is None:
+        layers = NetworkFeatures()(recording.images)
+    if layers is not None and any(len(layer) != n for layer in layers):
+        raise DataError(
+            f"{recording.name}: layers {[x.shape for x in layers]} are not of its {n} images"
+        )
+    predicted = np.zeros(responses.shape)
+    for train, test in folds_of(n, folds, shuffle=True, seed=seed):
+        if encoder == "layers" and layers is not None:
+            model = fit_layers([layer[train] for layer in layers], responses[:, train], k=k)
+            predicted[:, test] = model.predict([layer[test] for layer in layers])
+        else:
+            seen = recording.images[train]
+            network = fit_core_readout(seen, responses[:, train], seed=seed)
+            predicted[:, test] = network.predict(recording.images[test])
+    ceiling = None if recording.trials is None else noise_ceiling(recording.trials)
+    return EncoderQuality(recording.name, encoder, n, predictability(predicted, responses), ceiling)

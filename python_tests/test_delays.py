@@ -1,0 +1,121 @@
+"""Delays and resampling: what was shown, on the recording's clock."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from b2m_fast.teachers import delays as module
+from b2m_fast.teachers.delays import delayed, fmri_delays, resample, undelayed
+from b2m_fast.teachers.ridge import fit_ridge
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    lengths=st.lists(st.integers(1, 9), min_size=1, max_size=3),
+    shifts=st.lists(st.integers(-3, 4), min_size=1, max_size=3, unique=True),
+)
+def test_every_entry_is_what_was_shown_then(lengths: list[int], shifts: list[int]) -> None:
+    """Each entry is the feature d samples ago in the same run, or 0; `complete` says where all are."""
+    runs = np.repeat(np.arange(len(lengths)), lengths)
+    x = np.arange(1.0, 1 + 2 * len(runs)).reshape(-1, 2)
+    found, complete = delayed(x, shifts, runs=runs)
+    for t in range(len(x)):
+        known = []
+        for k, d in enumerate(shifts):
+            inside = 0 <= t - d < len(x) and runs[t - d] == runs[t]
+            expected = x[t - d] if inside else np.zeros(2)
+            np.testing.assert_array_equal(found[t, 2 * k : 2 * k + 2], expected)
+            known.append(inside)
+        assert complete[t] == all(known)
+
+
+def test_undelayed_meets_the_labels() -> None:
+    """Responses moved back by the mean delay lie over what caused them."""
+    x = np.random.default_rng(0).normal(size=(50, 3))
+    late, _ = delayed(x, (4,))
+    back, known = undelayed(late, (3, 4, 5))
+    np.testing.assert_array_equal(back[known], x[known])
+    assert known.sum() == 46
+    assert (back[~known] == 0).all()
+
+
+def test_delays_find_a_late_response() -> None:
+    """A response to what was shown 4 and 6 s ago is predicted with delays, not without."""
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(300, 5))
+    fir, complete = delayed(x, (2, 3, 4))
+    y = fir[:, 5:10] @ rng.normal(size=(5, 4)) + fir[:, 10:] @ rng.normal(size=(5, 4))
+    assert fit_ridge(fir[complete], y[complete]).scores.min() > 0.99
+    assert fit_ridge(x, y).scores.max() < 0.3
+
+
+def test_usual_delays() -> None:
+    """The delays that fMRI encoding studies use at 1 and 2 s a sample."""
+    assert fmri_delays(2.0) == (1, 2, 3, 4)
+    assert fmri_delays(1.0) == (3, 4, 5, 6)
+    assert fmri_delays(10.0) == (1,)
+    with pytest.raises(ValueError, match="positive"):
+        fmri_delays(0.0)
+
+
+@pytest.mark.parametrize("method", ["mean", "linear", "lanczos"])
+def test_slow_features_survive(method: str) -> None:
+    """What changes slowly is sampled as it is at the middle of each new sample; a constant stays."""
+    rate, new = 30.0, 0.5
+    t = (np.arange(3000) + 0.5) / rate
+    x = np.stack([np.ones_like(t), np.sin(2 * np.pi * t / 25)], axis=1)
+    found = resample(x, rate, new, start=4.0, method=method)  # type: ignore[arg-type]
+    assert found.shape == (48, 2)
+    middle = 4 + (np.arange(48) + 0.5) / new
+    inner = slice(4, 44)
+    np.testing.assert_allclose(found[:, 0], 1)
+    expected = np.sin(2 * np.pi * middle / 25)
+    np.testing.assert_allclose(found[inner, 1], expected[inner], atol=0.03)
+
+
+def test_lanczos_removes_what_the_new_clock_cannot_hold() -> None:
+    """A ripple above half the new rate is gone; points between samples would keep it."""
+    t = (np.arange(3000) + 0.5) / 30
+    ripple = np.sin(2 * np.pi * 0.8 * t)[:, None]
+    filtered = resample(ripple, 30, 0.5, method="lanczos")
+    assert np.abs(filtered[5:-5]).max() < 0.05
+    assert np.abs(resample(ripple, 30, 0.5, method="linear")).max() > 0.5
+
+
+def test_mean_is_exact_for_whole_and_broken_samples() -> None:
+    """Old samples count by the part of them that a new one covers."""
+    x = np.arange(10.0)[:, None]
+    np.testing.assert_allclose(resample(x, 4, 2)[:, 0], [0.5, 2.5, 4.5, 6.5, 8.5])
+    np.testing.assert_allclose(resample(x, 3, 2)[0], (0 + 0.5 * 1) / 1.5)
+
+
+@pytest.mark.parametrize("method", ["mean", "linear", "lanczos"])
+def test_chunks_change_nothing(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long recording, done in parts, is what it would be in one."""
+    x = np.random.default_rng(0).normal(size=(400, 3))
+    whole = resample(x, 10, 3, method=method)  # type: ignore[arg-type]
+    monkeypatch.setattr(module, "CHUNK", 7)
+    np.testing.assert_allclose(resample(x, 10, 3, method=method), whole, atol=1e-12)  # type: ignore[arg-type]
+
+
+def test_bad_input_is_named() -> None:
+    """Impossible delays, runs, rates and lengths are refused."""
+    x = np.ones((10, 2))
+    for wrong in ((), (1, 1), (1.5,)):
+        with pytest.raises(ValueError, match="distinct whole numbers"):
+            delayed(x, wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="must follow each other"):
+        delayed(x, (1,), runs=[0, 1] * 5)
+    with pytest.raises(ValueError, match="run of each of 10"):
+        delayed(x, (1,), runs=[0, 1])
+    with pytest.raises(ValueError, match=r"\(time, p\)"):
+        delayed(x[0], (1,))
+    with pytest.raises(ValueError, match="rates must be positive"):
+        resample(x, 1, 0)
+    with pytest.raises(ValueError, match="unknown method"):
+        resample(x, 2, 1, method="cubic")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"6 samples .* reach for 5"):
+        resample(x, 2, 1, samples=6)

@@ -1,0 +1,343 @@
+"""Brain-mediated transfer: the algebra of the prior, and estimators that scikit-learn can use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.linear_model import Ridge as PlainRidge
+from sklearn.linear_model import RidgeClassifier
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import check_estimator
+
+from b2m_fast.transfer.mediated import (
+    BrainEncoder,
+    BrainMediatedClassifier,
+    BrainMediatedRegressor,
+    fit_brains,
+)
+from b2m_fast.transfer.mediated_algebra import (
+    block_order,
+    codes,
+    decided,
+    fit_readout,
+    principal_map,
+    random_map,
+    standardised,
+    tikhonov,
+)
+
+Array = NDArray[np.float64]
+
+
+def problem(seed: int, n: int = 30, p: int = 12, units: int = 7) -> tuple[Array, Array, Array]:
+    """Features, a brain's map and labels, all random."""
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n, p)), rng.normal(size=(p, units)), rng.normal(size=(n, 3))
+
+
+def centred(x: Array) -> Array:
+    return np.asarray(x - x.mean(axis=0))
+
+
+# --------------------------------------------------------------------------------------------------
+# Algebra
+# --------------------------------------------------------------------------------------------------
+@given(st.integers(0, 10**6), st.sampled_from([4, 12, 25]), st.sampled_from([8, 40]))
+def test_two_stages_are_tikhonov_regression(seed: int, units: int, n: int) -> None:
+    """Ridge from F W to labels is Tikhonov regression on F with prior W W', whatever is larger."""
+    f, w, y = problem(seed, n=n, units=units)
+    readout = fit_readout(f @ w, y, (0.3,))
+    penalty = 0.3 * (centred(f @ w) ** 2).sum() / n
+    direct = tikhonov(f, y, w @ w.T, penalty)
+    np.testing.assert_allclose(w @ readout.weights, direct, rtol=1e-6, atol=1e-8)
+
+
+def test_kernel_form_is_the_two_stage_form() -> None:
+    """K (K + penalty)^-1 Y with K = F W W' F' gives the readout's fitted values, to 1e-6."""
+    f, w, y = problem(1)
+    z = centred(f @ w)
+    kernel, penalty = z @ z.T, 2.0 * (z**2).sum() / len(z)
+    fitted = kernel @ np.linalg.solve(kernel + penalty * np.eye(len(z)), centred(y))
+    readout = fit_readout(f @ w, y, (2.0,))
+    np.testing.assert_allclose(readout.predict(f @ w), fitted + y.mean(axis=0), atol=1e-6)
+
+
+def test_an_identity_prior_is_standard_transfer() -> None:
+    """W W' = I: mediated and direct estimates agree, penalties chosen by each on its own."""
+    f, _, y = problem(2)
+    w, _ = np.linalg.qr(np.random.default_rng(0).normal(size=(12, 12)))
+    wide = np.hstack([w, np.zeros((12, 5))])  # more units than features
+    np.testing.assert_allclose(
+        fit_readout(f @ wide, y).predict(f @ wide), fit_readout(f, y).predict(f), atol=1e-8
+    )
+
+
+def test_any_rotation_of_voxels_changes_nothing() -> None:
+    """Rotating, and so permuting, a brain's units before stage A leaves every estimate as it was."""
+    f, w, y = problem(3, n=60)
+    responses = f @ w + np.random.default_rng(1).normal(size=(60, 7))
+    turn, _ = np.linalg.qr(np.random.default_rng(2).normal(size=(7, 7)))
+    new = np.random.default_rng(3).normal(size=(9, 12))
+    estimates = [
+        BrainMediatedRegressor(fit_brains([(f, r)], shared_alpha=True)).fit(f, y).predict(new)
+        for r in (responses, responses @ turn, responses[:, ::-1])
+    ]
+    np.testing.assert_allclose(estimates[1], estimates[0], atol=1e-9)
+    np.testing.assert_allclose(estimates[2], estimates[0], atol=1e-9)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_the_prior_helps_where_labels_live_in_its_range_and_hurts_where_not(inside: bool) -> None:
+    """With 20 of 300 labelled samples a rank-4 brain wins if labels lie in range(W), else it loses."""
+    rng = np.random.default_rng(4)
+    p, n, units = 100, 20, 30
+    basis, _ = np.linalg.qr(rng.normal(size=(p, p)))
+    stimuli = rng.normal(size=(600, p))
+    responses = stimuli @ basis[:, :4] @ rng.normal(size=(4, units))
+    brains = fit_brains([(stimuli, responses + 0.5 * rng.normal(size=responses.shape))])
+    direction = basis[:, :4] @ rng.normal(size=4) if inside else basis[:, 50]
+    differences = []
+    for _ in range(20):
+        f = rng.normal(size=(300, p))
+        y = f @ direction + 0.1 * rng.normal(size=300)
+        scores = [
+            np.corrcoef(m.fit(f[:n], y[:n]).predict(f[n:]), y[n:])[0, 1]
+            for m in (BrainMediatedRegressor(brains), BrainMediatedRegressor())
+        ]
+        differences.append(scores[0] - scores[1])
+    spread = np.std(differences, ddof=1) / 20**0.5
+    assert (1 if inside else -1) * np.mean(differences) > 5 * spread
+
+
+def test_the_readout_is_scikit_learns_ridge() -> None:
+    """At a given penalty the weights are scikit-learn's; the unit is the mean squared row norm."""
+    f, _, y = problem(5)
+    unit = (centred(f) ** 2).sum() / len(f)
+    ours = fit_readout(f, y, (0.1,))
+    theirs = PlainRidge(alpha=0.1 * unit).fit(f, y)
+    np.testing.assert_allclose(ours.weights.T, theirs.coef_, atol=1e-9)
+    np.testing.assert_allclose(ours.predict(f), theirs.predict(f), atol=1e-9)
+
+
+def test_the_chosen_penalty_has_the_least_leave_one_out_error() -> None:
+    """The choice is what refitting without each row, one by one, would choose."""
+    f, w, y = problem(6, n=15)
+    y = f @ w[:, :3] + 2 * y
+    grid = (1e-3, 1e-1, 1.0, 10.0)
+    unit = (centred(f) ** 2).sum() / len(f)
+    errors = np.zeros((len(grid), 3))
+    for k, penalty in enumerate(grid):
+        for row in range(len(f)):
+            rest = np.arange(len(f)) != row
+            model = PlainRidge(alpha=penalty * unit).fit(f[rest], y[rest])
+            errors[k] += (model.predict(f[row : row + 1])[0] - y[row]) ** 2
+    expected = np.array(grid)[errors.argmin(axis=0)]
+    assert len(set(expected)) > 1
+    np.testing.assert_array_equal(fit_readout(f, y, grid).alphas, expected)
+
+
+# --------------------------------------------------------------------------------------------------
+# Maps of the controls
+# --------------------------------------------------------------------------------------------------
+@given(st.integers(0, 10**6), st.sampled_from([(12, 7), (6, 20)]))
+def test_a_random_map_keeps_the_spectrum_and_nothing_else(
+    seed: int, shape: tuple[int, int]
+) -> None:
+    """Singular values are the brain's; the range is another."""
+    rng = np.random.default_rng(seed)
+    w = rng.normal(size=shape)
+    found = random_map(w, rng)
+    values = np.linalg.svd(w, compute_uv=False)
+    np.testing.assert_allclose(np.linalg.svd(found, compute_uv=False), values, rtol=1e-9)
+    assert not np.allclose(found @ found.T, w @ w.T)
+
+
+@pytest.mark.parametrize("shape", [(40, 9), (9, 40)])
+def test_principal_map_is_the_leading_axes(shape: tuple[int, int]) -> None:
+    """The axes are those of the singular value decomposition, up to sign, in either form."""
+    x = np.random.default_rng(7).normal(size=shape)
+    _, _, axes = np.linalg.svd(centred(x), full_matrices=False)
+    found = principal_map(x, 4)
+    np.testing.assert_allclose(np.abs(axes[:4] @ found), np.eye(4), atol=1e-8)
+    assert principal_map(x, 1000).shape[1] == min(shape[0] - 1, shape[1])
+    with pytest.raises(ValueError, match="rank must be at least 1"):
+        principal_map(x, 0)
+
+
+def test_block_order_moves_blocks_whole() -> None:
+    """A permutation in which neighbours inside a block stay neighbours; block 1 is a plain shuffle."""
+    order = block_order(23, 5, np.random.default_rng(0))
+    assert sorted(order) == list(range(23))
+    runs = np.split(order, np.flatnonzero(np.diff(order) != 1) + 1)
+    assert all(run[0] % 5 == 0 for run in runs)
+    assert list(order) != list(range(23))
+    assert sorted(block_order(9, 1, np.random.default_rng(0))) == list(range(9))
+    with pytest.raises(ValueError, match="at least two blocks"):
+        block_order(5, 5, np.random.default_rng(0))
+
+
+def test_codes() -> None:
+    """One column of +-1 for two classes, one a class for more; decided the way they were made."""
+    for classes in (2, 3):
+        index = np.array([1, 0, classes - 1])
+        np.testing.assert_array_equal(decided(0.1 * codes(index, classes)), index)
+    assert codes(np.array([0, 1]), 2).tolist() == [[-1.0], [1.0]]
+    assert codes(np.array([2, 0]), 3).tolist() == [[-1.0, -1.0, 1.0], [1.0, -1.0, -1.0]]
+
+
+def test_standardised() -> None:
+    """Mean 0 and deviation 1 in the rows they are taken from; 0 where those never vary."""
+    x = np.random.default_rng(0).normal(size=(9, 3)) * [1, 100, 1e-5] + 7
+    found = standardised(x, x[:5])
+    np.testing.assert_allclose(found[:5].mean(axis=0), 0, atol=1e-9)
+    np.testing.assert_allclose(found[:5].std(axis=0), 1)
+    np.testing.assert_allclose(found, (x - x[:5].mean(axis=0)) / x[:5].std(axis=0))
+    x[:5, 1] = 0.1  # its computed deviation is not 0
+    assert (standardised(x, x[:5])[:, 1] == 0).all()
+
+
+# --------------------------------------------------------------------------------------------------
+# Estimators
+# --------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        BrainEncoder(),
+        BrainMediatedRegressor(),
+        BrainMediatedRegressor(cv=2),
+        BrainMediatedClassifier(),
+        BrainMediatedClassifier(readout="logistic", penalties=(1e-2,)),
+    ],
+    ids=repr,
+)
+def test_scikit_learn_accepts_the_estimators(estimator: Any) -> None:
+    """All of scikit-learn's own checks: clones, parameters, bad input, pickles, invariances."""
+    check_estimator(estimator, on_skip=None)
+
+
+def brains_of(seed: int, count: int = 2) -> tuple[list[Any], Array]:
+    """Brains that see different mixtures of the same features."""
+    rng = np.random.default_rng(seed)
+    stimuli = [rng.normal(size=(50 + k, 12)) for k in range(count)]
+    pairs = [(s, s @ rng.normal(size=(12, 5)) + rng.normal(size=(len(s), 5))) for s in stimuli]
+    return fit_brains(pairs), rng.normal(size=(40, 12))
+
+
+def test_brains_stay_fitted_through_clones_searches_and_pipelines() -> None:
+    """Cross-validation and a search over how brains are combined work, brains untouched."""
+    brains, f = brains_of(8)
+    y = f[:, 0] + 0.1 * f[:, 1]
+    before = brains[0].transform(f)
+    model = BrainMediatedRegressor(brains)
+    assert clone(model).brains[0].estimator is brains[0].estimator
+    search = GridSearchCV(model, {"combine": ["mean", "stacked"]}, cv=3).fit(f, y)
+    assert search.best_score_ == pytest.approx(
+        max(cross_val_score(BrainMediatedRegressor(brains, combine=c), f, y, cv=3).mean()
+            for c in ("mean", "stacked"))
+    )  # fmt: skip
+    np.testing.assert_array_equal(brains[0].transform(f), before)
+    piped = make_pipeline(brains[0], PlainRidge(alpha=1.0)).fit(f, y)
+    assert piped.predict(f).shape == (40,)
+
+
+def test_features_may_be_scaled_in_a_pipeline_before_the_encoder() -> None:
+    """An encoder is a step like any other, and its own standardisation makes a scaler's idle."""
+    rng = np.random.default_rng(9)
+    f = rng.normal(size=(60, 5)) * [1, 10, 100, 1, 1]
+    r = f @ rng.normal(size=(5, 3))
+    piped = make_pipeline(StandardScaler(), BrainEncoder()).fit(f, r)
+    np.testing.assert_allclose(piped.transform(f), BrainEncoder().fit(f, r).transform(f), rtol=1e-6)
+    assert list(piped.get_feature_names_out()) == ["unit0", "unit1", "unit2"]
+
+
+def test_mean_and_stacked_are_what_they_say() -> None:
+    """Mean: average of single brains. Stacked: one readout of all units; weights are F's."""
+    brains, f = brains_of(10)
+    y = np.random.default_rng(0).normal(size=(40, 2))
+    mean = BrainMediatedRegressor(brains).fit(f, y)
+    single = [BrainMediatedRegressor(b).fit(f, y).predict(f) for b in brains]
+    np.testing.assert_allclose(mean.predict_each(f), single, atol=1e-12)
+    np.testing.assert_allclose(mean.predict(f), np.mean(single, axis=0), atol=1e-12)
+    stacked = BrainMediatedRegressor(brains, combine="stacked").fit(f, y)
+    units = np.hstack([b.transform(f) for b in brains])
+    np.testing.assert_allclose(stacked.predict(f), fit_readout(units, y).predict(units))
+    for model in (mean, stacked):
+        np.testing.assert_allclose(centred(f) @ model.coef_.T, centred(model.predict(f)), atol=1e-8)
+
+
+def test_the_classifier_without_a_brain_is_scikit_learns() -> None:
+    """At one penalty, ridge to +-1 codes decides as RidgeClassifier, for two classes and three."""
+    rng = np.random.default_rng(11)
+    f = rng.normal(size=(60, 6))
+    for classes in (2, 3):
+        y = np.array(["a", "b", "c"])[(f @ rng.normal(size=(6, classes))).argmax(axis=1)]
+        unit = (centred(f) ** 2).sum() / len(f)
+        ours = BrainMediatedClassifier(penalties=(0.1,)).fit(f, y)
+        theirs = RidgeClassifier(alpha=0.1 * unit).fit(f, y)
+        np.testing.assert_allclose(
+            ours.decision_function(f), theirs.decision_function(f), atol=1e-8
+        )
+        assert ours.score(f, y) == theirs.score(f, y)
+
+
+def test_logistic_readout() -> None:
+    """Probabilities sum to 1, agree with the classes, and exist for this readout only."""
+    brains, f = brains_of(12)
+    y = (f[:, 0] > 0).astype(int) + (f[:, 1] > 0.5)
+    model = BrainMediatedClassifier(brains, readout="logistic", penalties=(1e-3, 1e-1)).fit(f, y)
+    p = model.predict_proba(f)
+    np.testing.assert_allclose(p.sum(axis=1), 1)
+    np.testing.assert_array_equal(model.classes_[p.argmax(axis=1)], model.predict(f))
+    assert model.score(f, y) > 0.6
+    assert not hasattr(BrainMediatedClassifier(brains), "predict_proba")
+    few = np.array([0, 1, 1, 1, 1])
+    with pytest.raises(ValueError, match="two samples of each class"):
+        model.fit(f[:5], few)
+
+
+def test_bad_brains_are_named() -> None:
+    """No variance, NaN, other numbers of stimuli, other features, no brain, a forgotten fit."""
+    rng = np.random.default_rng(13)
+    f, r = rng.normal(size=(20, 4)), rng.normal(size=(20, 3))
+    bad = r.copy()
+    bad[3, 1] = np.nan
+    with pytest.raises(ValueError, match="brain 1: the brain has no variance: none of its 3"):
+        fit_brains([(f, r), (f, np.ones((20, 3)))])
+    with pytest.raises(ValueError, match=r"IT: Input y contains NaN"):
+        fit_brains({"V4": (f, r), "IT": (f, bad)})
+    with pytest.raises(ValueError, match="brain 0: Found input variables with inconsistent"):
+        fit_brains([(f, r[:-1])])
+    with pytest.raises(ValueError, match=r"same kind of features, got \{'brain 0': 4"):
+        fit_brains([(f, r), (f[:, :2], r)])
+    with pytest.raises(ValueError, match="there is no brain"):
+        fit_brains([])
+    with pytest.raises(NotFittedError, match="fit_brains, or wrap them"):
+        BrainMediatedRegressor([BrainEncoder()]).fit(f, r)
+    with pytest.raises(ValueError, match="brains is empty"):
+        BrainMediatedRegressor([]).fit(f, r)
+    with pytest.raises(TypeError, match="brain 0 has no transform"):
+        BrainMediatedRegressor("V4").fit(f, r)
+    with pytest.raises(ValueError, match="combine must be 'mean' or 'stacked', got 'sum'"):
+        BrainMediatedRegressor(combine="sum").fit(f, r)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="X has 3 features, but BrainEncoder is expecting 4"):
+        BrainMediatedRegressor(fit_brains([(f, r)])).fit(f[:, :3], r)
+
+
+def test_bad_labels_are_named() -> None:
+    """One class, continuous classes, an unknown readout."""
+    f = np.random.default_rng(14).normal(size=(10, 3))
+    with pytest.raises(ValueError, match="at least two classes, got one class: 7"):
+        BrainMediatedClassifier().fit(f, np.full(10, 7))
+    with pytest.raises(ValueError, match="Unknown label type"):
+        BrainMediatedClassifier().fit(f, f[:, 0])
+    with pytest.raises(ValueError, match="readout must be 'ridge' or 'logistic'"):
+        BrainMediatedClassifier(readout="svm").fit(f, np.arange(10) % 2)  # type: ignore[arg-type]
