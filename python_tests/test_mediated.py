@@ -315,6 +315,10 @@ def test_logistic_readout() -> None:
     np.testing.assert_allclose(p.sum(axis=1), 1)
     np.testing.assert_array_equal(model.classes_[p.argmax(axis=1)], model.predict(f))
     assert model.score(f, y) > 0.6
+    before = model.predict(f)
+    model.set_params(readout="ridge")  # of the next fit
+    np.testing.assert_array_equal(model.predict(f), before)
+    model.set_params(readout="logistic")
     assert not hasattr(BrainMediatedClassifier(brains), "predict_proba")
     few = np.array([0, 1, 1, 1, 1])
     with pytest.raises(ValueError, match="two samples of each class"):

@@ -260,7 +260,8 @@ def _divided(x: Array, by: float) -> Array:
 
 
 def _is_logistic(estimator: BrainMediatedClassifier) -> bool:
-    return estimator.readout == "logistic"
+    fitted = getattr(estimator, "_fitted_readout", estimator.readout)
+    return bool(fitted == "logistic")
 
 
 class BrainMediatedClassifier(ClassifierMixin, _Mediated):  # type: ignore[misc]
@@ -339,6 +340,7 @@ class BrainMediatedClassifier(ClassifierMixin, _Mediated):  # type: ignore[misc]
                 f"a classifier needs at least two classes, got one class: {self.classes_[0]}"
             )
         views = self._views(X, x)
+        self._fitted_readout = self.readout
         if self.readout == "ridge":
             self._fit_readouts(views, codes(index, len(self.classes_)), shared=True,
                                folds=self._folds(x, labels))  # fmt: skip
@@ -400,7 +402,8 @@ class BrainMediatedClassifier(ClassifierMixin, _Mediated):  # type: ignore[misc]
         ndarray
             (n, classes), or (n,) for two classes: positive for the second.
         """
-        if self.readout == "ridge":
+        check_is_fitted(self)
+        if self._fitted_readout == "ridge":
             values = self._estimates(X).mean(axis=0)
             return np.asarray(values[:, 0] if len(self.classes_) == 2 else values)
         p = np.log(self._probabilities(X).clip(min=1e-300))
