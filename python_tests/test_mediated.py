@@ -384,10 +384,13 @@ def test_bad_brains_are_named() -> None:
 
 
 def test_bad_labels_are_named() -> None:
-    """One class, continuous classes, an unknown readout."""
+    """One class, continuous classes, an unknown readout; penalties by the values that were given."""
     f = np.random.default_rng(14).normal(size=(10, 3))
     with pytest.raises(ValueError, match="at least two classes, got one class: 7"):
         BrainMediatedClassifier().fit(f, np.full(10, 7))
+    for penalties in ((), (-1.0,), (1.0, np.inf)):
+        with pytest.raises(ValueError, match="penalties must be positive numbers, got"):
+            BrainMediatedRegressor(penalties=penalties).fit(f, f[:, 0])
     with pytest.raises(ValueError, match="Unknown label type"):
         BrainMediatedClassifier().fit(f, f[:, 0])
     with pytest.raises(ValueError, match="readout must be 'ridge' or 'logistic'"):

@@ -198,7 +198,8 @@ class BrainMediatedRegressor(RegressorMixin, MultiOutputMixin, _Mediated):  # ty
         Raises
         ------
         ValueError
-            If there are NaNs, fewer than two samples, or features unlike those of the brains.
+            If there are NaNs, fewer than three samples (two if ``cv`` is given), or features unlike
+            those of the brains.
         """
         x, labels = validate_data(
             self, X, y, multi_output=True, y_numeric=True, dtype=np.float64, ensure_min_samples=2
