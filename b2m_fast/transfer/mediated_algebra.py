@@ -87,8 +87,10 @@ def fit_readout(
     Raises
     ------
     ValueError
-        As `fit_ridge`.
+        If penalties are not positive; else as `fit_ridge`.
     """
+    if not len(penalties) or not all(0 < p < float("inf") for p in penalties):
+        raise ValueError(f"penalties must be positive numbers, got {list(penalties)}")
     n, varying = len(z), int((z != z[:1]).any(axis=0).sum())
     # `fit_ridge` counts in mean squared norms of a column that varies
     alphas = [penalty * max(varying, 1) / n for penalty in penalties]

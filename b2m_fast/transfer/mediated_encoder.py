@@ -33,8 +33,9 @@ class BrainEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     W = argmin |R - Z W|^2 + alpha t |W|^2, Z the standardised features of the stimuli that the brain
     was shown; the penalty of each unit is chosen by blocked cross-validation
     (`b2m_fast.teachers.ridge.fit_ridge`). ``fit(features, responses)``, then
-    ``transform(features)`` of any images. Prediction is linear, so voxels may be rotated, and
-    permuted, without any consequence for what is later read from them.
+    ``transform(features)`` of any images. Voxels may be permuted without any consequence for what is
+    later read from them. Once W is fitted they may be rotated, too; before the fit only at
+    a single penalty: penalties are chosen by how well each unit is predicted.
 
     Parameters
     ----------
@@ -206,7 +207,9 @@ def fit_brains(
     ----------
     recordings : sequence of (features, responses), or dict of such pairs by name
         What each brain was shown, as features (stimuli, p), and what it answered (stimuli, units).
-        Stimuli and units may differ; the features must be of one kind.
+        Stimuli and units may differ; the features must be of one kind. Responses keep their unit:
+        divide them by their standard deviations unless loud units, or a loud brain among stacked
+        ones, are to weigh more in what is read from them.
     **options
         As for `BrainEncoder`.
 

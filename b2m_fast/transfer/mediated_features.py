@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from b2m_fast.data.files import DataError, cache_root, load_npz
-from b2m_fast.teachers.taps import load_network, tap
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,8 +65,7 @@ def image_features(
             log.warning("%s cannot be read: its features are computed again", path)
         else:
             return [kept[name] for name in settings.taps]
-    model, prepare = load_network(settings.network, size=settings.size)
-    found = tap(model, settings.taps, images, prepare=prepare, grid=settings.grid)
+    found = dict(zip(settings.taps, settings(images), strict=True))
     folder.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.npz")
     try:

@@ -16,8 +16,9 @@ FEATURES = {
 def preset(brain: str, labels: str | None) -> tuple[MediatedExperiment, range]:
     """Experiment and seeds that go with a brain and labels.
 
-    Block 7 for V4 and block 10 for the areas because of plain ridge checks of encoders that came before
-    this experiment; the rest by what is usual. Nothing was chosen by a score on labels.
+    Block 7 for V4 and block 10 for the areas because of plain ridge checks of encoders, which had seen
+    responses of all sessions and areas; the rest by what is usual. Nothing was chosen by a score on
+    labels.
 
     Parameters
     ----------

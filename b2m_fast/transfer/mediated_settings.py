@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from b2m_fast.data.recordings import COWLEY_V4_SESSIONS
+from b2m_fast.teachers.features import NetworkFeatures
 from b2m_fast.transfer.experiment import plain
 
 __all__ = [
@@ -32,33 +33,21 @@ ARM_VERSIONS: dict[str, int] = {}  # of arms whose results alone have changed si
 
 
 @dataclass(frozen=True)
-class FeatureSettings:
-    """What of an image a brain, or a readout, is given.
+class FeatureSettings(NetworkFeatures):
+    """What of an image a brain, or a readout, is given: layers of a network, and how many components.
 
     Attributes
     ----------
-    network : str
-        As `b2m_fast.teachers.taps.load_network` knows it.
-    taps : tuple of str
-        Its modules.
-    grid : int
-        Maps are averaged down to so many places along each side.
-    size : int
-        Pixels of the images' sides.
     components : int
         Principal components kept of each tap, found on the images the brains were shown.
     """
 
-    network: str = "efficientnet-lite0"
-    taps: tuple[str, ...] = ("_blocks.10",)
-    grid: int = 4
-    size: int = 112
     components: int = 512
 
     def __post_init__(self) -> None:
         if not self.taps or len(set(self.taps)) < len(self.taps):
             raise ValueError(f"taps must be at least one, each once, got {list(self.taps)}")
-        if self.size < 32:
+        if self.size is not None and self.size < 32:
             raise ValueError(f"images need at least 32 pixels, got size {self.size}")
 
 
