@@ -44,7 +44,8 @@ test-python: $(TEST)/.installed test-cpp
 	@cd $(TEST) && bin/pytest -c ../pyproject.toml --rootdir .. ../python_tests $(PYTEST_ARGS)
 
 # The CUDA engine's own sources, executed on the host, and with them the Python tests of that engine: what a machine without a GPU
-# can test. The same build has AMX's tile instructions in plain C++, and runs the tests of the ops on them. The build is not installed; its tests find it through PYTHONPATH.
+# can test. The same build has AMX's tile instructions in plain C++, and runs the tests of the ops on them. It is not installed; its
+# tests find it through PYTHONPATH.
 test-emulated: $(TEST)/.installed test-python
 	$(say) "Building and running the CUDA kernels on the host"
 	@export PATH="$(CURDIR)/$(TEST)/bin:$$PATH"; \
@@ -57,7 +58,7 @@ test-emulated: $(TEST)/.installed test-python
 	ctest --preset emulated-asan --label-regex cuda; \
 	.ci/stage build/emulated build/emulated/stage; \
 	cd build/emulated; \
-	export PYTHONPATH=stage; \
+	export PYTHONPATH="$$PWD/stage"; \
 	python -m pytest -c ../../pyproject.toml --rootdir ../.. ../../python_tests -k emulated $(PYTEST_ARGS); \
 	if python -c 'import sys; from b2m_fast import _C; sys.exit("amx-emulated" not in _C.isa_available())'; then \
 	  printf '\n==> Running the tests of the ops on emulated AMX tiles\n'; \
