@@ -151,10 +151,11 @@ def squared_difference(
     w: _Similarities | None,
     transform: int,
     epsilon: float,
+    dc: _Matrix | None,
     executor: _Executor,
     /,
 ) -> tuple[float, float]: ...
-def linear_backward(
+def linear_gradient(
     count: int,
     c: _Similarities,
     t: _Similarities,
@@ -162,17 +163,6 @@ def linear_backward(
     coefficients: _Coefficients,
     per_item: int,
     diagonal: int,
-    dc: _Matrix,
-    executor: _Executor,
-    /,
-) -> None: ...
-def atanh_backward(
-    count: int,
-    c: _Similarities,
-    t: _Similarities,
-    w: _Similarities | None,
-    epsilon: float,
-    factor: float,
     dc: _Matrix,
     executor: _Executor,
     /,
@@ -298,6 +288,17 @@ class _Kernels:
         stream: _Stream,
         /,
     ) -> None: ...
+    def difference_weights(
+        self,
+        problem: _Pairs,
+        band: _Band,
+        transform: int,
+        epsilon: float,
+        weights: _Weights,
+        partials: int,
+        stream: _Stream,
+        /,
+    ) -> None: ...
     def pair_moments(
         self,
         problem: _Pairs,
@@ -316,16 +317,6 @@ class _Kernels:
         band: _Band,
         coefficients: int,
         per_item: int,
-        weights: _Weights,
-        stream: _Stream,
-        /,
-    ) -> None: ...
-    def atanh_weights(
-        self,
-        problem: _Pairs,
-        band: _Band,
-        epsilon: float,
-        factor: int,
         weights: _Weights,
         stream: _Stream,
         /,

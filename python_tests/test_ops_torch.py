@@ -14,6 +14,7 @@ from torch import Tensor
 
 import engines
 from b2m_fast import ops
+from b2m_fast.ops import _engine
 from ops_helpers import BILINEAR, COMPARISONS, DTYPES, METRICS, randoms
 
 if TYPE_CHECKING:
@@ -106,13 +107,27 @@ def low_level_calls(dtype: torch.dtype, needs_grad: bool) -> Iterator[tuple[Any,
                     0.0,
                     1e-5,
                     form,
+                    needs_grad,
                 ),
             )
     weights = randoms(4, 21, dtype=dtype).abs()
     similarity = torch.rand(7, 7).to(dtype)
     yield (
         LOW.rsa_penalty,
-        (x, similarity, weights, "mse", "rbf", 0.2, "similarity", "rbf", 0.0, 1e-5, "auto"),
+        (
+            x,
+            similarity,
+            weights,
+            "mse",
+            "rbf",
+            0.2,
+            "similarity",
+            "rbf",
+            0.0,
+            1e-5,
+            "auto",
+            needs_grad,
+        ),
     )
 
 
@@ -155,11 +170,9 @@ def test_opcheck_of_gradients(dtype: torch.dtype) -> None:
         LOW.pair_similarity_backward.default,
         (torch.ones(9, dtype=dtype), x, *listed_pairs(), "dot", 0.0),
     )
-    options = ("cka", "cosine", 0.0, "responses", "dot", 0.0, 1e-5, "pair")
-    _, recipe = LOW.rsa_penalty(x, x, None, *options)
-    torch.library.opcheck(
-        LOW.rsa_penalty_backward.default, (torch.tensor(1.0), recipe, x, x, None, *options)
-    )
+    options = ("cka", "cosine", 0.0, "responses", "dot", 0.0, 1e-5, "pair", True)
+    value, gradient = LOW.rsa_penalty(x, x, None, *options)
+    torch.library.opcheck(LOW.rsa_penalty_backward.default, (value, gradient, dtype))
 
 
 # Derivatives --------------------------------------------------------------------------------------
@@ -183,12 +196,9 @@ def test_second_derivative_is_refused(name: str) -> None:
         gradient.square().sum().backward()
 
 
-@pytest.mark.parametrize("name", sorted(DIFFERENTIABLE.keys() - {"rsa_penalty, centred"}))
+@pytest.mark.parametrize("name", sorted(n for n in DIFFERENTIABLE if not n.startswith("rsa")))
 def test_changed_inputs_are_noticed(name: str) -> None:
-    """Changing an input between forward and backward is torch's error, not a wrong gradient.
-
-    (Centred features are a copy, which nobody can change.)
-    """
+    """Changing an input between forward and backward is torch's error, not a wrong gradient."""
     x, y = randoms(1, 7, 3), randoms(2, 7, 3)
     leaf = x.clone().requires_grad_()
     middle = leaf * 1.0
@@ -196,6 +206,67 @@ def test_changed_inputs_are_noticed(name: str) -> None:
     middle.add_(1.0)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         value.backward()
+
+
+@pytest.mark.parametrize("compare", COMPARISONS)
+@pytest.mark.parametrize("form", ["pair", "auto"])
+def test_rsa_penalty_keeps_its_gradient(compare: str, form: str) -> None:
+    """Its gradient is made with the value: changed inputs do not matter, and it can be asked for twice."""
+    x, y = randoms(1, 7, 3), randoms(2, 7, 3)
+    leaf = x.clone().requires_grad_()
+    expected = torch.autograd.grad(ops.reference.rsa_penalty(leaf, y, compare=compare), leaf)[0]
+    middle = leaf * 1.0
+    value = ops.rsa_penalty(middle, y, compare=compare, form=form)
+    middle.add_(1.0)
+    (once,) = torch.autograd.grad(value, leaf, retain_graph=True)
+    (twice,) = torch.autograd.grad(2 * value, leaf)
+    torch.testing.assert_close(once, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(twice, 2 * expected, rtol=1e-5, atol=1e-6)
+
+
+def test_rsa_penalty_makes_no_gradient_that_nobody_wants() -> None:
+    """Without a gradient to come (no leaf, or gradients disabled) only the value is computed."""
+    x, y = randoms(1, 7, 3), randoms(2, 7, 3)
+    asked: list[bool] = []
+    engine = _engine.engine_of(x.device)
+
+    class Watching:
+        def __getattr__(self, name: str) -> Any:
+            if name != "squared_difference":
+                return getattr(engine, name)
+
+            def watch(*arguments: Any, with_gradient: bool, **options: Any) -> Any:
+                asked.append(with_gradient)
+                return engine.squared_difference(
+                    *arguments, with_gradient=with_gradient, **options
+                )
+
+            return watch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(_engine.ENGINES, "cpu", Watching())
+        with _engine.forced("cpu"):
+            ops.rsa_penalty(x, y)
+            with torch.no_grad():
+                ops.rsa_penalty(x.clone().requires_grad_(), y)
+            ops.rsa_score(x, y, compare="atanh")
+            ops.rsa_penalty(x.clone().requires_grad_(), y)
+    assert asked == [False, False, False, True]
+
+
+def test_rsa_penalty_half_precision_gradient_is_kept_wide() -> None:
+    """A loss scaled up, as for float16 training, finds gradients that float16 itself would have lost."""
+    n = 512
+    x, y = randoms(1, n, 8, dtype=torch.float16), randoms(2, n, 8)
+    scaled, wide = x.clone().requires_grad_(), x.float().requires_grad_()
+    factor = 2.0**16
+    (ops.rsa_penalty(scaled, y, compare="mse") * factor).backward()
+    (ops.reference.rsa_penalty(wide, y, compare="mse") * factor).backward()
+    assert scaled.grad is not None and wide.grad is not None
+    small = wide.grad.abs() < factor * torch.finfo(torch.float16).tiny
+    assert small.float().mean() > 0.5  # unscaled, most would be subnormal
+    error = (scaled.grad.float() - wide.grad).norm() / wide.grad.norm()
+    assert error < 2e-3
 
 
 @pytest.mark.parametrize("name", DIFFERENTIABLE)

@@ -247,12 +247,12 @@ def test_comparisons(launches: Launches, dtype: torch.dtype, metric: str, compar
         forms.append("feature")
     for form in forms:
         options = (compare, metric, 0.1, "responses", metric, 0.1, 1e-5, form)
-        value, recipe = _rsa_ops._rsa(x, y, None, *options)
-        assert_on_device((value, recipe))
-        assert_on_device(_rsa_ops._rsa_backward(value, recipe, x, y, None, *options))
+        value, gradient = _rsa_ops._rsa(x, y, None, *options, True)
+        assert_on_device((value, gradient))
+        assert_on_device(_rsa_ops._rsa_backward(value, gradient, x.dtype))
     options = (compare, metric, 0.1, "similarity", metric, 0.1, 1e-5, "auto")
-    value, recipe = _rsa_ops._rsa(x, stored, weights, *options)
-    assert_on_device(_rsa_ops._rsa_backward(value, recipe, x, stored, weights, *options))
+    for with_gradient in (True, False):
+        assert_on_device(_rsa_ops._rsa(x, stored, weights, *options, with_gradient))
     assert_on_device(
         ops.rsa_penalty(
             x, stored, compare=compare, metric=metric, center=True, target_kind="similarity"

@@ -7,11 +7,14 @@ in the scores:
     dL/dc_ij = w_ij (constant + of_c c'_ij + of_t t'_ij) + per_item_i + per_item_j,   i < j,
 
 c' and t' being the scores minus a shift near their mean, which keeps centred moments from
-cancelling. A forward pass gathers the sums and works out the value and these coefficients (the
-"recipe"); the backward pass only applies them. Sums and gradient come from the tile engine ("pair"
+cancelling. The sums are gathered first; value and these coefficients (the "recipe") are worked out
+from them, and then the gradient is summed up. Sums and gradient come from the tile engine ("pair"
 form) or, for scores that are dot products, from matrix products in feature space ("feature" form,
 `_feature_form`): the same numbers, whichever way is cheaper. Numbers stay on the device that made
 them (`_scalars`).
+
+The gradient is computed with the value, where it will be wanted: atanh and mse, whose gradient needs
+no sum first, then compute the scores once, and the feature form its products.
 """
 
 from __future__ import annotations
@@ -23,16 +26,13 @@ from torch import Tensor
 
 from . import _feature_form
 from ._engine import engine_of, may_wait
+from ._feature_form import FeatureSums
 from ._problems import DISTANCES, Comparison, PairMoments, Scoring, Similarities
-from ._scalars import Condition, Scalar, sqrt, to_vector, where
+from ._scalars import Condition, Scalar, inverse_or_zero, sqrt, where
 
 DIFFERENCES = ("mse", "atanh")
 MATRIX_COMPARISONS = ("cka", "cka_debiased", "whitened_cosine")
 COMPARISONS = (*DIFFERENCES, "pearson", "cosine", *MATRIX_COMPARISONS)
-
-# c_shift, t_shift, constant, of_c, of_t, and where the sums came from.
-_COEFFICIENTS = 6
-_PAIRS, _FEATURES, _SINGLE_FEATURES = 0.0, 1.0, 2.0  # the last by products in float32
 
 # A centred side counts as zero where its norm is at most this many eps of what centring removed.
 _ROUNDING_ERRORS = 8
@@ -81,78 +81,34 @@ class Recipe(NamedTuple):
     diagonal: Tensor | None = None  # gradient of c_ii itself
 
 
-def recipe_size(compare: str, count: int) -> int:
-    """Length of the tensor `penalty` returns for the backward pass."""
-    if compare == "atanh":
-        return 1
-    return _COEFFICIENTS + (2 * count if compare in MATRIX_COMPARISONS else 0)
-
-
 def penalty(
-    comparison: Comparison, compare: str, epsilon: float, form: str
-) -> tuple[Scalar, Tensor]:
-    """Value of the penalty and the recipe of its gradient, packed in a float64 vector."""
-    device = comparison.device
+    comparison: Comparison, compare: str, epsilon: float, form: str, *, with_gradient: bool
+) -> tuple[Scalar, Tensor | None]:
+    """Value of the penalty and, if wanted, its gradient for the patterns of c."""
+    engine = engine_of(comparison.device)
     if compare in DIFFERENCES:
-        weight, total = engine_of(device).squared_difference(
-            comparison, atanh=compare == "atanh", epsilon=epsilon
+        weight, total, gradient = engine.squared_difference(
+            comparison, atanh=compare == "atanh", epsilon=epsilon, with_gradient=with_gradient
         )
-        is_zero = weight == 0
-        scale = where(is_zero, 0.0, 1 / where(is_zero, 1.0, weight))
-        value = total * scale
-        if compare == "atanh":
-            return value, to_vector([scale], device)
-        return value, to_vector([0.0, 0.0, 0.0, 2 * scale, -2 * scale, 0.0], device)
-    moments, source, similarity, recipe = _correlate(comparison, compare, form)
-    # The penalty is 1 - similarity.
-    packed = to_vector(
-        [
-            moments.c_shift,
-            moments.t_shift,
-            -recipe.constant,
-            -recipe.of_c,
-            -recipe.of_t,
-            source,
-        ],
-        device,
-    )
-    if compare in MATRIX_COMPARISONS:
-        if recipe.per_item is None or recipe.diagonal is None:  # no items
-            packed = packed.new_zeros(recipe_size(compare, comparison.items))
-        else:
-            packed = torch.cat([packed, -recipe.per_item, -recipe.diagonal])
-    return 1 - similarity, packed
+        return total * inverse_or_zero(weight), gradient
+    moments, features = _sums(comparison, compare, form)
+    similarity, recipe = _similarity(comparison, compare, moments)
+    if not with_gradient:
+        return 1 - similarity, None
+    coefficients = (moments.c_shift, moments.t_shift, -recipe.constant, -recipe.of_c, -recipe.of_t)
+    per_item = None if recipe.per_item is None else -recipe.per_item
+    diagonal = None if recipe.diagonal is None else -recipe.diagonal
+    if features is not None:
+        return 1 - similarity, features.linear_gradient(coefficients, per_item, diagonal)
+    return 1 - similarity, engine.linear_gradient(comparison, coefficients, per_item, diagonal)
 
 
 def score(comparison: Comparison, compare: str, epsilon: float, form: str) -> Scalar:
     """Value of a comparison: a correlation, or a difference for mse and atanh."""
     if compare in DIFFERENCES:
-        return penalty(comparison, compare, epsilon, form)[0]
-    return _correlate(comparison, compare, form)[2]
-
-
-def penalty_backward(
-    comparison: Comparison, compare: str, epsilon: float, form: str, recipe: Tensor, grad: Tensor
-) -> Tensor:
-    """Gradient of the patterns of c, for the gradient `grad` of the penalty."""
-    engine = engine_of(comparison.device)
-    by = engine.scalar(grad)
-    if compare == "atanh":
-        return engine.atanh_backward(comparison, epsilon, by * engine.scalar(recipe[0]))
-    c_shift, t_shift, constant, of_c, of_t, source = engine.scalars(recipe[:_COEFFICIENTS])
-    coefficients = (c_shift, t_shift, by * constant, by * of_c, by * of_t)
-    per_item = diagonal = None
-    if compare in MATRIX_COMPARISONS:
-        per_item, diagonal = (by * recipe[_COEFFICIENTS:]).reshape(2, -1)
-    # (Only where both forms are possible is it looked at: that means waiting for the device.)
-    if _could_be_in_feature_space(comparison, compare, form) and (
-        form == "feature" or bool(source != _PAIRS)
-    ):
-        single = comparison.device.type == "cpu" and source == _SINGLE_FEATURES
-        return _feature_form.linear_backward(
-            comparison, coefficients, per_item, diagonal, single=bool(single)
-        )
-    return engine.linear_backward(comparison, coefficients, per_item, diagonal)
+        return penalty(comparison, compare, epsilon, form, with_gradient=False)[0]
+    moments, _ = _sums(comparison, compare, form)
+    return _similarity(comparison, compare, moments)[0]
 
 
 def _could_be_in_feature_space(comparison: Comparison, compare: str, form: str) -> bool:
@@ -165,32 +121,29 @@ def _could_be_in_feature_space(comparison: Comparison, compare: str, form: str) 
     return form == "feature" or (_feature_form.cheaper(comparison) and may_wait(comparison.device))
 
 
-def _correlate(
+def _sums(
     comparison: Comparison, compare: str, form: str
-) -> tuple[PairMoments, float, Scalar, Recipe]:
-    """Moments and where they came from, similarity, and the gradient of the similarity."""
-    centred = compare != "cosine"
-    matrices = compare in MATRIX_COMPARISONS
-    moments, source = None, _PAIRS
+) -> tuple[PairMoments, FeatureSums | None]:
+    """Moments, and what they were computed from in feature space, if they were."""
+    centred, row_sums = compare != "cosine", compare in MATRIX_COMPARISONS
     if _could_be_in_feature_space(comparison, compare, form):
         for single in [True, False] if _feature_form.single_allowed(comparison) else [False]:
-            feature = _feature_form.pair_moments(comparison, row_sums=matrices, single=single)
+            features = FeatureSums(comparison, row_sums=row_sums, single=single)
             trusted = form == "feature" and not single
-            if trusted or feature.hold(comparison.dtype, centred=centred):
-                moments, source = feature.moments, _SINGLE_FEATURES if single else _FEATURES
-                break
-    if moments is None:
-        moments = engine_of(comparison.device).pair_moments(
-            comparison, shifted=centred, row_sums=matrices
-        )
+            if trusted or features.hold(centred=centred):
+                return features.moments, features
+    engine = engine_of(comparison.device)
+    return engine.pair_moments(comparison, shifted=centred, row_sums=row_sums), None
+
+
+def _similarity(
+    comparison: Comparison, compare: str, moments: PairMoments
+) -> tuple[Scalar, Recipe]:
+    """Similarity, and the recipe of its gradient."""
     rounding = _ROUNDING_ERRORS * torch.finfo(comparison.dtype).eps
-    if matrices:
-        similarity, recipe = _matrix_cosine(comparison, compare, moments, rounding)
-    elif compare == "cosine":
-        similarity, recipe = _cosine(moments)
-    else:
-        similarity, recipe = _pearson(moments, rounding)
-    return moments, source, similarity, recipe
+    if compare in MATRIX_COMPARISONS:
+        return _matrix_cosine(comparison, compare, moments, rounding)
+    return _cosine(moments) if compare == "cosine" else _pearson(moments, rounding)
 
 
 def _either(first: Condition, second: Condition) -> Condition:

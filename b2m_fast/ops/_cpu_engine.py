@@ -278,6 +278,11 @@ def _comparison(
     return comparison.items, _side(comparison.c), _side(comparison.t), w
 
 
+def _pattern_gradient(comparison: Comparison) -> Tensor:
+    """Memory for the gradient of the patterns of c, in the dtype of the computation."""
+    return torch.empty(comparison.c.data.shape, dtype=comparison.dtype, device="cpu")
+
+
 def pair_moments(comparison: Comparison, *, shifted: bool, row_sums: bool) -> PairMoments:
     """First and second moments; `shifted` by a typical score, so that centred ones do not cancel."""
     executor = _executor()
@@ -295,19 +300,21 @@ def pair_moments(comparison: Comparison, *, shifted: bool, row_sums: bool) -> Pa
 
 
 def squared_difference(
-    comparison: Comparison, *, atanh: bool, epsilon: float
-) -> tuple[float, float]:
-    """Sum of w and of w (F(c) - F(t))^2, F the identity or Fisher's z."""
-    result: tuple[float, float] = _C.squared_difference(
+    comparison: Comparison, *, atanh: bool, epsilon: float, with_gradient: bool
+) -> tuple[float, float, Tensor | None]:
+    """Sum of w and of w (F(c) - F(t))^2, F the identity or Fisher's z, and the quotient's gradient."""
+    gradient = _pattern_gradient(comparison) if with_gradient else None
+    weight, total = _C.squared_difference(
         *_comparison(comparison),
         _C.TRANSFORMS["atanh" if atanh else "identity"],
         epsilon,
+        maybe_matrix(gradient),
         _executor(),
     )
-    return result
+    return weight, total, gradient
 
 
-def linear_backward(
+def linear_gradient(
     comparison: Comparison,
     coefficients: Coefficients,
     per_item: Tensor | None,
@@ -315,25 +322,14 @@ def linear_backward(
 ) -> Tensor:
     """Gradient of the patterns of c."""
     c_shift, t_shift, constant, of_c, of_t = coefficients
-    patterns = comparison.c.data
-    gradient = _as(patterns)
-    _C.linear_backward(
+    gradient = _pattern_gradient(comparison)
+    _C.linear_gradient(
         *_comparison(comparison),
         (float(c_shift), float(t_shift), float(constant), float(of_c), float(of_t)),
         address(per_item),
         address(diagonal),
         matrix(gradient),
         _executor(),
-    )
-    return gradient
-
-
-def atanh_backward(comparison: Comparison, epsilon: float, factor: Scalar) -> Tensor:
-    """Gradient of the patterns of c of factor * sum w (F(c) - F(t))^2."""
-    patterns = comparison.c.data
-    gradient = _as(patterns)
-    _C.atanh_backward(
-        *_comparison(comparison), epsilon, float(factor), matrix(gradient), _executor()
     )
     return gradient
 

@@ -99,21 +99,22 @@ class Engine(Protocol):
         """First and second moments; `shifted` by a typical score, so that centred ones do not cancel."""
 
     def squared_difference(
-        self, comparison: Comparison, *, atanh: bool, epsilon: float
-    ) -> tuple[Scalar, Scalar]:
-        """Sum of w and of w (F(c) - F(t))^2, F the identity or Fisher's z."""
+        self, comparison: Comparison, *, atanh: bool, epsilon: float, with_gradient: bool
+    ) -> tuple[Scalar, Scalar, Tensor | None]:
+        """Sum of w and of w (F(c) - F(t))^2, F the identity or Fisher's z.
 
-    def linear_backward(
+        And, if wanted, the gradient of the second over the first (0 where that is 0) for the
+        patterns of c, as `linear_gradient` gives it.
+        """
+
+    def linear_gradient(
         self,
         comparison: Comparison,
         coefficients: Coefficients,
         per_item: Tensor | None,
         diagonal: Tensor | None,
     ) -> Tensor:
-        """Gradient of the patterns of c."""
-
-    def atanh_backward(self, comparison: Comparison, epsilon: float, factor: Scalar) -> Tensor:
-        """Gradient of the patterns of c of factor * sum w (F(c) - F(t))^2."""
+        """Gradient of the patterns of c, in the dtype of the computation."""
 
 
 ENGINES: dict[str, Engine] = {

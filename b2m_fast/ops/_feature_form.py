@@ -16,7 +16,7 @@ not taken.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -70,29 +70,6 @@ def cheaper(comparison: Comparison) -> bool:
     return feature < pair
 
 
-class FeatureMoments(NamedTuple):
-    """The moments, and how much of a sum over all entries of C and of T they are the rest of."""
-
-    moments: PairMoments
-    c_full: Scalar  # |C|^2, diagonal included
-    t_full: Scalar
-    single: bool  # products in float32
-
-    def hold(self, dtype: torch.dtype, *, centred: bool) -> bool:
-        """Whether they keep the digits that the pair form keeps, when diagonal and mean are out.
-
-        (Waits for the device.)
-        """
-        m = self.moments
-        least = _LEFT_OVER_OF_SINGLE if self.single else _LEFT_OVER[dtype]
-
-        def holds(total: Scalar, square: Scalar, full: Scalar) -> Condition:
-            mean = total * total / where(m.w == 0, 1.0, m.w) if centred else 0.0
-            return 2 * (square - mean) >= least * full
-
-        return bool(holds(m.wc, m.wcc, self.c_full) & holds(m.wt, m.wtt, self.t_full))
-
-
 class _Rows:
     """The prepared rows of both sides, chunk by chunk, as often as wanted."""
 
@@ -130,48 +107,6 @@ def _squares(rows: Tensor) -> Tensor:
     return squares
 
 
-def pair_moments(comparison: Comparison, *, row_sums: bool, single: bool) -> FeatureMoments:
-    """Compute the same sums as `Engine.pair_moments`, unshifted; `single`: by float32 products."""
-    n, d, k = comparison.items, comparison.c.data.shape[1], comparison.t.data.shape[1]
-    scalar = engine_of(comparison.device).scalar
-    c_own = torch.empty(n, dtype=torch.float64, device=comparison.device)
-    t_own = torch.empty_like(c_own)
-    cc, tt, ct = c_own.new_zeros(d, d), c_own.new_zeros(k, k), c_own.new_zeros(d, k)
-    c_sum, t_sum = c_own.new_zeros(d), c_own.new_zeros(k)
-    rows = _Rows(comparison, single=single)
-    for own, z, u in rows:
-        _add(cc, z.T, z)
-        _add(tt, u.T, u)
-        _add(ct, z.T, u)
-        c_sum += z.sum(dim=0, dtype=torch.float64)
-        t_sum += u.sum(dim=0, dtype=torch.float64)
-        c_own[own] = _squares(z)
-        t_own[own] = _squares(u)
-
-    def pairs(full: Tensor, own: Tensor) -> Scalar:
-        return scalar(full - own) / 2
-
-    c_row, t_row = c_own[:0], t_own[:0]
-    if row_sums:
-        c_row, t_row = torch.empty_like(c_own), torch.empty_like(t_own)
-        for own, z, u in rows:
-            c_row[own] = z.to(torch.float64) @ c_sum - c_own[own]
-            t_row[own] = u.to(torch.float64) @ t_sum - t_own[own]
-    moments = PairMoments(
-        w=n * (n - 1) / 2,
-        wc=pairs(c_sum @ c_sum, c_own.sum()),
-        wt=pairs(t_sum @ t_sum, t_own.sum()),
-        wcc=pairs(cc.square().sum(), c_own @ c_own),
-        wtt=pairs(tt.square().sum(), t_own @ t_own),
-        wct=pairs(ct.square().sum(), c_own @ t_own),
-        c_shift=0.0,
-        t_shift=0.0,
-        c_row=c_row,
-        t_row=t_row,
-    )
-    return FeatureMoments(moments, scalar(cc.square().sum()), scalar(tt.square().sum()), single)
-
-
 def _add(sums: Tensor, a: Tensor, b: Tensor) -> None:
     """Add a @ b to `sums` (float64), multiplied in the precision of a and b."""
     if a.dtype == sums.dtype:
@@ -180,45 +115,101 @@ def _add(sums: Tensor, a: Tensor, b: Tensor) -> None:
         sums.add_(a @ b)
 
 
-def linear_backward(
-    comparison: Comparison,
-    coefficients: Coefficients,
-    per_item: Tensor | None,
-    diagonal: Tensor | None,
-    *,
-    single: bool,
-) -> Tensor:
-    """Compute the same gradient as `Engine.linear_backward`.
+class FeatureSums:
+    """The moments of all pairs, what they were computed from, and the gradient that follows.
 
-    sum_{j != i} (a + of_c c_ij + of_t t_ij + p_i + p_j) z_j, each term a product with a d x d or
-    k x d matrix or with a sum over all rows, minus its share of j = i.
+    `single`: by float32 products.
     """
-    c_shift, t_shift, constant, of_c, of_t = coefficients
-    constant = constant - (of_c * c_shift + of_t * t_shift)
-    n, d, k = comparison.items, comparison.c.data.shape[1], comparison.t.data.shape[1]
-    item = per_item
-    if item is None:
-        item = torch.zeros(n, dtype=torch.float64, device=comparison.device)
-    cc, tc = item.new_zeros(d, d), item.new_zeros(k, d)
-    total, item_total = item.new_zeros(d), item.new_zeros(d)
-    rows = _Rows(comparison, single=single)
-    for own, z, u in rows:
-        _add(cc, z.T, z)
-        _add(tc, u.T, z)
-        total += z.sum(dim=0, dtype=torch.float64)
-        item_total += item[own] @ z.to(torch.float64)
-    cc, tc = (of_c * cc).to(rows.dtype), (of_t * tc).to(rows.dtype)
-    patterns = comparison.c.data
-    gradient = torch.empty(patterns.shape, dtype=patterns.dtype, device=patterns.device)
-    for own, z, u in rows:
-        p = item[own, None]
-        with_itself = constant + 2 * p
-        with_itself = with_itself + of_c * _squares(z)[:, None] + of_t * _squares(u)[:, None]
-        g = torch.addmm(u @ tc, z, cc).to(torch.float64)
-        wide = z.to(torch.float64)
-        g += (constant + p) * total + item_total
-        g -= with_itself * wide
-        if diagonal is not None:
-            g += 2 * diagonal[own, None] * wide
-        gradient[own] = through_preparation(patterns[own], comparison.c.scoring.metric, wide, g)
-    return gradient
+
+    def __init__(self, comparison: Comparison, *, row_sums: bool, single: bool) -> None:
+        self.comparison, self.single = comparison, single
+        self.rows = _Rows(comparison, single=single)
+        n, d, k = comparison.items, comparison.c.data.shape[1], comparison.t.data.shape[1]
+        scalar = engine_of(comparison.device).scalar
+        c_own = torch.empty(n, dtype=torch.float64, device=comparison.device)
+        t_own = torch.empty_like(c_own)
+        cc, tt, ct = c_own.new_zeros(d, d), c_own.new_zeros(k, k), c_own.new_zeros(d, k)
+        c_sum, t_sum = c_own.new_zeros(d), c_own.new_zeros(k)
+        for own, z, u in self.rows:
+            _add(cc, z.T, z)
+            _add(tt, u.T, u)
+            _add(ct, z.T, u)
+            c_sum += z.sum(dim=0, dtype=torch.float64)
+            t_sum += u.sum(dim=0, dtype=torch.float64)
+            c_own[own] = _squares(z)
+            t_own[own] = _squares(u)
+        c_row, t_row = c_own[:0], t_own[:0]
+        if row_sums:
+            c_row, t_row = torch.empty_like(c_own), torch.empty_like(t_own)
+            for own, z, u in self.rows:
+                c_row[own] = z.to(torch.float64) @ c_sum - c_own[own]
+                t_row[own] = u.to(torch.float64) @ t_sum - t_own[own]
+
+        def pairs(full: Tensor, own: Tensor) -> Scalar:
+            return scalar(full - own) / 2
+
+        self._cc, self._ct, self._c_sum = cc, ct, c_sum
+        self._c_own, self._t_own = c_own, t_own
+        # |C|^2 and |T|^2, diagonals included.
+        c_full, t_full = cc.square().sum(), tt.square().sum()
+        self._c_full, self._t_full = scalar(c_full), scalar(t_full)
+        #: The same sums as `Engine.pair_moments`, unshifted.
+        self.moments = PairMoments(
+            w=n * (n - 1) / 2,
+            wc=pairs(c_sum @ c_sum, c_own.sum()),
+            wt=pairs(t_sum @ t_sum, t_own.sum()),
+            wcc=pairs(c_full, c_own @ c_own),
+            wtt=pairs(t_full, t_own @ t_own),
+            wct=pairs(ct.square().sum(), c_own @ t_own),
+            c_shift=0.0,
+            t_shift=0.0,
+            c_row=c_row,
+            t_row=t_row,
+        )
+
+    def hold(self, *, centred: bool) -> bool:
+        """Whether the moments keep the digits that the pair form keeps, when diagonal and mean are out.
+
+        (Waits for the device.)
+        """
+        m = self.moments
+        least = _LEFT_OVER_OF_SINGLE if self.single else _LEFT_OVER[self.comparison.dtype]
+
+        def holds(total: Scalar, square: Scalar, full: Scalar) -> Condition:
+            mean = total * total / where(m.w == 0, 1.0, m.w) if centred else 0.0
+            return 2 * (square - mean) >= least * full
+
+        return bool(holds(m.wc, m.wcc, self._c_full) & holds(m.wt, m.wtt, self._t_full))
+
+    def linear_gradient(
+        self, coefficients: Coefficients, per_item: Tensor | None, diagonal: Tensor | None
+    ) -> Tensor:
+        """Compute the same gradient as `Engine.linear_gradient`.
+
+        sum_{j != i} (a + of_c c_ij + of_t t_ij + p_i + p_j) z_j, each term a product with a d x d or
+        k x d matrix or with a sum over all rows, minus its share of j = i.
+        """
+        c_shift, t_shift, constant, of_c, of_t = coefficients
+        constant = constant - (of_c * c_shift + of_t * t_shift)
+        item = torch.zeros_like(self._c_own) if per_item is None else per_item
+        item_total = torch.zeros_like(self._c_sum)
+        if per_item is not None:
+            for own, z, _ in self.rows:
+                item_total += item[own] @ z.to(torch.float64)
+        cc, tc = (of_c * self._cc).to(self.rows.dtype), (of_t * self._ct.T).to(self.rows.dtype)
+        patterns, scoring = self.comparison.c.data, self.comparison.c.scoring
+        gradient = torch.empty(
+            patterns.shape, dtype=self.comparison.dtype, device=self.comparison.device
+        )
+        for own, z, u in self.rows:
+            p = item[own, None]
+            with_itself = constant + 2 * p
+            with_itself = with_itself + of_c * self._c_own[own, None] + of_t * self._t_own[own, None]
+            g = torch.addmm(u @ tc, z, cc).to(torch.float64)
+            wide = z.to(torch.float64)
+            g += (constant + p) * self._c_sum + item_total
+            g -= with_itself * wide
+            if diagonal is not None:
+                g += 2 * diagonal[own, None] * wide
+            gradient[own] = through_preparation(patterns[own], scoring.metric, wide, g)
+        return gradient

@@ -48,67 +48,62 @@ class _RSAOptions(NamedTuple):
         )
 
 
-@op(f"rsa_penalty({_RSA}) -> (Tensor, Tensor)")
+@op(f"rsa_penalty({_RSA}, bool with_gradient) -> (Tensor, Tensor)")
 def _rsa(
-    features: Tensor, target: Tensor, pair_weights: Tensor | None, *arguments: Any
-) -> tuple[Tensor, Tensor]:
-    options = _RSAOptions(*arguments)
-    value, recipe = _comparison.penalty(
-        options.comparison(features, target, pair_weights),
-        options.compare,
-        options.epsilon,
-        options.form,
-    )
-    return to_tensor(value, loss_dtype(features), features.device), recipe
-
-
-@fake("rsa_penalty")
-def _(
-    features: Tensor, target: Tensor, pair_weights: Tensor | None, *arguments: Any
-) -> tuple[Tensor, Tensor]:
-    size = _comparison.recipe_size(_RSAOptions(*arguments).compare, features.shape[0])
-    return (
-        features.new_empty((), dtype=loss_dtype(features)),
-        features.new_empty((size,), dtype=torch.float64),
-    )
-
-
-@op(f"rsa_penalty_backward(Tensor grad, Tensor recipe, {_RSA}) -> Tensor")
-def _rsa_backward(
-    grad: Tensor,
-    recipe: Tensor,
     features: Tensor,
     target: Tensor,
     pair_weights: Tensor | None,
     *arguments: Any,
-) -> Tensor:
-    options = _RSAOptions(*arguments)
-    return _comparison.penalty_backward(
+) -> tuple[Tensor, Tensor]:
+    *named, with_gradient = arguments
+    options = _RSAOptions(*named)
+    value, gradient = _comparison.penalty(
         options.comparison(features, target, pair_weights),
         options.compare,
         options.epsilon,
         options.form,
-        recipe,
-        grad,
+        with_gradient=with_gradient,
+    )
+    dtype = loss_dtype(features)
+    if gradient is None:
+        gradient = features.new_empty((0,), dtype=dtype)
+    return to_tensor(value, dtype, features.device), gradient
+
+
+@fake("rsa_penalty")
+def _(features: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
+    with_gradient = arguments[-1]
+    dtype = loss_dtype(features)
+    return (
+        features.new_empty((), dtype=dtype),
+        features.new_empty(features.shape if with_gradient else (0,), dtype=dtype),
     )
 
 
+# (An op, and not a product of tensors, because it has no derivative, and should say so.)
+@op("rsa_penalty_backward(Tensor grad, Tensor gradient, ScalarType dtype) -> Tensor")
+def _rsa_backward(grad: Tensor, gradient: Tensor, dtype: torch.dtype) -> Tensor:
+    return (grad * gradient).to(dtype)
+
+
 @fake("rsa_penalty_backward")
-def _(grad: Tensor, recipe: Tensor, features: Tensor, *_others: Any) -> Tensor:
-    return features.new_empty(features.shape)
+def _(_grad: Tensor, gradient: Tensor, dtype: torch.dtype) -> Tensor:
+    return gradient.new_empty(gradient.shape, dtype=dtype)
 
 
 def _rsa_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    features, target, pair_weights, *ctx.options = inputs
-    _, recipe = output
-    ctx.mark_non_differentiable(recipe)
-    ctx.save_for_backward(features, target, pair_weights, recipe)
+    features, *_, ctx.with_gradient = inputs
+    _, gradient = output
+    ctx.dtype = features.dtype
+    ctx.mark_non_differentiable(gradient)
+    ctx.save_for_backward(gradient)
 
 
-def _rsa_gradient(ctx: Any, grad: Tensor, _recipe: Tensor) -> tuple[Tensor | None, ...]:
-    features, target, pair_weights, recipe = ctx.saved_tensors
-    gradient = ops.rsa_penalty_backward(grad, recipe, features, target, pair_weights, *ctx.options)
-    return gradient, *(None,) * 10
+def _rsa_gradient(ctx: Any, grad: Tensor, _gradient: Tensor) -> tuple[Tensor | None, ...]:
+    if not ctx.with_gradient:
+        raise RuntimeError("b2m_fast.rsa_penalty was told (with_gradient=False) that there is no backward pass")
+    (gradient,) = ctx.saved_tensors
+    return ops.rsa_penalty_backward(grad, gradient, ctx.dtype), *(None,) * 11
 
 
 gradient("rsa_penalty", _rsa_gradient, _rsa_setup)

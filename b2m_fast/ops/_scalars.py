@@ -7,7 +7,7 @@ over results are written once for both kinds, with `where` in place of branches.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 import torch
 from torch import Tensor
@@ -29,6 +29,17 @@ def where(condition: Condition, yes: Scalar, no: Scalar) -> Scalar:
 def sqrt(x: Scalar) -> Scalar:
     """Square root of a number that is not negative; NaN goes through."""
     return x.sqrt() if isinstance(x, Tensor) else math.sqrt(x)
+
+
+@overload
+def inverse_or_zero(x: float) -> float: ...
+@overload
+def inverse_or_zero(x: Tensor) -> Tensor: ...
+def inverse_or_zero(x: Scalar) -> Scalar:
+    """1 / x, and 0 of 0."""
+    if isinstance(x, Tensor):
+        return torch.where(x == 0, 0.0, 1 / torch.where(x == 0, 1.0, x))
+    return 0.0 if x == 0 else 1 / x
 
 
 def to_tensor(x: Scalar, dtype: torch.dtype, device: torch.device) -> Tensor:

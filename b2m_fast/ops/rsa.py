@@ -118,14 +118,19 @@ def rsa_penalty(
     zero variance (pearson) or norm (cosine and the matrix comparisons) has correlation 0 and
     gradient 0. Not twice differentiable (`reference.rsa_penalty` is).
 
-    Cost of the pair form: n^2 (d + k) operations forward, n^2 (3 d + k) backward, memory
-    O(n (d + k)), whatever n: the backward pass computes the scores of both sides again. Of the
-    feature form: 2 n (d^2 + d k + k^2) and 4 n d (d + k) in float64; on the CPU in float32 where
-    `torch.set_float32_matmul_precision` says "high" and not too much of the sums cancels.
+    The gradient is computed in the forward pass, if features require one and gradients are enabled,
+    and kept, in the dtype of the scores, for the backward pass, which only scales it: under
+    `torch.no_grad` the value costs less. Cost of the pair form: n^2 (d + k) operations for the value;
+    n^2 (3 d + k) with the gradient of mse and atanh, which compute the scores of both sides once, and
+    n^2 (4 d + 2 k) with that of the others. Of the feature form: 2 n (d^2 + d k + k^2) and
+    2 n (2 d^2 + 2 d k + k^2), in float64; on the CPU in float32 where
+    `torch.set_float32_matmul_precision` says "high" and not too much of the sums cancels. Memory
+    O(n (d + k)), whatever n.
 
     Scores have the precision that `pairwise_similarity` tells of, but for atanh, which takes full
-    float32 products for every dtype: rounding must not carry a similarity past 1 + epsilon. Stored similarities may be in the host's memory or in a mapped file; they are brought over a band
-    of rows at a time. form="auto" looks at the sums in feature space before it takes them, for which
+    float32 products for every dtype: rounding must not carry a similarity past 1 + epsilon. Stored
+    similarities may be in the host's memory or in a mapped file; they are brought over a band of
+    rows at a time. form="auto" looks at the sums in feature space before it takes them, for which
     the host waits; while a CUDA graph is captured "auto" means "pair".
 
     Released code of Li et al.'s line takes F without the 1/2: its loss is 4 times this one.
@@ -172,6 +177,7 @@ def rsa_penalty(
         stored.scoring.gamma,
         float(epsilon),
         form,
+        torch.is_grad_enabled() and patterns.requires_grad,
     )
     result: Tensor = value
     return result

@@ -168,30 +168,23 @@ void register_rsa(py::module_& m) {
   m.def(
       "squared_difference",
       [](std::int64_t count, const SimilaritiesTuple& c, const SimilaritiesTuple& t, const OptionalSimilarities& w,
-         int transform, double epsilon, const ExecutorTuple& how) {
+         int transform, double epsilon, const OptionalMatrix& dc, const ExecutorTuple& how) {
         const ComparisonArguments arguments(count, c, t, w, how);
-        const auto sum = b2m::squared_difference(arguments.comparison, static_cast<Transform>(transform), epsilon);
+        const auto sum = b2m::squared_difference(arguments.comparison, static_cast<Transform>(transform), epsilon,
+                                                 MaybeMatrix(dc).get());
         return std::make_tuple(sum.weight, sum.total);
       },
       Release());
   m.def(
-      "linear_backward",
+      "linear_gradient",
       [](std::int64_t count, const SimilaritiesTuple& c, const SimilaritiesTuple& t, const OptionalSimilarities& w,
          const std::tuple<double, double, double, double, double>& coefficients, Address per_item, Address diagonal,
          const MatrixTuple& dc, const ExecutorTuple& how) {
         const ComparisonArguments arguments(count, c, t, w, how);
         const auto& [c_shift, t_shift, constant, of_c, of_t] = coefficients;
-        b2m::linear_backward(arguments.comparison,
+        b2m::linear_gradient(arguments.comparison,
                              {c_shift, t_shift, constant, of_c, of_t, array<double>(per_item), array<double>(diagonal)},
                              matrix(dc));
-      },
-      Release());
-  m.def(
-      "atanh_backward",
-      [](std::int64_t count, const SimilaritiesTuple& c, const SimilaritiesTuple& t, const OptionalSimilarities& w,
-         double epsilon, double factor, const MatrixTuple& dc, const ExecutorTuple& how) {
-        const ComparisonArguments arguments(count, c, t, w, how);
-        b2m::atanh_backward(arguments.comparison, epsilon, factor, matrix(dc));
       },
       Release());
   m.def(

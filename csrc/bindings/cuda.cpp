@@ -154,6 +154,14 @@ void register_comparisons(py::module_& m) {
       },
       Release());
   m.def(
+      "difference_weights",
+      [](const PairTuple& problem, const BandTuple& of, int transform, double epsilon, const WeightsTuple& to, Address partials,
+         const StreamTuple& on) {
+        cuda::difference_weights(pairs(problem), band(of), static_cast<Transform>(transform), epsilon, weights(to),
+                                 array<double>(partials), stream(on));
+      },
+      Release());
+  m.def(
       "pair_moments",
       [](const PairTuple& problem, const BandTuple& of, Address shifts, Address partials, Address c_row, Address t_row,
          Address row_workspace, const StreamTuple& on) {
@@ -167,13 +175,6 @@ void register_comparisons(py::module_& m) {
          const StreamTuple& on) {
         cuda::linear_weights(pairs(problem), band(of), array<double>(coefficients), array<double>(per_item), weights(to),
                              stream(on));
-      },
-      Release());
-  m.def(
-      "atanh_weights",
-      [](const PairTuple& problem, const BandTuple& of, double epsilon, Address factor, const WeightsTuple& to,
-         const StreamTuple& on) {
-        cuda::atanh_weights(pairs(problem), band(of), epsilon, array<double>(factor), weights(to), stream(on));
       },
       Release());
 }

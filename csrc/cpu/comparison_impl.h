@@ -97,44 +97,43 @@ struct PlainDifference {
   static B2M_INLINE V of(V c, V t, V) {
     return c - t;
   }
+  template <class V>
+  static B2M_INLINE V slope(V, V) {
+    return V(typename Lane<V>::scalar(1));
+  }
 };
 struct AtanhDifference {
   template <class V>
   static B2M_INLINE V of(V c, V t, V epsilon) {
     return pair::atanh_difference<V>(c, t, epsilon);
   }
+  template <class V>
+  static B2M_INLINE V slope(V c, V epsilon) {
+    return pair::atanh_slope<V>(c, epsilon);
+  }
 };
 
-/// sum of w and of w difference(c, t)^2.
-template <class V, class Difference, class T = typename V::scalar>
+/// sum of w and of w difference(c, t)^2; `weigh`: c becomes the gradient of the latter.
+template <class V, class Difference, bool weigh, class T = typename V::scalar>
 void add_difference(Tile<T> c, Tile<T> t, Tile<T> w, T epsilon, double& weight, double& total) {
   const V zero(T(0));
   for (std::int64_t i = 0; i < c.rows; ++i) {
     V sum = zero, sum_weight = zero;
     for_upper<V>(c, i, [&](std::int64_t j, auto valid) {
-      const V pair_weight = select(valid, load_weight<V>(w, i, j), zero);
-      const V difference =
-          Difference::template of<V>(V::load(c.data + i * c.stride + j), V::load(t.data + i * t.stride + j), V(epsilon));
-      sum = sum + select(valid, pair_weight * difference * difference, zero);
-      sum_weight = sum_weight + pair_weight;
-    });
-    total += static_cast<double>(reduce_add(sum));
-    weight += static_cast<double>(reduce_add(sum_weight));
-  }
-}
-
-template <class V, class T = typename V::scalar>
-void atanh_weight(Tile<T> c, Tile<T> t, Tile<T> w, T epsilon, T factor) {
-  const V e(epsilon), zero(T(0));
-  for (std::int64_t i = 0; i < c.rows; ++i) {
-    for_upper<V>(c, i, [&](std::int64_t j, auto valid) {
       T* at = c.data + i * c.stride + j;
       const V cv = V::load(at);
-      const V difference = pair::atanh_difference<V>(cv, V::load(t.data + i * t.stride + j), e);
-      const V g = V(factor) * load_weight<V>(w, i, j) * difference * pair::atanh_slope<V>(cv, e);
-      select(valid, g, zero).store(at);
+      const V pair_weight = select(valid, load_weight<V>(w, i, j), zero);
+      const V difference = Difference::template of<V>(cv, V::load(t.data + i * t.stride + j), V(epsilon));
+      const V weighted = pair_weight * difference;
+      sum = sum + select(valid, weighted * difference, zero);
+      sum_weight = sum_weight + pair_weight;
+      if constexpr (weigh) {
+        select(valid, V(T(2)) * weighted * Difference::template slope<V>(cv, V(epsilon)), zero).store(at);
+      }
     });
-    clear_lower(c, i);
+    if constexpr (weigh) clear_lower(c, i);
+    total += static_cast<double>(reduce_add(sum));
+    weight += static_cast<double>(reduce_add(sum_weight));
   }
 }
 

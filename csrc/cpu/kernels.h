@@ -110,9 +110,11 @@ struct Kernels {
   void (*add_moments)(Tile<T> c, Tile<T> t, Tile<T> w, T c_shift, T t_shift, Moments& total, double* c_row, double* t_row,
                       double* c_column, double* t_column);
   void (*linear_weight)(Tile<T> c, Tile<T> t, Tile<T> w, const LinearWeight<T>&);  // c becomes dL/dc, 0 where i >= j
-  void (*add_squared)(Tile<T> c, Tile<T> t, Tile<T> w, T unused, double& weight, double& total);  // sum w (c - t)^2
+  /// Adds w and w (F(c) - F(t))^2, F the identity or Fisher's z. The weigh_ forms also turn c into the gradient of the latter.
+  void (*add_squared)(Tile<T> c, Tile<T> t, Tile<T> w, T unused, double& weight, double& total);
   void (*add_atanh)(Tile<T> c, Tile<T> t, Tile<T> w, T epsilon, double& weight, double& total);
-  void (*atanh_weight)(Tile<T> c, Tile<T> t, Tile<T> w, T epsilon, T factor);
+  void (*weigh_squared)(Tile<T> c, Tile<T> t, Tile<T> w, T unused, double& weight, double& total);
+  void (*weigh_atanh)(Tile<T> c, Tile<T> t, Tile<T> w, T epsilon, double& weight, double& total);
 
   /// Largest value of each run of kMaximaRun columns of one row.
   void (*run_maxima)(const T* row, std::int64_t columns, T* maxima);

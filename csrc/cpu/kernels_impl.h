@@ -93,9 +93,10 @@ constexpr Kernels<T> make_kernels() {
                     add_sums<V>,
                     add_moments<V>,
                     linear_weight<V>,
-                    add_difference<V, PlainDifference>,
-                    add_difference<V, AtanhDifference>,
-                    atanh_weight<V>,
+                    add_difference<V, PlainDifference, false>,
+                    add_difference<V, AtanhDifference, false>,
+                    add_difference<V, PlainDifference, true>,
+                    add_difference<V, AtanhDifference, true>,
                     run_maxima<V>};
 }
 

@@ -141,9 +141,11 @@ PairMoments moments(const Comparison& comparison, double c_shift, double t_shift
   return total;
 }
 
-/// One pass over the pairs that turns the c tile into gradient weights and sums them into the gradient of the patterns.
-template <class T, class Weigh>
-void backward(const Comparison& comparison, bool exact, const double* diagonal, const Matrix& dc, const Weigh& weigh) {
+/// One pass over the pairs in which weigh(thread, c tile, t tile, w tile) turns the c tile into gradient weights, whose sum for the
+/// patterns, times factor() (asked for after the pass), goes to dc.
+template <class T, class Weigh, class Factor>
+void pattern_gradient(const Comparison& comparison, bool exact, const double* diagonal, const Matrix& dc, const Weigh& weigh,
+                      const Factor& factor) {
   Comparer<T> comparer(comparison, Use::scores_and_gradient, exact);
   const Scorer<T>& scorer = comparer.c.scorer();
   const Operand<T>& patterns = scorer.row;
@@ -157,7 +159,7 @@ void backward(const Comparison& comparison, bool exact, const double* diagonal, 
           scores = with_data(c, copies[static_cast<std::size_t>(thread)].scores);
           std::copy(c.data, c.data + c.rows * c.stride, scores.data);
         }
-        weigh(comparer.level, c, t, w);
+        weigh(thread, c, t, w);
         scorer.chain(c, scores);
         sums.add(thread, c);
       },
@@ -172,7 +174,7 @@ void backward(const Comparison& comparison, bool exact, const double* diagonal, 
     });
   }
   sums.finish();
-  finish_gradient(patterns, sums.row_gradient, 1.0, dc, comparison.executor.threads);
+  finish_gradient(patterns, sums.row_gradient, factor(), dc, comparison.executor.threads);
 }
 
 /// Everything is computed in the precision of the first side.
@@ -226,28 +228,39 @@ double typical_score(const Similarities& similarities, std::int64_t count, const
   return std::isfinite(typical) ? typical : 0;
 }
 
-WeightedSum squared_difference(const Comparison& comparison, Transform transform, double epsilon) {
+WeightedSum squared_difference(const Comparison& comparison, Transform transform, double epsilon, const Matrix* dc) {
   WeightedSum total{0, 0};
   with_compute_type(compute_dtype(comparison), [&](auto zero) {
     using T = decltype(zero);
-    Comparer<T> comparer(comparison, Use::scores, transform == Transform::atanh);
+    // Fisher's z in float's own precision: rounding must not carry a similarity past 1 + epsilon, where F ends.
+    const bool atanh = transform == Transform::atanh;
+    const Kernels<T>& level = kernels<T>();
     std::vector<WeightedSum> parts(static_cast<std::size_t>(comparison.executor.threads), WeightedSum{0, 0});
-    comparer.run(
-        [&](int thread, const Tile<T>& c, const Tile<T>& t, const Tile<T>& w) {
-          WeightedSum& part = parts[static_cast<std::size_t>(thread)];
-          const auto add = transform == Transform::atanh ? comparer.level.add_atanh : comparer.level.add_squared;
-          add(c, t, w, static_cast<T>(epsilon), part.weight, part.total);
-        },
-        [](std::int64_t, std::int64_t) {});
-    for (const WeightedSum& part : parts) {
-      total.weight += part.weight;
-      total.total += part.total;
+    const auto adder = [&](auto add) {
+      return [&, add](int thread, const Tile<T>& c, const Tile<T>& t, const Tile<T>& w) {
+        WeightedSum& part = parts[static_cast<std::size_t>(thread)];
+        add(c, t, w, static_cast<T>(epsilon), part.weight, part.total);
+      };
+    };
+    const auto add_up = [&] {
+      for (const WeightedSum& part : parts) {
+        total.weight += part.weight;
+        total.total += part.total;
+      }
+      return total.weight == 0 ? 0.0 : 1 / total.weight;
+    };
+    if (dc) {
+      pattern_gradient<T>(comparison, atanh, nullptr, *dc, adder(atanh ? level.weigh_atanh : level.weigh_squared), add_up);
+    } else {
+      Comparer<T> comparer(comparison, Use::scores, atanh);
+      comparer.run(adder(atanh ? level.add_atanh : level.add_squared), [](std::int64_t, std::int64_t) {});
+      add_up();
     }
   });
   return total;
 }
 
-void linear_backward(const Comparison& comparison, const LinearGradient& gradient, const Matrix& dc) {
+void linear_gradient(const Comparison& comparison, const LinearGradient& gradient, const Matrix& dc) {
   with_compute_type(compute_dtype(comparison), [&](auto zero) {
     using T = decltype(zero);
     Buffer<T> per_item;
@@ -259,22 +272,10 @@ void linear_backward(const Comparison& comparison, const LinearGradient& gradien
     const LinearWeight<T> weight{static_cast<T>(gradient.c_shift),  static_cast<T>(gradient.t_shift),
                                  static_cast<T>(gradient.constant), static_cast<T>(gradient.of_c),
                                  static_cast<T>(gradient.of_t),     gradient.per_item ? per_item.data() : nullptr};
-    backward<T>(comparison, false, gradient.diagonal, dc,
-                [&](const Kernels<T>& level, const Tile<T>& c, const Tile<T>& t, const Tile<T>& w) {
-                  level.linear_weight(c, t, w, weight);
-                });
-  });
-}
-
-void atanh_backward(const Comparison& comparison, double epsilon, double factor, const Matrix& dc) {
-  with_compute_type(compute_dtype(comparison), [&](auto zero) {
-    using T = decltype(zero);
-    // F(c) - F(t) squared: the 2 of the square belongs to the factor. Exact, as in the forward pass: rounding must not carry a
-    // similarity past 1 + epsilon, where F ends.
-    backward<T>(comparison, true, nullptr, dc,
-                [&](const Kernels<T>& level, const Tile<T>& c, const Tile<T>& t, const Tile<T>& w) {
-                  level.atanh_weight(c, t, w, static_cast<T>(epsilon), static_cast<T>(2 * factor));
-                });
+    pattern_gradient<T>(
+        comparison, false, gradient.diagonal, dc,
+        [&](int, const Tile<T>& c, const Tile<T>& t, const Tile<T>& w) { kernels<T>().linear_weight(c, t, w, weight); },
+        [] { return 1.0; });
   });
 }
 

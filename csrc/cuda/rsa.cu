@@ -40,17 +40,27 @@ __global__ void __launch_bounds__(kThreads)
   to[grid.column_begin + i] += sum;
 }
 
+template <class T, bool weigh>
+typename DifferenceOfPairs<T, weigh>::Parameters difference_of(const PairProblem& problem, Band band, Transform transform,
+                                                               double epsilon, double* partials, const Weights& weights) {
+  return {view_of<T>(problem), transform, static_cast<T>(epsilon), partials, partials + grid_of(problem, band).tiles(), weights};
+}
+
 }  // namespace
 
 void squared_difference(const PairProblem& problem, Band band, Transform transform, double epsilon, double* partials,
                         Stream stream) {
   run_pairs<SquaredDifference>(
       "squared_difference", problem, band,
-      [&](auto zero) {
-        using T = decltype(zero);
-        return typename SquaredDifference<T>::Parameters{view_of<T>(problem), transform, static_cast<T>(epsilon), partials,
-                                                         partials + grid_of(problem, band).tiles()};
-      },
+      [&](auto zero) { return difference_of<decltype(zero), false>(problem, band, transform, epsilon, partials, Weights{}); },
+      stream);
+}
+
+void difference_weights(const PairProblem& problem, Band band, Transform transform, double epsilon, const Weights& weights,
+                        double* partials, Stream stream) {
+  run_pairs<DifferenceWeights>(
+      "difference_weights", problem, band,
+      [&](auto zero) { return difference_of<decltype(zero), true>(problem, band, transform, epsilon, partials, weights); },
       stream);
 }
 
@@ -83,17 +93,6 @@ void linear_weights(const PairProblem& problem, Band band, const double* coeffic
       [&](auto zero) {
         using T = decltype(zero);
         return typename LinearWeights<T>::Parameters{view_of<T>(problem), coefficients, per_item, weights};
-      },
-      stream);
-}
-
-void atanh_weights(const PairProblem& problem, Band band, double epsilon, const double* factor, const Weights& weights,
-                   Stream stream) {
-  run_pairs<AtanhWeights>(
-      "atanh_weights", problem, band,
-      [&](auto zero) {
-        using T = decltype(zero);
-        return typename AtanhWeights<T>::Parameters{view_of<T>(problem), static_cast<T>(epsilon), factor, weights};
       },
       stream);
 }

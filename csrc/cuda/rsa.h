@@ -57,8 +57,9 @@ __device__ __forceinline__ void for_pairs(const PairView<T>& view, const Place& 
   }
 }
 
-template <class T>
-struct SquaredDifference {
+/// Sums of w and of w (F(c) - F(t))^2 and, if weighed, the gradient of the latter.
+template <class T, bool weigh>
+struct DifferenceOfPairs {
   static constexpr int kSides = 2;
   static constexpr int kBlocks = 1;
   struct Parameters {
@@ -67,6 +68,7 @@ struct SquaredDifference {
     T epsilon;
     double* weight_partials;
     double* total_partials;
+    Weights weights;  // if weighed
   };
   struct Shared {
     double sums[2][kWarps];
@@ -75,11 +77,15 @@ struct SquaredDifference {
                                T (&t)[kValues]) {
     const Place place;
     T weight = T(0), total = T(0);
-    for_pairs(to.view, place, tile, c, t, [&](int, int, const Pair<T>& pair, T&, T&) {
-      const T difference =
-          to.transform == Transform::atanh ? pair::atanh_difference<T>(pair.c, pair.t, to.epsilon) : pair.c - pair.t;
+    for_pairs(to.view, place, tile, c, t, [&](int, int, const Pair<T>& pair, T& value, T&) {
+      const bool atanh = to.transform == Transform::atanh;
+      const T difference = atanh ? pair::atanh_difference<T>(pair.c, pair.t, to.epsilon) : pair.c - pair.t;
       weight += pair.w;
       total += pair.w * difference * difference;
+      if constexpr (weigh) {
+        const T slope = atanh ? pair::atanh_slope<T>(pair.c, to.epsilon) : T(1);
+        value = T(2) * pair.w * difference * slope * score_derivative(to.view.scoring, pair.c);
+      }
     });
     const double all_weight = over_tile(place, static_cast<double>(weight), shared.sums[0], Sum());
     const double all_total = over_tile(place, static_cast<double>(total), shared.sums[1], Sum());
@@ -87,8 +93,13 @@ struct SquaredDifference {
       to.weight_partials[tile.index(grid)] = all_weight;
       to.total_partials[tile.index(grid)] = all_total;
     }
+    if constexpr (weigh) write_weights(to.weights, tile, c);
   }
 };
+template <class T>
+using SquaredDifference = DifferenceOfPairs<T, false>;
+template <class T>
+using DifferenceWeights = DifferenceOfPairs<T, true>;
 
 template <class T>
 struct Moments {
@@ -179,30 +190,6 @@ struct LinearWeights {
       T gradient = pair.w * pair::linear_weight<T>(pair.c - c_shift, pair.t - t_shift, constant, of_c, of_t);
       if (from.per_item) gradient += row_item[h] + static_cast<T>(from.per_item[tile.column0 + column]);
       value = gradient * score_derivative(from.view.scoring, pair.c);
-    });
-    write_weights(from.weights, tile, c);
-  }
-};
-
-template <class T>
-struct AtanhWeights {
-  static constexpr int kSides = 2;
-  static constexpr int kBlocks = 1;
-  struct Parameters {
-    PairView<T> view;
-    T epsilon;
-    const double* factor;
-    Weights weights;
-  };
-  struct Shared {};
-  static __device__ void apply(const Grid&, const Parameters& from, const Tile& tile, Shared&, T (&c)[kValues],
-                               T (&t)[kValues]) {
-    const Place place;
-    const T factor = static_cast<T>(2 * *from.factor);
-    for_pairs(from.view, place, tile, c, t, [&](int, int, const Pair<T>& pair, T& value, T&) {
-      const T difference = pair::atanh_difference<T>(pair.c, pair.t, from.epsilon);
-      value = factor * pair.w * difference * pair::atanh_slope<T>(pair.c, from.epsilon) *
-              score_derivative(from.view.scoring, pair.c);
     });
     write_weights(from.weights, tile, c);
   }

@@ -6,9 +6,9 @@ namespace b2m {
 namespace cuda {
 
 B2M_RUN_HOPPER(SquaredDifference<float>)
+B2M_RUN_HOPPER(DifferenceWeights<float>)
 B2M_RUN_HOPPER(Moments<float>)
 B2M_RUN_HOPPER(LinearWeights<float>)
-B2M_RUN_HOPPER(AtanhWeights<float>)
 
 }  // namespace cuda
 }  // namespace b2m

@@ -393,11 +393,11 @@ void comparisons(Scoring scoring, Kind target, bool weighted, const Precision& p
   const Memory device_shifts(std::vector<double>{shifts[0], shifts[1]});
   const Memory coefficients(std::vector<double>{shifts[0], shifts[1], constants[0], constants[1], constants[2]});
   const std::vector<double> items = check::normal(static_cast<std::size_t>(n), 15);
-  const Memory per_item(items), factor(std::vector<double>{1.7});
+  const Memory per_item(items);
   const Memory c_row(std::vector<double>(static_cast<std::size_t>(n), 0.0)),
       t_row(std::vector<double>(static_cast<std::size_t>(n), 0.0));
 
-  double moments[6] = {}, identity[2] = {}, atanh[2] = {};
+  double moments[6] = {}, only_sums[2] = {}, identity[2] = {}, atanh[2] = {};
   const auto of_band = [&](cuda::Band band, int arrays, double* totals, const std::function<void(double*)>& run) {
     const std::int64_t count = tiles(band.end - band.begin) * tiles(n - band.begin);
     const Memory partials(arrays * count * 8);
@@ -414,7 +414,7 @@ void comparisons(Scoring scoring, Kind target, bool weighted, const Precision& p
           cuda::pair_moments(problem_of(band), band, device_shifts.as<double>(), partials, sums ? c_row.as<double>() : nullptr,
                              sums ? t_row.as<double>() : nullptr, sums ? workspace.as<double>() : nullptr, stream());
         });
-        of_band(band, 2, identity, [&](double* partials) {
+        of_band(band, 2, only_sums, [&](double* partials) {
           cuda::squared_difference(problem_of(band), band, b2m::Transform::identity, kEpsilon, partials, stream());
         });
         cuda::linear_weights(problem_of(band), band, coefficients.as<double>(), weighted ? nullptr : per_item.as<double>(),
@@ -422,7 +422,7 @@ void comparisons(Scoring scoring, Kind target, bool weighted, const Precision& p
       });
 
   double expected[6] = {}, difference = 0, fisher_difference = 0;
-  Array expected_linear(n, n), expected_atanh(n, n), rows(2, n);
+  Array expected_linear(n, n), expected_identity(n, n), expected_atanh(n, n), rows(2, n);
   for (std::int64_t i = 0; i < n; ++i) {
     for (std::int64_t j = i + 1; j < n; ++j) {
       const double weight = weighted ? w.values.at(i, j) : 1, cv = c.values.at(i, j), tv = t.values.at(i, j);
@@ -436,15 +436,16 @@ void comparisons(Scoring scoring, Kind target, bool weighted, const Precision& p
       difference += weight * (cv - tv) * (cv - tv);
       const double slope = c.derivatives.at(i, j);
       expected_linear.at(i, j) = (weight * (constants[0] + constants[1] * cs + constants[2] * ts) + items_ij) * slope;
+      expected_identity.at(i, j) = weight * 2 * (cv - tv) * slope;
       if (!bilinear) continue;
       const double apart = fisher(cv) - fisher(tv);
       fisher_difference += weight * apart * apart;
-      expected_atanh.at(i, j) = 1.7 * weight * 2 * apart * fisher_slope(cv) * slope;
+      expected_atanh.at(i, j) = weight * 2 * apart * fisher_slope(cv) * slope;
     }
   }
   for (int which = 0; which < 6; ++which) NEAR(moments[which], expected[which], precision.tolerance);
-  NEAR(identity[0], expected[0], precision.tolerance);
-  NEAR(identity[1], difference, precision.tolerance);
+  NEAR(only_sums[0], expected[0], precision.tolerance);
+  NEAR(only_sums[1], difference, precision.tolerance);
   compare(linear, expected_linear, precision.tolerance);
   if (!weighted) {
     const auto got_c = c_row.host<double>(n), got_t = t_row.host<double>(n);
@@ -453,17 +454,21 @@ void comparisons(Scoring scoring, Kind target, bool weighted, const Precision& p
       NEAR(got_t.data()[i], rows.at(1, i), precision.tolerance);
     }
   }
-  if (!bilinear) return;
-  const Array slopes =
-      gather_weights(n, n, height, true, precision.working(), [&](cuda::Band band, const cuda::Weights& weights) {
-        of_band(band, 2, atanh, [&](double* partials) {
-          cuda::squared_difference(problem_of(band), band, b2m::Transform::atanh, kEpsilon, partials, stream());
-        });
-        cuda::atanh_weights(problem_of(band), band, kEpsilon, factor.as<double>(), weights, stream());
+  const auto slopes_of = [&](b2m::Transform transform, double* sums) {
+    return gather_weights(n, n, height, true, precision.working(), [&](cuda::Band band, const cuda::Weights& weights) {
+      of_band(band, 2, sums, [&](double* partials) {
+        cuda::difference_weights(problem_of(band), band, transform, kEpsilon, weights, partials, stream());
       });
+    });
+  };
+  const Array identity_slopes = slopes_of(b2m::Transform::identity, identity);
+  compare(identity_slopes, expected_identity, 10 * precision.tolerance);
+  for (int which = 0; which < 2; ++which) NEAR(identity[which], only_sums[which], precision.tolerance);
+  if (!bilinear) return;
+  const Array atanh_slopes = slopes_of(b2m::Transform::atanh, atanh);
   NEAR(atanh[0], expected[0], precision.tolerance);
   NEAR(atanh[1], fisher_difference, precision.tolerance);
-  compare(slopes, expected_atanh, 10 * precision.tolerance);
+  compare(atanh_slopes, expected_atanh, 10 * precision.tolerance);
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

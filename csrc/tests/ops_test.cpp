@@ -238,14 +238,16 @@ void comparisons(std::int64_t n, std::int64_t d, Executor executor, double toler
     }
   }
   const double pairs = static_cast<double>(n * (n - 1) / 2 + 1);
-  const WeightedSum sum = squared_difference(comparison, Transform::atanh, 0.5);
-  CHECK_NEAR(sum.total / pairs, total / pairs, 4 * tolerance);
-  CHECK_NEAR(sum.weight / pairs, weight / pairs, tolerance);
+  const Matrix to = dx.matrix();
+  for (const Matrix* wanted : {static_cast<const Matrix*>(nullptr), &to}) {
+    const WeightedSum sum = squared_difference(comparison, Transform::atanh, 0.5, wanted);
+    CHECK_NEAR(sum.total / pairs, total / pairs, 4 * tolerance);
+    CHECK_NEAR(sum.weight / pairs, weight / pairs, tolerance);
+  }
   const PairMoments moments = pair_moments(comparison, 0.1, 0.2, nullptr, nullptr);
   CHECK_NEAR(moments.wct / pairs, cross / pairs, tolerance);
-  atanh_backward(comparison, 0.5, 1.0, dx.matrix());
   std::vector<double> item(static_cast<std::size_t>(n), 0.25);
-  linear_backward({n, comparison.c, comparison.t, nullptr, executor}, {0.1, 0.2, 1.0, 0.5, -0.5, item.data(), item.data()},
+  linear_gradient({n, comparison.c, comparison.t, nullptr, executor}, {0.1, 0.2, 1.0, 0.5, -0.5, item.data(), item.data()},
                   dx.matrix());
   for (Patterns<T>* patterns : {&x, &t, &w, &dx}) patterns->check_guards();
 }

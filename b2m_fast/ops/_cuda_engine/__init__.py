@@ -19,7 +19,7 @@ import torch
 from b2m_fast import _C
 
 from .._torch_engine import pair_list, pair_list_backward, scalar, scalars, self_scores
-from .comparison import atanh_backward, linear_backward, pair_moments, squared_difference
+from .comparison import linear_gradient, pair_moments, squared_difference
 from .contrastive import (
     info_nce,
     info_nce_backward,
@@ -29,11 +29,10 @@ from .contrastive import (
 from .scores import pairwise, pairwise_backward, topk
 
 __all__ = [
-    "atanh_backward",
     "emulated",
     "info_nce",
     "info_nce_backward",
-    "linear_backward",
+    "linear_gradient",
     "missing_on",
     "pair_list",
     "pair_list_backward",

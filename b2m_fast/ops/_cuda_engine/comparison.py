@@ -12,13 +12,13 @@ from b2m_fast import _C
 from .._addresses import address
 from .._problems import METRICS, Coefficients, Comparison, PairMoments, Similarities
 from .._rows import mean_row
-from .._scalars import Scalar, to_tensor, to_vector
+from .._scalars import inverse_or_zero, to_vector
 from .._torch_engine.comparison import StoredScores, typical_score
 from .kernels import KERNELS, Stream, Weights, band, bands, padded, running_on, size_of, tiles
-from .rows import Precision, Side, gradient_of, precision_of
+from .rows import Precision, Side, precision_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 
 class _Pairs:
@@ -89,24 +89,6 @@ class _Pairs:
         return torch.zeros(shape, dtype=torch.float64, device=self.comparison.device)
 
 
-def squared_difference(
-    comparison: Comparison, *, atanh: bool, epsilon: float
-) -> tuple[Tensor, Tensor]:
-    """Sum of w and of w (F(c) - F(t))^2, F the identity or Fisher's z."""
-    sums = torch.zeros(2, dtype=torch.float64, device=comparison.device)
-    transform = _C.TRANSFORMS["atanh" if atanh else "identity"]
-    with running_on(comparison.device) as stream:
-        pairs = _Pairs(comparison, stream, atanh=atanh)
-        for rows in pairs.bands(2 * 8 / KERNELS.TILE**2):
-            partials = pairs.partials(rows, len(sums))
-            KERNELS.squared_difference(
-                pairs.arguments(rows), band(rows), transform, epsilon, address(partials), stream
-            )
-            sums += partials.sum(dim=(1, 2))
-    weight, total = sums
-    return weight, total
-
-
 def pair_moments(comparison: Comparison, *, shifted: bool, row_sums: bool) -> PairMoments:
     """First and second moments; `shifted` by a typical score, so that centred ones do not cancel."""
     device, n, tile = comparison.device, comparison.items, KERNELS.TILE
@@ -141,61 +123,103 @@ def pair_moments(comparison: Comparison, *, shifted: bool, row_sums: bool) -> Pa
     return PairMoments(w, wc, wt, wcc, wtt, wct, c_shift, t_shift, c_row, t_row)
 
 
-def _pattern_gradient(
-    comparison: Comparison,
-    diagonal: Tensor | None,
-    launch: Callable[[_C._Pairs, slice, Weights, Stream], None],
-    *,
-    atanh: bool,
-) -> Tensor:
-    """Gradient of the patterns of c from the weights of each band, all items meeting later ones."""
-    n = comparison.items
-    gradient = gradient_of(comparison.c.data)
-    with running_on(comparison.device) as stream:
-        pairs = _Pairs(comparison, stream, atanh=atanh, gradient=True)
-        own = pairs.c
-        if not isinstance(own, Side):
+class _PatternSums:
+    """The gradient of the patterns of c, from the weights of each band, all items meeting later ones."""
+
+    def __init__(self, pairs: _Pairs) -> None:
+        if not isinstance(pairs.c, Side):
             raise TypeError("stored scores have no patterns to send a gradient to")
-        sums = own.sums()
-        for rows in pairs.bands(own.products.itemsize):
-            later = slice(rows.start, n)
-            weights = Weights(rows, later, own.products)
-            weights.clear_below_diagonal()
-            launch(pairs.arguments(rows), rows, weights, stream)
-            sums.add(rows, weights.values, own.products[later])
-            sums.add(later, weights.values.T, own.products[rows])
-        if diagonal is not None and own.scoring.metric == "dot":  # d(x . x)/dx = 2 x
-            twice = (2 * diagonal).to(sums.sums.dtype)[:, None]
-            sums.sums.addcmul_(own.products.to(sums.sums.dtype), twice)
-        own.write(sums, gradient)
-    return gradient
+        self.pairs, self.own = pairs, pairs.c
+        self.sums = self.own.sums()
+
+    @property
+    def bytes_of_pair(self) -> int:
+        return self.own.products.itemsize
+
+    def weights(self, rows: slice) -> Weights:
+        """Room for those of a band."""
+        later = slice(rows.start, self.pairs.comparison.items)
+        weights = Weights(rows, later, self.own.products)
+        weights.clear_below_diagonal()
+        return weights
+
+    def add(self, rows: slice, weights: Weights) -> None:
+        """Add those of a band."""
+        later = slice(rows.start, self.pairs.comparison.items)
+        self.sums.add(rows, weights.values, self.own.products[later])
+        self.sums.add(later, weights.values.T, self.own.products[rows])
+
+    def add_own(self, diagonal: Tensor) -> None:
+        """Add the gradient of the scores of items with themselves: d(x . x)/dx = 2 x."""
+        sums = self.sums.sums
+        sums.addcmul_(self.own.products.to(sums.dtype), (2 * diagonal).to(sums.dtype)[:, None])
+
+    def gradient(self, factor: Tensor | None = None) -> Tensor:
+        comparison = self.pairs.comparison
+        out = torch.empty(self.own.x.shape, dtype=comparison.dtype, device=comparison.device)
+        self.own.write(self.sums, out, factor)
+        return out
 
 
-def linear_backward(
+def squared_difference(
+    comparison: Comparison, *, atanh: bool, epsilon: float, with_gradient: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Sum of w and of w (F(c) - F(t))^2, F the identity or Fisher's z, and the quotient's gradient."""
+    totals = torch.zeros(2, dtype=torch.float64, device=comparison.device)
+    transform = _C.TRANSFORMS["atanh" if atanh else "identity"]
+    gradient = None
+    with running_on(comparison.device) as stream:
+        pairs = _Pairs(comparison, stream, atanh=atanh, gradient=with_gradient)
+        sums = _PatternSums(pairs) if with_gradient else None
+        for rows in pairs.bands(sums.bytes_of_pair if sums else 2 * 8 / KERNELS.TILE**2):
+            partials = pairs.partials(rows, len(totals))
+            problem = pairs.arguments(rows)
+            if sums is None:
+                KERNELS.squared_difference(
+                    problem, band(rows), transform, epsilon, address(partials), stream
+                )
+            else:
+                weights = sums.weights(rows)
+                KERNELS.difference_weights(
+                    problem,
+                    band(rows),
+                    transform,
+                    epsilon,
+                    weights.arguments(),
+                    address(partials),
+                    stream,
+                )
+                sums.add(rows, weights)
+            totals += partials.sum(dim=(1, 2))
+        weight, total = totals
+        if sums is not None:
+            gradient = sums.gradient(inverse_or_zero(weight))
+    return weight, total, gradient
+
+
+def linear_gradient(
     comparison: Comparison,
     coefficients: Coefficients,
     per_item: Tensor | None,
     diagonal: Tensor | None,
 ) -> Tensor:
-    """Gradient of the patterns of c."""
+    """Gradient of the patterns of c, in the dtype of the computation."""
     on_device = to_vector(coefficients, comparison.device)
     item = None if per_item is None else per_item.contiguous()
-
-    def launch(problem: _C._Pairs, rows: slice, weights: Weights, stream: Stream) -> None:
-        KERNELS.linear_weights(
-            problem, band(rows), address(on_device), address(item), weights.arguments(), stream
-        )
-
-    return _pattern_gradient(comparison, diagonal, launch, atanh=False)
-
-
-def atanh_backward(comparison: Comparison, epsilon: float, factor: Scalar) -> Tensor:
-    """Gradient of the patterns of c of factor * sum w (F(c) - F(t))^2."""
-    on_device = to_tensor(factor, torch.float64, comparison.device)
-
-    def launch(problem: _C._Pairs, rows: slice, weights: Weights, stream: Stream) -> None:
-        KERNELS.atanh_weights(
-            problem, band(rows), epsilon, address(on_device), weights.arguments(), stream
-        )
-
-    return _pattern_gradient(comparison, None, launch, atanh=True)
+    with running_on(comparison.device) as stream:
+        pairs = _Pairs(comparison, stream, atanh=False, gradient=True)
+        sums = _PatternSums(pairs)
+        for rows in pairs.bands(sums.bytes_of_pair):
+            weights = sums.weights(rows)
+            KERNELS.linear_weights(
+                pairs.arguments(rows),
+                band(rows),
+                address(on_device),
+                address(item),
+                weights.arguments(),
+                stream,
+            )
+            sums.add(rows, weights)
+        if diagonal is not None and comparison.c.scoring.metric == "dot":
+            sums.add_own(diagonal)
+        return sums.gradient()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .comparison import atanh_backward, linear_backward, pair_moments, squared_difference
+from .comparison import linear_gradient, pair_moments, squared_difference
 from .contrastive import (
     info_nce,
     info_nce_backward,
@@ -32,10 +32,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
-    "atanh_backward",
     "info_nce",
     "info_nce_backward",
-    "linear_backward",
+    "linear_gradient",
     "pair_list",
     "pair_list_backward",
     "pair_moments",

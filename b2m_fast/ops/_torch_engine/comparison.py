@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .._problems import Coefficients, Comparison, PairMoments, Similarities
 from .._rows import CHUNK, prepare, prepared
-from .._scalars import Scalar, to_tensor, to_vector
+from .._scalars import inverse_or_zero, to_vector
 from .blocks import chain, pairs_of, raw_scores, scored, triangle, triangles
 from .scores import patterns
 
@@ -144,71 +144,69 @@ def _atanh_difference(c: Tensor, t: Tensor, epsilon: float) -> Tensor:
     return torch.where(c > t, magnitude, -magnitude)
 
 
+class _PatternSums:
+    """The gradient of the patterns of c, summed up band by band."""
+
+    def __init__(self, comparison: Comparison) -> None:
+        self.comparison, self.side = comparison, comparison.c
+        self.own, _ = patterns(self.side.data, None, self.side.scoring)
+        self.sums = self.own.sums()
+
+    def add(self, rows: slice, slopes: Tensor, c: Tensor) -> None:
+        """Add dL/dc of a band, which may be anything but for i < j."""
+        weights = chain(slopes, c, self.side.scoring).triu_(1)
+        later = slice(rows.start, self.comparison.items)
+        self.sums.add(rows, weights, self.own.centred[later])
+        self.sums.add(later, weights.T, self.own.centred[rows])
+
+    def gradient(self, factor: Tensor | None = None) -> Tensor:
+        return self.own.gradient(self.sums, factor, dtype=self.comparison.dtype)
+
+
 def squared_difference(
-    comparison: Comparison, *, atanh: bool, epsilon: float
-) -> tuple[Tensor, Tensor]:
-    """Sum of w and of w (F(c) - F(t))^2, F the identity or Fisher's z."""
+    comparison: Comparison, *, atanh: bool, epsilon: float, with_gradient: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Sum of w and of w (F(c) - F(t))^2, F the identity or Fisher's z, and the quotient's gradient."""
     weight = torch.zeros((), dtype=torch.float64, device=comparison.device)
     total = torch.zeros_like(weight)
     pairs = _Pairs(comparison)
+    sums = _PatternSums(comparison) if with_gradient else None
     for rows in pairs.bands():
         c, t = pairs.c(rows), pairs.t(rows)
-        difference = _atanh_difference(c, t, epsilon) if atanh else c - t
+        difference = (_atanh_difference(c, t, epsilon) if atanh else c - t).triu_(1)
         w = pairs.weight(rows, c)
+        weighted = w * difference
         weight += w.sum(dtype=torch.float64)
-        total += (w * difference.triu_(1).square_()).sum(dtype=torch.float64)
-    return weight, total
+        total += (weighted * difference).sum(dtype=torch.float64)
+        if sums is not None:
+            slopes = 2 * weighted
+            if atanh:
+                slopes *= (1 + epsilon) / (((1 - c) + epsilon) * ((1 + c) + epsilon))
+            sums.add(rows, slopes, c)
+    if sums is None:
+        return weight, total, None
+    return weight, total, sums.gradient(inverse_or_zero(weight))
 
 
-def _pattern_gradient(
-    comparison: Comparison,
-    diagonal: Tensor | None,
-    slopes: Callable[[Tensor, Tensor, slice], Tensor],
-) -> Tensor:
-    """Gradient of the patterns of c from dL/dc of each band, which may be anything but for i < j."""
-    side = comparison.c
-    own, _ = patterns(side.data, None, side.scoring)
-    sums = own.sums()
-    pairs = _Pairs(comparison)
-    for rows in pairs.bands():
-        c, t = pairs.c(rows), pairs.t(rows)
-        weights = slopes(c, t, rows) if pairs.w is None else slopes(c, t, rows) * pairs.w(rows)
-        weights = chain(weights, c, side.scoring).triu_(1)
-        later = slice(rows.start, comparison.items)
-        sums.add(rows, weights, own.centred[later])
-        sums.add(later, weights.T, own.centred[rows])
-    if diagonal is not None:
-        sums.sums.addcmul_(own.rows, (2 * diagonal).to(own.rows.dtype)[:, None])
-    return own.gradient(sums)
-
-
-def linear_backward(
+def linear_gradient(
     comparison: Comparison,
     coefficients: Coefficients,
     per_item: Tensor | None,
     diagonal: Tensor | None,
 ) -> Tensor:
-    """Gradient of the patterns of c."""
+    """Gradient of the patterns of c, in the dtype of the computation."""
     c_shift, t_shift, constant, of_c, of_t = to_vector(coefficients, comparison.device).to(
         comparison.dtype
     )
     item = None if per_item is None else per_item.to(comparison.dtype)
-
-    def slopes(c: Tensor, t: Tensor, rows: slice) -> Tensor:
-        linear: Tensor = constant + of_c * (c - c_shift) + of_t * (t - t_shift)
+    pairs, sums = _Pairs(comparison), _PatternSums(comparison)
+    for rows in pairs.bands():
+        c, t = pairs.c(rows), pairs.t(rows)
+        slopes: Tensor = constant + of_c * (c - c_shift) + of_t * (t - t_shift)
         if item is not None:
-            linear += item[rows, None] + item[rows.start :]
-        return linear
-
-    return _pattern_gradient(comparison, diagonal, slopes)
-
-
-def atanh_backward(comparison: Comparison, epsilon: float, factor: Scalar) -> Tensor:
-    """Gradient of the patterns of c of factor * sum w (F(c) - F(t))^2."""
-    twice = to_tensor(2 * factor, comparison.dtype, comparison.device)
-
-    def slopes(c: Tensor, t: Tensor, _rows: slice) -> Tensor:
-        slope = (1 + epsilon) / (((1 - c) + epsilon) * ((1 + c) + epsilon))
-        return twice * _atanh_difference(c, t, epsilon) * slope
-
-    return _pattern_gradient(comparison, None, slopes)
+            slopes += item[rows, None] + item[rows.start :]
+        sums.add(rows, slopes if pairs.w is None else slopes * pairs.w(rows), c)
+    if diagonal is not None:
+        own = sums.own.rows
+        sums.sums.sums.addcmul_(own, (2 * diagonal).to(own.dtype)[:, None])
+    return sums.gradient()

@@ -45,9 +45,11 @@ class Patterns:
     def sums(self, own: slice = slice(None)) -> GradientSums:
         return GradientSums(self.centred[own], differences=self.centred is not self.rows)
 
-    def gradient(self, sums: GradientSums, factor: Tensor | None = None) -> Tensor:
-        """Gradient of x."""
-        out = torch.empty(self.x.shape, dtype=self.x.dtype, device=self.x.device)
+    def gradient(
+        self, sums: GradientSums, factor: Tensor | None = None, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """Gradient of x, in the dtype of x unless another is asked for."""
+        out = torch.empty(self.x.shape, dtype=dtype or self.x.dtype, device=self.x.device)
         finish(sums.gradient(), self.x, self.metric, factor, out)
         return out
 

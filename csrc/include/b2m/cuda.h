@@ -152,6 +152,10 @@ struct PairProblem {
 void squared_difference(const PairProblem& problem, Band band, Transform transform, double epsilon, double* partials,
                         Stream stream);
 
+/// The same, and dL/draw of c for L = sum w (F(c) - F(t))^2; raw as for pairwise_weights.
+void difference_weights(const PairProblem& problem, Band band, Transform transform, double epsilon, const Weights& weights,
+                        double* partials, Stream stream);
+
 /// partials: six such arrays: w, w c', w t', w c'c', w t't', w c't', with c' = c - shifts[0], t' = t - shifts[1] (shifts on the device).
 /// c_row, t_row (count doubles each, added to; or null): sums of c'_ij, t'_ij over j != i. row_workspace: 4 * tiles across * padded rows
 /// doubles, tiles across and rows both counted from the band's first column on (or null).
@@ -163,9 +167,6 @@ void pair_moments(const PairProblem& problem, Band band, const double* shifts, d
 void linear_weights(const PairProblem& problem, Band band, const double* coefficients, const double* per_item,
                     const Weights& weights, Stream stream);
 
-/// dL/draw of c for L = *factor * sum w (F(c) - F(t))^2, F = atanh.
-void atanh_weights(const PairProblem& problem, Band band, double epsilon, const double* factor, const Weights& weights,
-                   Stream stream);
 
 // -------------------------------------------------------------------------------------------------------------- the device
 

@@ -37,12 +37,13 @@ double typical_score(const Similarities& similarities, std::int64_t count, const
 /// F(x) = 0.5 [log(1 + x + e) - log(1 - x + e)].
 enum class Transform : int { identity, atanh };
 
-/// sum w and sum w (F(c) - F(t))^2.
+/// sum w and sum w (F(c) - F(t))^2. dc: where the gradient for the patterns of c of total / weight goes (0 where no pair weighs
+/// anything); null: not wanted.
 struct WeightedSum {
   double weight;
   double total;
 };
-WeightedSum squared_difference(const Comparison& comparison, Transform transform, double epsilon);
+WeightedSum squared_difference(const Comparison& comparison, Transform transform, double epsilon, const Matrix* dc);
 
 /// Gradient for the patterns of c when dL/dc_ij = w_ij (constant + of_c c'_ij + of_t t'_ij) + per_item[i] + per_item[j] for i < j and
 /// dL/dc_ii = diagonal[i]. per_item, diagonal: n doubles or null.
@@ -51,10 +52,7 @@ struct LinearGradient {
   const double* per_item;
   const double* diagonal;
 };
-void linear_backward(const Comparison& comparison, const LinearGradient& gradient, const Matrix& dc);
-
-/// Gradient for the patterns of c of factor * sum w (F(c) - F(t))^2, F = atanh. (For the identity: linear_backward.)
-void atanh_backward(const Comparison& comparison, double epsilon, double factor, const Matrix& dc);
+void linear_gradient(const Comparison& comparison, const LinearGradient& gradient, const Matrix& dc);
 
 /// Number of pairs a < b of positions with values[a] > values[b], by merge sort in `values` (destroyed) and `scratch` (same size).
 std::int64_t count_inversions(double* values, double* scratch, std::int64_t count);
