@@ -137,7 +137,7 @@ template <class T>
 void forward(const ContrastiveProblem& problem, const SoftmaxStatistics& rows, const SoftmaxStatistics& columns) {
   const int threads = problem.executor.threads;
   const Operands<T> operands(problem.query, &problem.key, problem.metric, Use::scores, problem.executor);
-  const Scorer<T> score{kernels<T>(), operands.row(), operands.column(), {problem.metric, 0}};
+  Scorer<T> score(operands.row(), operands.column(), {problem.metric, 0});
   const Blocking blocking(problem.query.rows, threads, operands.row_block());
   const Positives positives(problem);
   const bool both = columns.negative_lse != nullptr, tops = rows.top1 != nullptr || columns.top1 != nullptr;
@@ -150,6 +150,7 @@ void forward(const ContrastiveProblem& problem, const SoftmaxStatistics& rows, c
 
   for_tiles<T>(
       problem.query.rows, problem.key.rows, false, blocking, threads,
+      [&](std::int64_t column0, std::int64_t count) { score.begin_block(column0, count, threads); },
       [&](int thread, Tile<T> pairs) {
         const auto slot = static_cast<std::size_t>(thread);
         Workspace<T>& space = spaces[slot];
@@ -279,7 +280,7 @@ double backward(const ContrastiveProblem& problem, const SoftmaxStatistics& rows
   const int threads = problem.executor.threads;
   const std::int64_t n = problem.query.rows, m = problem.key.rows;
   Operands<T> operands(problem.query, &problem.key, problem.metric, Use::scores_and_gradient, problem.executor);
-  const Scorer<T> score{kernels<T>(), operands.row(), operands.column(), {problem.metric, 0}};
+  Scorer<T> score(operands.row(), operands.column(), {problem.metric, 0});
   const Blocking blocking(n, threads, operands.row_block());
   const Positives positives(problem);
   const bool both = column_weight != nullptr;
@@ -290,6 +291,7 @@ double backward(const ContrastiveProblem& problem, const SoftmaxStatistics& rows
   GradientSums<T> sums(score, blocking, threads, dquery || !dkey, dkey != nullptr, false);
   for_tiles<T>(
       n, m, false, blocking, threads,
+      [&](std::int64_t column0, std::int64_t count) { score.begin_block(column0, count, threads); },
       [&](int thread, Tile<T> pairs) {
         Workspace<T>& space = spaces[static_cast<std::size_t>(thread)];
         const Tile<T> tile = with_data(pairs, space.scores);
@@ -343,13 +345,14 @@ void signed_logits(const Scorer<T>& score, const ContrastiveProblem& problem, co
 template <class T>
 void sigmoid_losses(const ContrastiveProblem& problem, double bias, double* row_loss) {
   const Operands<T> operands(problem.query, &problem.key, problem.metric, Use::scores, problem.executor);
-  const Scorer<T> score{kernels<T>(), operands.row(), operands.column(), {problem.metric, 0}};
+  Scorer<T> score(operands.row(), operands.column(), {problem.metric, 0});
   const Blocking blocking(problem.query.rows, problem.executor.threads, operands.row_block());
   const Positives positives(problem);
   auto spaces = make_workspaces<T>(blocking, problem.executor.threads, 1);
   std::fill(row_loss, row_loss + problem.query.rows, 0.0);
   for_tiles<T>(
       problem.query.rows, problem.key.rows, false, blocking, problem.executor.threads,
+      [&](std::int64_t column0, std::int64_t count) { score.begin_block(column0, count, problem.executor.threads); },
       [&](int thread, Tile<T> pairs) {
         const Tile<T> tile = with_data(pairs, spaces[static_cast<std::size_t>(thread)].scores);
         signed_logits(score, problem, positives, bias, tile);
@@ -363,7 +366,7 @@ ScalarGradients sigmoid_gradients(const ContrastiveProblem& problem, double bias
                                   const Matrix* dquery, const Matrix* dkey) {
   const std::int64_t n = problem.query.rows;
   Operands<T> operands(problem.query, &problem.key, problem.metric, Use::scores_and_gradient, problem.executor);
-  const Scorer<T> score{kernels<T>(), operands.row(), operands.column(), {problem.metric, 0}};
+  Scorer<T> score(operands.row(), operands.column(), {problem.metric, 0});
   const Blocking blocking(n, problem.executor.threads, operands.row_block());
   const Positives positives(problem);
   auto spaces = make_workspaces<T>(blocking, problem.executor.threads, 1);
@@ -373,6 +376,7 @@ ScalarGradients sigmoid_gradients(const ContrastiveProblem& problem, double bias
   GradientSums<T> sums(score, blocking, problem.executor.threads, dquery || !dkey, dkey != nullptr, false);
   for_tiles<T>(
       n, problem.key.rows, false, blocking, problem.executor.threads,
+      [&](std::int64_t column0, std::int64_t count) { score.begin_block(column0, count, problem.executor.threads); },
       [&](int thread, Tile<T> pairs) {
         const Tile<T> tile = with_data(pairs, spaces[static_cast<std::size_t>(thread)].scores);
         signed_logits(score, problem, positives, bias, tile);

@@ -1,6 +1,6 @@
 // The tile engine: the loop over all pairs that every op shares.
 //
-//   for every block of columns                       (its packed panels stay in the second-level cache)
+//   for every block of columns                       (packed once, and used while it is in the second-level cache)
 //     for every band of rows, in parallel            (a band belongs to one thread, always the same)
 //       scores of the tile -> the op's formula while they are hot
 //     the op joins what the threads gathered for these columns, in thread order
@@ -52,14 +52,16 @@ std::vector<Workspace<T>> make_workspaces(const Blocking& blocking, int threads,
   return spaces;
 }
 
-/// Visits all tiles. body(thread, tile) runs in parallel with an empty tile (no data) that says which pairs; after(column0, columns)
-/// runs once per block of columns. `upper`: rows and columns are the same items and only tiles with a pair i <= j are visited.
-template <class T, class Body, class After>
+/// Visits all tiles. body(thread, tile) runs in parallel with an empty tile (no data) that says which pairs; before(column0, columns)
+/// and after(column0, columns) run once per block of columns. `upper`: rows and columns are the same items and only tiles with a pair
+/// i <= j are visited.
+template <class T, class Before, class Body, class After>
 void for_tiles(std::int64_t row_count, std::int64_t column_count, bool upper, const Blocking& blocking, int threads,
-               const Body& body, const After& after) {
+               const Before& before, const Body& body, const After& after) {
   for (std::int64_t column0 = 0; column0 < column_count; column0 += blocking.columns) {
     const std::int64_t columns = std::min(blocking.columns, column_count - column0);
     const std::int64_t last_row = upper ? std::min(row_count, column0 + columns) : row_count;
+    before(column0, columns);
     parallel(threads, [&](int thread) {
       for (std::int64_t row0 = thread * blocking.rows; row0 < last_row; row0 += threads * blocking.rows) {
         const std::int64_t rows = std::min(blocking.rows, row_count - row0);
@@ -76,41 +78,54 @@ Tile<T> with_data(Tile<T> tile, Buffer<T>& buffer) {
   return tile;
 }
 
-/// The pair scores of two prepared operands.
+/// The pair scores of two prepared operands, a block of columns at a time: columns are packed for the tiles of their block alone,
+/// so operands are held once.
 template <class T>
-struct Scorer {
+class Scorer {
+ public:
+  Scorer(const Operand<T>& rows, const Operand<T>& columns, Scoring how)
+      : level(kernels<T>()), row(rows), column(columns), scoring(how) {}
+
   const Kernels<T>& level;
   const Operand<T>& row;
-  const Operand<T>& column;  // with panels
-  Scoring scoring;
+  const Operand<T>& column;
+  const Scoring scoring;
 
-  DistanceKernel distance() const {
-    return scoring.metric == Metric::euclidean ? DistanceKernel::euclidean
-           : scoring.metric == Metric::rbf     ? DistanceKernel::rbf
-                                               : DistanceKernel::sqeuclidean;
+  /// Packs the columns of the tiles that are scored next.
+  void begin_block(std::int64_t column0, std::int64_t columns, int threads) {
+    const bool larger = columns > packed_columns_;
+    packed_columns_ = std::max(packed_columns_, columns);
+    if constexpr (std::is_same_v<T, float>) {
+      if (const PackedRows& left = row.packed; left.unit) {
+        if (larger) packed_ = PackedMatrix(left.parts, words_of(column.depth), columns, true);
+        pack_columns(column.rows.data() + column0 * column.stride, column.stride, columns, column.depth, left.parts, packed_,
+                     threads);
+        return;
+      }
+    }
+    if (larger) panels_ = Buffer<T>((columns + level.column_panel - 1) / level.column_panel * level.column_panel * column.depth);
+    pack_panels(column, column0, columns, level.column_panel, panels_, threads);
   }
 
-  /// Fills the tile: a product of prepared rows, or squared distances by differences (no cancellation, exact zeros).
+  /// Fills a tile of the block: a product of prepared rows, or squared distances by differences (no cancellation, exact zeros).
   void operator()(Tile<T> tile) const {
     if constexpr (std::is_same_v<T, float>) {
       if (const PackedRows& left = row.packed; left.unit) {
         left.unit->product({left.parts, tile.rows, whole_blocks(tile.columns), words_of(row.depth),
-                            left.left.from(tile.row0, 0), column.packed.right_transposed.from(0, tile.column0), tile.data,
-                            tile.stride, false});
+                            left.left.from(tile.row0, 0), packed_.from(0, 0), tile.data, tile.stride, false});
         return;
       }
     }
     const std::int64_t width = level.width;
-    const std::int64_t panel_size = level.column_panel * column.depth;
     const Product<T> product{tile.rows,
                              (tile.columns + width - 1) / width * width,
                              row.depth,
                              row.rows.data() + tile.row0 * row.stride,
                              row.stride,
                              1,
-                             column.panels.data() + tile.column0 / level.column_panel * panel_size,
+                             panels_.data(),
                              level.column_panel,
-                             panel_size,
+                             level.column_panel * column.depth,
                              tile.data,
                              tile.stride,
                              false};
@@ -126,6 +141,17 @@ struct Scorer {
   void chain(Tile<T> weight, Tile<T> score) const {
     if (!is_bilinear(scoring.metric)) level.distance_chain(weight, score, distance(), static_cast<T>(scoring.gamma));
   }
+
+ private:
+  DistanceKernel distance() const {
+    return scoring.metric == Metric::euclidean ? DistanceKernel::euclidean
+           : scoring.metric == Metric::rbf     ? DistanceKernel::rbf
+                                               : DistanceKernel::sqeuclidean;
+  }
+
+  std::int64_t packed_columns_ = 0;  // of the largest block so far
+  Buffer<T> panels_;                 // the block's columns, or where they are multiplied in parts:
+  PackedMatrix packed_;
 };
 
 /// Sums a tile's gradient weights G into the gradients of both operands:

@@ -51,25 +51,6 @@ double normalise(T* row, std::int64_t depth) {
   return 1 / length;
 }
 
-template <class T>
-void pack_panels(Operand<T>& operand, std::int64_t width, int threads) {
-  const std::int64_t panels = (operand.count + width - 1) / width;
-  operand.panels = Buffer<T>(panels * width * operand.depth);
-  parallel_ranges(threads, panels, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t panel = begin; panel < end; ++panel) {
-      T* to = operand.panels.data() + panel * width * operand.depth;
-      const std::int64_t rows = std::min(width, operand.count - panel * width);
-      for (std::int64_t row = 0; row < rows; ++row) {
-        const T* from = operand.rows.data() + (panel * width + row) * operand.stride;
-        for (std::int64_t k = 0; k < operand.depth; ++k) to[k * width + row] = from[k];
-      }
-      for (std::int64_t row = rows; row < width; ++row) {
-        for (std::int64_t k = 0; k < operand.depth; ++k) to[k * width + row] = T(0);
-      }
-    }
-  });
-}
-
 /// Rows whose distance is a multiple of 256 bytes fall into the same few sets of the first-level cache; one vector more spreads them.
 template <class T>
 std::int64_t padded_stride(std::int64_t depth, std::int64_t width) {
@@ -108,8 +89,25 @@ Operand<T> prepare(const Matrix& matrix, Metric metric, int threads, const doubl
   if constexpr (std::is_same_v<T, float>) {
     operand.packed = pack_rows(operand.rows.data(), operand.stride, operand.count, operand.depth, parts, roles, threads);
   }
-  if (parts == 0 && roles.column) pack_panels(operand, level.column_panel, threads);
   return operand;
+}
+
+template <class T>
+void pack_panels(const Operand<T>& operand, std::int64_t first, std::int64_t count, std::int64_t width, Buffer<T>& panels,
+                 int threads) {
+  parallel_ranges(threads, (count + width - 1) / width, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t panel = begin; panel < end; ++panel) {
+      T* to = panels.data() + panel * width * operand.depth;
+      const std::int64_t rows = std::min(width, count - panel * width);
+      for (std::int64_t row = 0; row < rows; ++row) {
+        const T* from = operand.rows.data() + (first + panel * width + row) * operand.stride;
+        for (std::int64_t k = 0; k < operand.depth; ++k) to[k * width + row] = from[k];
+      }
+      for (std::int64_t row = rows; row < width; ++row) {
+        for (std::int64_t k = 0; k < operand.depth; ++k) to[k * width + row] = T(0);
+      }
+    }
+  });
 }
 
 Buffer<double> mean_row(const Matrix& matrix, int threads) {
@@ -158,6 +156,8 @@ void finish_gradient(const Operand<T>& operand, Buffer<T>& gradient, double fact
 
 template Operand<float> prepare<float>(const Matrix&, Metric, int, const double*, Roles, int);
 template Operand<double> prepare<double>(const Matrix&, Metric, int, const double*, Roles, int);
+template void pack_panels<float>(const Operand<float>&, std::int64_t, std::int64_t, std::int64_t, Buffer<float>&, int);
+template void pack_panels<double>(const Operand<double>&, std::int64_t, std::int64_t, std::int64_t, Buffer<double>&, int);
 template void finish_gradient<float>(const Operand<float>&, Buffer<float>&, double, const Matrix&, int);
 template void finish_gradient<double>(const Operand<double>&, Buffer<double>&, double, const Matrix&, int);
 

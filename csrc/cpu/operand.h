@@ -16,8 +16,7 @@ struct Operand {
   std::int64_t stride = 0;  // of `rows`: depth padded to whole vectors, with zeros
   Metric metric = Metric::dot;
   Buffer<T> rows;          // (count, stride), what a score is the dot product (or the squared distance) of
-  Buffer<T> panels;        // (ceil(count / panel), depth, panel): `rows` transposed panel by panel, the right side of a product
-  PackedRows packed;       // where rows are multiplied in parts: takes the place of `panels`
+  PackedRows packed;       // where rows are multiplied in parts
   Buffer<T> shifted_rows;  // distances with an origin: rows - origin, else empty
   Buffer<double> inverse_norm;  // cosine, correlation: 0 for a zero row
 
@@ -26,10 +25,15 @@ struct Operand {
   const T* gradient_rows() const { return shifted_rows.size() > 0 ? shifted_rows.data() : rows.data(); }
 };
 
-/// origin: `depth` values for `shifted_rows`, or null. The roles decide what is packed: nothing but `rows` by default.
+/// origin: `depth` values for `shifted_rows`, or null. The roles decide what is packed if rows are multiplied in parts.
 template <class T>
 Operand<T> prepare(const Matrix& matrix, Metric metric, int threads, const double* origin = nullptr, Roles roles = {},
                    int parts = 0);
+
+/// Rows [first, first + count) transposed panel by panel, (ceil(count / width), depth, width): the right side of a product of floats.
+template <class T>
+void pack_panels(const Operand<T>& operand, std::int64_t first, std::int64_t count, std::int64_t width, Buffer<T>& panels,
+                 int threads);
 
 /// Mean row, in double; 0 where it is not finite, so that as an origin it spoils no other row.
 Buffer<double> mean_row(const Matrix& matrix, int threads);

@@ -30,16 +30,13 @@ class Operands {
     const bool shifted = gradient && !is_bilinear(metric);
     if (shifted) origin = mean_row(y && y->rows > 0 ? *y : x, threads);
     const double* from = shifted ? origin.data() : nullptr;
-    row_ = prepare<T>(x, metric, threads, from, {true, !y, gradient}, parts);
-    if (y) column_ = prepare<T>(*y, metric, threads, from, {false, true, gradient}, parts);
+    row_ = prepare<T>(x, metric, threads, from, {true, gradient}, parts);
+    if (y) column_ = prepare<T>(*y, metric, threads, from, {false, gradient}, parts);
     same_ = y == nullptr;
   }
   /// Gives back what only the passes over the pairs needed, before results are written.
   void release_packed() {
-    for (Operand<T>* operand : {&row_, &column_}) {
-      operand->panels = Buffer<T>();
-      operand->packed = PackedRows();
-    }
+    for (Operand<T>* operand : {&row_, &column_}) operand->packed = PackedRows();
   }
   /// Gives back the rows' side (of two distinct sides), when its gradient is done.
   void release_row() { row_ = Operand<T>(); }

@@ -58,12 +58,13 @@ template <class T>
 void forward(const Matrix& x, const Matrix* y, Scoring scoring, Layout layout, const Matrix& out, const Executor& executor) {
   const int threads = executor.threads;
   const Operands<T> operands(x, y, scoring.metric, Use::scores, executor);
-  const Scorer<T> score{kernels<T>(), operands.row(), operands.column(), scoring};
+  Scorer<T> score(operands.row(), operands.column(), scoring);
   const Blocking blocking(x.rows, threads, operands.row_block());
   const bool mirrored = y == nullptr && layout == Layout::full;
   auto spaces = make_workspaces<T>(blocking, threads, mirrored ? 2 : 1);
   for_tiles<T>(
       x.rows, operands.column().count, y == nullptr, blocking, threads,
+      [&](std::int64_t column0, std::int64_t count) { score.begin_block(column0, count, threads); },
       [&](int thread, Tile<T> pairs) {
         Workspace<T>& space = spaces[static_cast<std::size_t>(thread)];
         const Tile<T> tile = with_data(pairs, space.scores);
@@ -85,12 +86,15 @@ void backward(const Matrix& x, const Matrix* y, Scoring scoring, Layout layout, 
               const Matrix* dy, const Executor& executor) {
   const int threads = executor.threads;
   const Operands<T> operands(x, y, scoring.metric, Use::scores_and_gradient, executor);
-  const Scorer<T> score{kernels<T>(), operands.row(), operands.column(), scoring};
+  Scorer<T> score(operands.row(), operands.column(), scoring);
   const Blocking blocking(x.rows, threads, operands.row_block());
   auto spaces = make_workspaces<T>(blocking, threads, 2);
   GradientSums<T> sums(score, blocking, threads, dx != nullptr, dy != nullptr, y == nullptr);
   for_tiles<T>(
       x.rows, operands.column().count, layout == Layout::condensed, blocking, threads,
+      [&](std::int64_t column0, std::int64_t columns) {
+        if (!is_bilinear(scoring.metric)) score.begin_block(column0, columns, threads);
+      },
       [&](int thread, Tile<T> pairs) {
         Workspace<T>& space = spaces[static_cast<std::size_t>(thread)];
         const Tile<T> weight = with_data(pairs, space.second);
@@ -200,7 +204,7 @@ void topk_rows(const Matrix& x, const Matrix* y, Scoring scoring, std::int64_t k
                const Executor& executor) {
   const int threads = executor.threads;
   const Operands<T> operands(x, y, scoring.metric, Use::scores, executor, true);
-  const Scorer<T> score{kernels<T>(), operands.row(), operands.column(), scoring};
+  Scorer<T> score(operands.row(), operands.column(), scoring);
   const Blocking blocking(x.rows, threads, operands.row_block());
   auto spaces = make_workspaces<T>(blocking, threads, 1);
   const bool smallest = scoring.metric == Metric::euclidean || scoring.metric == Metric::sqeuclidean;
@@ -208,6 +212,7 @@ void topk_rows(const Matrix& x, const Matrix* y, Scoring scoring, std::int64_t k
   std::vector<std::int64_t> sizes(static_cast<std::size_t>(x.rows), 0);
   for_tiles<T>(
       x.rows, operands.column().count, false, blocking, threads,
+      [&](std::int64_t column0, std::int64_t count) { score.begin_block(column0, count, threads); },
       [&](int thread, Tile<T> pairs) {
         Workspace<T>& space = spaces[static_cast<std::size_t>(thread)];
         const Tile<T> tile = with_data(pairs, space.scores);

@@ -44,6 +44,21 @@ PackedMatrix::PackedMatrix(int parts, std::int64_t u, std::int64_t v, bool panel
   words_ = Buffer<std::uint32_t>(parts * part_);
 }
 
+namespace {
+
+/// body(first row, source of the rows from there) over stretches of rows that fill whole blocks of every packing.
+template <class Body>
+void for_stretches(const PartsSource& rows, int threads, const Body& body) {
+  constexpr std::int64_t stretch = 2 * kWordBlock;
+  parallel_ranges(threads, (rows.rows + stretch - 1) / stretch, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin * stretch; i < std::min(end * stretch, rows.rows); i += stretch) {
+      body(i, PartsSource{rows.parts, rows.data + i * rows.row, rows.row, std::min(stretch, rows.rows - i), rows.columns});
+    }
+  });
+}
+
+}  // namespace
+
 PackedRows pack_rows(const float* rows, std::int64_t stride, std::int64_t count, std::int64_t depth, int parts, Roles roles,
                      int threads) {
   PackedRows packed;
@@ -52,18 +67,19 @@ PackedRows pack_rows(const float* rows, std::int64_t stride, std::int64_t count,
   packed.unit = &unit;
   packed.parts = parts;
   if (roles.row) packed.left = PackedMatrix(parts, count, words_of(depth), false);
-  if (roles.column) packed.right_transposed = PackedMatrix(parts, words_of(depth), count, true);
   if (roles.gradient) packed.right = PackedMatrix(parts, words_of(count), depth, true);
-  constexpr std::int64_t chunk = 2 * kWordBlock;  // rows that fill whole blocks of every packing
-  parallel_ranges(threads, (count + chunk - 1) / chunk, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin * chunk; i < std::min(end * chunk, count); i += chunk) {
-      const PartsSource source{parts, rows + i * stride, stride, std::min(chunk, count - i), depth};
-      if (roles.row) unit.left(source, packed.left.to(i, 0));
-      if (roles.column) unit.right_transposed(source, packed.right_transposed.to(0, i));
-      if (roles.gradient) unit.right(source, packed.right.to(i / 2, 0));
-    }
+  for_stretches({parts, rows, stride, count, depth}, threads, [&](std::int64_t i, const PartsSource& source) {
+    if (roles.row) unit.left(source, packed.left.to(i, 0));
+    if (roles.gradient) unit.right(source, packed.right.to(i / 2, 0));
   });
   return packed;
+}
+
+void pack_columns(const float* rows, std::int64_t stride, std::int64_t count, std::int64_t depth, int parts, PackedMatrix& to,
+                  int threads) {
+  const PartsUnit& unit = *chosen_level().parts;
+  for_stretches({parts, rows, stride, count, depth}, threads,
+                [&](std::int64_t i, const PartsSource& source) { unit.right_transposed(source, to.to(0, i)); });
 }
 
 PackedWeights::PackedWeights(const PartsUnit& unit, int parts, std::int64_t rows, std::int64_t columns)

@@ -30,22 +30,25 @@ class PackedMatrix {
   std::int64_t row_ = 0, block_ = 0, part_ = 0;
 };
 
-/// Rows packed for each role they have in a pair problem; roles that are not needed stay empty.
+/// Rows packed for each role they have in a pair problem, but that of columns; roles that are not needed stay empty.
 struct PackedRows {
   const PartsUnit* unit = nullptr;  // null: not packed
   int parts = 0;
-  PackedMatrix left;              // rows of scores
-  PackedMatrix right_transposed;  // columns of scores
-  PackedMatrix right;             // what gradient weights are multiplied with
+  PackedMatrix left;   // rows of scores
+  PackedMatrix right;  // what gradient weights are multiplied with
 };
 
 struct Roles {
-  bool row, column, gradient;
+  bool row, gradient;
 };
 
 /// rows: (count, stride), `depth` values each.
 PackedRows pack_rows(const float* rows, std::int64_t stride, std::int64_t count, std::int64_t depth, int parts, Roles roles,
                      int threads);
+
+/// The same rows as columns of scores: to = a matrix of parts x words_of(depth) x count or more, as panels.
+void pack_columns(const float* rows, std::int64_t stride, std::int64_t count, std::int64_t depth, int parts, PackedMatrix& to,
+                  int threads);
 
 /// The gradient weights of one tile, packed for the products with the columns' rows and, transposed, with the rows' rows.
 class PackedWeights {

@@ -18,9 +18,13 @@ class Source {
       : similarities_(similarities), count_(count) {
     if (similarities.kind != Similarities::Kind::patterns) return;
     operands_ = std::make_unique<Operands<T>>(similarities.data, nullptr, similarities.scoring.metric, use, executor, exact);
-    scorer_ = std::make_unique<Scorer<T>>(Scorer<T>{kernels<T>(), operands_->row(), operands_->column(), similarities.scoring});
+    scorer_ = std::make_unique<Scorer<T>>(operands_->row(), operands_->column(), similarities.scoring);
   }
 
+  /// For the tiles of a block of columns that follow.
+  void begin_block(std::int64_t column0, std::int64_t columns, int threads) {
+    if (scorer_) scorer_->begin_block(column0, columns, threads);
+  }
   /// Only pairs i < j are sure to be filled in when they are read from a condensed vector.
   void fill(const Tile<T>& tile) const {
     if (scorer_) {
@@ -73,6 +77,9 @@ class Comparer {
   void run(const Body& body, const After& after) {
     for_tiles<T>(
         comparison_.count, comparison_.count, true, blocking, comparison_.executor.threads,
+        [&](std::int64_t column0, std::int64_t columns) {
+          for (Source<T>* source : {&c, &t}) source->begin_block(column0, columns, comparison_.executor.threads);
+        },
         [&](int thread, Tile<T> pairs) {
           Workspace<T>& space = spaces_[static_cast<std::size_t>(thread)];
           const Tile<T> c_tile = with_data(pairs, space.scores), t_tile = with_data(pairs, space.second);
@@ -209,11 +216,12 @@ double typical_score(const Similarities& similarities, std::int64_t count, const
       for (std::int64_t k = 0; k < z.depth; ++k) square += sum[k] * sum[k];
       typical = (square - squares) / (static_cast<double>(count) * static_cast<double>(count - 1));
     } else {
-      const Source<T> source(similarities, count, Use::scores, executor, false);
+      Source<T> source(similarities, count, Use::scores, executor, false);
       const Blocking blocking(count, 1, std::max(source.row_block(), std::int64_t{kernels<T>().row_block}));
       Buffer<T> scores(blocking.rows * blocking.stride, T(0));
       const Tile<T> tile{
           scores.data(), blocking.stride, std::min(blocking.rows, count), std::min(blocking.columns, count), 0, 0};
+      source.begin_block(0, tile.columns, executor.threads);
       source.fill(tile);
       double sum = 0, number = 0;
       for (std::int64_t i = 0; i < tile.rows; ++i) {
