@@ -237,9 +237,7 @@ def test_rsa_penalty_makes_no_gradient_that_nobody_wants() -> None:
 
             def watch(*arguments: Any, with_gradient: bool, **options: Any) -> Any:
                 asked.append(with_gradient)
-                return engine.squared_difference(
-                    *arguments, with_gradient=with_gradient, **options
-                )
+                return engine.squared_difference(*arguments, with_gradient=with_gradient, **options)
 
             return watch
 
@@ -262,7 +260,8 @@ def test_rsa_penalty_half_precision_gradient_is_kept_wide() -> None:
     factor = 2.0**16
     (ops.rsa_penalty(scaled, y, compare="mse") * factor).backward()
     (ops.reference.rsa_penalty(wide, y, compare="mse") * factor).backward()
-    assert scaled.grad is not None and wide.grad is not None
+    assert scaled.grad is not None
+    assert wide.grad is not None
     small = wide.grad.abs() < factor * torch.finfo(torch.float16).tiny
     assert small.float().mean() > 0.5  # unscaled, most would be subnormal
     error = (scaled.grad.float() - wide.grad).norm() / wide.grad.norm()

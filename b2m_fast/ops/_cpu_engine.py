@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -23,8 +23,6 @@ from ._problems import (
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from ._scalars import Scalar
 
 
 def scalar(x: Tensor) -> float:
@@ -169,6 +167,54 @@ def _labels(problem: ContrastiveProblem) -> tuple[int, int]:
     return address(problem.row_label), address(problem.column_label)
 
 
+# Pairs from which on sorting by label pays: below, it takes longer than the tiles it saves.
+_SORTED_FROM = 2**18
+
+
+class _ByLabel(NamedTuple):
+    """A problem with its rows and columns in the order of their labels, and where they came from.
+
+    Tiles that may hold positive pairs take two further exponentials a pair and look at all labels:
+    in random order these are all tiles.
+    """
+
+    problem: ContrastiveProblem
+    rows: Tensor | None = None
+    columns: Tensor | None = None
+
+
+def _by_label(problem: ContrastiveProblem) -> _ByLabel:
+    row, column = problem.row_label, problem.column_label
+    if row is None or column is None or len(row) * len(column) < _SORTED_FROM:
+        return _ByLabel(problem)
+    rows, columns = row.argsort(stable=True), column.argsort(stable=True)
+    in_order = problem._replace(
+        query=problem.query[rows],
+        key=problem.key[columns],
+        row_label=row[rows],
+        column_label=column[columns],
+    )
+    return _ByLabel(in_order, rows, columns)
+
+
+@overload
+def _gathered(x: Tensor, places: Tensor | None) -> Tensor: ...
+@overload
+def _gathered(x: Tensor | None, places: Tensor | None) -> Tensor | None: ...
+def _gathered(x: Tensor | None, places: Tensor | None) -> Tensor | None:
+    """Entries along the last dimension, from their places in the order of the caller."""
+    return x if x is None or places is None else x.index_select(-1, places)
+
+
+@overload
+def _scattered(x: Tensor, places: Tensor | None, dim: int = ...) -> Tensor: ...
+@overload
+def _scattered(x: Tensor | None, places: Tensor | None, dim: int = ...) -> Tensor | None: ...
+def _scattered(x: Tensor | None, places: Tensor | None, dim: int = -1) -> Tensor | None:
+    """Entries along a dimension, back at those places."""
+    return x if x is None or places is None else torch.empty_like(x).index_copy_(dim, places, x)
+
+
 def info_nce(
     problem: ContrastiveProblem, symmetric: bool, *, top1: bool, logit_mean: bool
 ) -> tuple[Tensor, Tensor | None]:
@@ -181,6 +227,7 @@ def info_nce(
         rows[-1] = 0
         if columns is not None:
             columns[-1] = 0
+    problem, of_rows, of_columns = _by_label(problem)
     _C.info_nce_forward(
         *_problem(problem),
         *_labels(problem),
@@ -189,7 +236,7 @@ def info_nce(
         top1,
         _executor(),
     )
-    return rows, columns
+    return _scattered(rows, of_rows), _scattered(columns, of_columns)
 
 
 def _zeroed(x: Tensor | None) -> Tensor | None:
@@ -210,6 +257,9 @@ def info_nce_backward(
     dkey = _as(problem.key) if wanted[1] else None
     if not (len(problem.query) and len(problem.key)):
         return _zeroed(dquery), _zeroed(dkey), 0.0
+    problem, of_rows, of_columns = _by_label(problem)
+    rows, row_weight = _gathered(rows, of_rows), _gathered(row_weight, of_rows)
+    columns, column_weight = _gathered(columns, of_columns), _gathered(column_weight, of_columns)
     dscale = _C.info_nce_backward(
         *_problem(problem),
         *_labels(problem),
@@ -222,12 +272,13 @@ def info_nce_backward(
         maybe_matrix(dkey),
         _executor(),
     )
-    return dquery, dkey, dscale
+    return _scattered(dquery, of_rows, 0), _scattered(dkey, of_columns, 0), dscale
 
 
 def sigmoid_contrastive(problem: ContrastiveProblem, logit_bias: Tensor) -> Tensor:
     """Loss of every row, (n,) float64."""
     row_loss = _doubles(len(problem.query))
+    problem, of_rows, _ = _by_label(problem)
     _C.sigmoid_forward(
         *_problem(problem),
         float(logit_bias),
@@ -235,7 +286,7 @@ def sigmoid_contrastive(problem: ContrastiveProblem, logit_bias: Tensor) -> Tens
         address(row_loss),
         _executor(),
     )
-    return row_loss
+    return _scattered(row_loss, of_rows)
 
 
 def sigmoid_contrastive_backward(
@@ -246,6 +297,8 @@ def sigmoid_contrastive_backward(
     dkey = _as(problem.key) if wanted[1] else None
     if not (len(problem.query) and len(problem.key)):
         return _zeroed(dquery), _zeroed(dkey), 0.0, 0.0
+    problem, of_rows, of_columns = _by_label(problem)
+    row_weight = _gathered(row_weight, of_rows)
     dscale, dbias = _C.sigmoid_backward(
         *_problem(problem),
         float(logit_bias),
@@ -255,7 +308,7 @@ def sigmoid_contrastive_backward(
         maybe_matrix(dkey),
         _executor(),
     )
-    return dquery, dkey, dscale, dbias
+    return _scattered(dquery, of_rows, 0), _scattered(dkey, of_columns, 0), dscale, dbias
 
 
 # ----------------------------------------------------------------------------------- comparisons

@@ -204,7 +204,9 @@ class FeatureSums:
         for own, z, u in self.rows:
             p = item[own, None]
             with_itself = constant + 2 * p
-            with_itself = with_itself + of_c * self._c_own[own, None] + of_t * self._t_own[own, None]
+            with_itself = (
+                with_itself + of_c * self._c_own[own, None] + of_t * self._t_own[own, None]
+            )
             g = torch.addmm(u @ tc, z, cc).to(torch.float64)
             wide = z.to(torch.float64)
             g += (constant + p) * self._c_sum + item_total

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from . import _comparison
 from ._library import fake, gradient, loss_dtype, not_twice, op, ops
 from ._problems import Comparison, Scoring
 from ._scalars import to_tensor
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 __all__ = ["ops"]
 
@@ -101,7 +102,9 @@ def _rsa_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor])
 
 def _rsa_gradient(ctx: Any, grad: Tensor, _gradient: Tensor) -> tuple[Tensor | None, ...]:
     if not ctx.with_gradient:
-        raise RuntimeError("b2m_fast.rsa_penalty was told (with_gradient=False) that there is no backward pass")
+        raise RuntimeError(
+            "b2m_fast.rsa_penalty was told (with_gradient=False) that there is no backward pass"
+        )
     (gradient,) = ctx.saved_tensors
     return ops.rsa_penalty_backward(grad, gradient, ctx.dtype), *(None,) * 11
 
