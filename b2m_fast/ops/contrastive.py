@@ -181,12 +181,16 @@ def info_nce(
     )
     row_weights = _checked_weights(weights, "weights", n, row_loss)
     count = STATISTICS.index("positive_count")
-    loss = _reduced(row_loss, row_weights, rows[count] > 0, reduction)
+    # Without labels query i and key i belong together: all of the smaller side have a positive.
+    paired = row_label is None
+    takes_part = None if paired and n <= m else rows[count] > 0
+    loss = _reduced(row_loss, row_weights, takes_part, reduction)
     if symmetric:
         column_weights = _checked_weights(key_weights, "key_weights", m, row_loss)
         if key_weights is None and n == m:
             column_weights = row_weights
-        column_loss = _reduced(column_loss[:m], column_weights, columns[count, :m] > 0, reduction)
+        takes_part = None if paired and m <= n else columns[count, :m] > 0
+        column_loss = _reduced(column_loss[:m], column_weights, takes_part, reduction)
         loss = 0.5 * (loss + column_loss)
     if not return_aux:
         return loss
@@ -395,8 +399,12 @@ def _checked_weights(weights: Tensor | None, name: str, length: int, like: Tenso
 def _reduced(
     loss: Tensor, weights: Tensor | None, takes_part: Tensor | None, reduction: str
 ) -> Tensor:
-    """Weight the losses of the rows that take part, and reduce them."""
+    """Weight the losses of the rows that take part (None: all), and reduce them."""
     if weights is None:
+        if takes_part is None:  # by few operations: small batches spend their time on them
+            if reduction == "none":
+                return loss
+            return loss.sum() if reduction == "sum" else loss.sum() / max(loss.shape[0], 1)
         weights = torch.ones_like(loss)
     if takes_part is not None:
         weights = torch.where(takes_part, weights, 0.0)
