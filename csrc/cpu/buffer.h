@@ -7,6 +7,10 @@
 #include <new>
 #include <utility>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 namespace b2m {
 
 template <class T>
@@ -15,9 +19,14 @@ class Buffer {
   Buffer() = default;
   explicit Buffer(std::int64_t count) : count_(count) {
     if (count <= 0) return;
-    const std::size_t bytes = (static_cast<std::size_t>(count) * sizeof(T) + kAlignment - 1) / kAlignment * kAlignment;
-    data_ = static_cast<T*>(std::aligned_alloc(kAlignment, bytes));
+    const std::size_t wanted = static_cast<std::size_t>(count) * sizeof(T);
+    const std::size_t alignment = wanted < kLarge ? kAlignment : kHugePage;
+    const std::size_t bytes = (wanted + alignment - 1) / alignment * alignment;
+    data_ = static_cast<T*>(std::aligned_alloc(alignment, bytes));
     if (!data_) throw std::bad_alloc();
+#if defined(__linux__)
+    if (alignment == kHugePage) madvise(data_, bytes, MADV_HUGEPAGE);  // or not: nothing depends on it
+#endif
   }
   Buffer(std::int64_t count, T value) : Buffer(count) { fill(value); }
   ~Buffer() { std::free(data_); }
@@ -39,6 +48,9 @@ class Buffer {
 
  private:
   static constexpr std::size_t kAlignment = 64;
+  // Memory of this size comes fresh from the system, and touching it page by page takes as long as computing does: a step of
+  // rsa_penalty on 256 x 47,104 features took XX ms of CPU with pages of 4 KiB, YY with huge ones.
+  static constexpr std::size_t kHugePage = std::size_t{1} << 21, kLarge = 2 * kHugePage;
   T* data_ = nullptr;
   std::int64_t count_ = 0;
 };

@@ -138,7 +138,7 @@ void forward(const ContrastiveProblem& problem, const SoftmaxStatistics& rows, c
   const int threads = problem.executor.threads;
   const Operands<T> operands(problem.query, &problem.key, problem.metric, Use::scores, problem.executor);
   Scorer<T> score(operands.row(), operands.column(), {problem.metric, 0});
-  const Blocking blocking(problem.query.rows, threads, operands.row_block());
+  const Blocking blocking(problem.query.rows, threads, operands.row_block(), false);
   const Positives positives(problem);
   const bool both = columns.negative_lse != nullptr, tops = rows.top1 != nullptr || columns.top1 != nullptr;
   const T scale = static_cast<T>(problem.logit_scale);
@@ -281,7 +281,7 @@ double backward(const ContrastiveProblem& problem, const SoftmaxStatistics& rows
   const std::int64_t n = problem.query.rows, m = problem.key.rows;
   Operands<T> operands(problem.query, &problem.key, problem.metric, Use::scores_and_gradient, problem.executor);
   Scorer<T> score(operands.row(), operands.column(), {problem.metric, 0});
-  const Blocking blocking(n, threads, operands.row_block());
+  const Blocking blocking(n, threads, operands.row_block(), false);
   const Positives positives(problem);
   const bool both = column_weight != nullptr;
   const GradientSide<T> row_side(rows, row_weight, n, m, label_smoothing);
@@ -346,7 +346,7 @@ template <class T>
 void sigmoid_losses(const ContrastiveProblem& problem, double bias, double* row_loss) {
   const Operands<T> operands(problem.query, &problem.key, problem.metric, Use::scores, problem.executor);
   Scorer<T> score(operands.row(), operands.column(), {problem.metric, 0});
-  const Blocking blocking(problem.query.rows, problem.executor.threads, operands.row_block());
+  const Blocking blocking(problem.query.rows, problem.executor.threads, operands.row_block(), false);
   const Positives positives(problem);
   auto spaces = make_workspaces<T>(blocking, problem.executor.threads, 1);
   std::fill(row_loss, row_loss + problem.query.rows, 0.0);
@@ -367,7 +367,7 @@ ScalarGradients sigmoid_gradients(const ContrastiveProblem& problem, double bias
   const std::int64_t n = problem.query.rows;
   Operands<T> operands(problem.query, &problem.key, problem.metric, Use::scores_and_gradient, problem.executor);
   Scorer<T> score(operands.row(), operands.column(), {problem.metric, 0});
-  const Blocking blocking(n, problem.executor.threads, operands.row_block());
+  const Blocking blocking(n, problem.executor.threads, operands.row_block(), false);
   const Positives positives(problem);
   auto spaces = make_workspaces<T>(blocking, problem.executor.threads, 1);
   Buffer<T> weight(n);

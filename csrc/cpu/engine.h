@@ -20,13 +20,16 @@
 namespace b2m {
 
 /// Sizes of a tile. About 112 x 256 single-precision scores (112 KiB; rows a multiple of what the level computes at once) stay in a
-/// second-level cache beside the operands of the block; fewer rows where the threads would otherwise run out of bands.
+/// second-level cache beside the operands of the block; fewer rows where the threads would otherwise run out of bands, and fewer
+/// columns where tiles on the diagonal of an upper triangle would be much of it.
 struct Blocking {
   std::int64_t rows;
   std::int64_t columns;
   std::int64_t stride;  // of a stored tile; the extra 16 values keep its rows out of the same cache sets
 
-  Blocking(std::int64_t row_count, int threads, std::int64_t row_block) : columns(256), stride(256 + 16) {
+  Blocking(std::int64_t row_count, int threads, std::int64_t row_block, bool upper)
+      : columns(upper ? std::clamp((row_count / 8 + 63) / 64 * 64, std::int64_t{64}, std::int64_t{256}) : 256),
+        stride(columns + 16) {
     const auto blocks = [&](std::int64_t count) { return (count + row_block - 1) / row_block * row_block; };
     rows = std::clamp(blocks((row_count + 4 * threads - 1) / (4 * threads)), row_block, blocks(112));
   }

@@ -59,7 +59,7 @@ void forward(const Matrix& x, const Matrix* y, Scoring scoring, Layout layout, c
   const int threads = executor.threads;
   const Operands<T> operands(x, y, scoring.metric, Use::scores, executor);
   Scorer<T> score(operands.row(), operands.column(), scoring);
-  const Blocking blocking(x.rows, threads, operands.row_block());
+  const Blocking blocking(x.rows, threads, operands.row_block(), y == nullptr);
   const bool mirrored = y == nullptr && layout == Layout::full;
   auto spaces = make_workspaces<T>(blocking, threads, mirrored ? 2 : 1);
   for_tiles<T>(
@@ -87,7 +87,7 @@ void backward(const Matrix& x, const Matrix* y, Scoring scoring, Layout layout, 
   const int threads = executor.threads;
   const Operands<T> operands(x, y, scoring.metric, Use::scores_and_gradient, executor);
   Scorer<T> score(operands.row(), operands.column(), scoring);
-  const Blocking blocking(x.rows, threads, operands.row_block());
+  const Blocking blocking(x.rows, threads, operands.row_block(), layout == Layout::condensed);
   auto spaces = make_workspaces<T>(blocking, threads, 2);
   GradientSums<T> sums(score, blocking, threads, dx != nullptr, dy != nullptr, y == nullptr);
   for_tiles<T>(
@@ -205,7 +205,7 @@ void topk_rows(const Matrix& x, const Matrix* y, Scoring scoring, std::int64_t k
   const int threads = executor.threads;
   const Operands<T> operands(x, y, scoring.metric, Use::scores, executor, true);
   Scorer<T> score(operands.row(), operands.column(), scoring);
-  const Blocking blocking(x.rows, threads, operands.row_block());
+  const Blocking blocking(x.rows, threads, operands.row_block(), false);
   auto spaces = make_workspaces<T>(blocking, threads, 1);
   const bool smallest = scoring.metric == Metric::euclidean || scoring.metric == Metric::sqeuclidean;
   std::vector<Candidate<T>> heaps(static_cast<std::size_t>(x.rows * k));

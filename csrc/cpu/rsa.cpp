@@ -65,7 +65,7 @@ class Comparer {
         c(comparison.c, comparison.count, use, comparison.executor, exact),
         t(comparison.t, comparison.count, Use::scores, comparison.executor, exact),
         blocking(comparison.count, comparison.executor.threads,
-                 std::max({c.row_block(), t.row_block(), std::int64_t{kernels<T>().row_block}})),
+                 std::max({c.row_block(), t.row_block(), std::int64_t{kernels<T>().row_block}}), true),
         level(kernels<T>()),
         spaces_(make_workspaces<T>(blocking, comparison.executor.threads, comparison.weights ? 3 : 2)) {
     if (comparison.weights)
@@ -217,7 +217,7 @@ double typical_score(const Similarities& similarities, std::int64_t count, const
       typical = (square - squares) / (static_cast<double>(count) * static_cast<double>(count - 1));
     } else {
       Source<T> source(similarities, count, Use::scores, executor, false);
-      const Blocking blocking(count, 1, std::max(source.row_block(), std::int64_t{kernels<T>().row_block}));
+      const Blocking blocking(count, 1, std::max(source.row_block(), std::int64_t{kernels<T>().row_block}), false);
       Buffer<T> scores(blocking.rows * blocking.stride, T(0));
       const Tile<T> tile{
           scores.data(), blocking.stride, std::min(blocking.rows, count), std::min(blocking.columns, count), 0, 0};
