@@ -131,6 +131,25 @@ def sigmoid_backward(
     executor: _Executor,
     /,
 ) -> tuple[float, float]: ...
+def scaled_rows(
+    x: _Matrix,
+    center: int,
+    metric: int,
+    factor: float,
+    out: _Matrix,
+    executor: _Executor,
+    /,
+) -> None: ...
+def scaled_rows_backward(
+    gradient: _Matrix,
+    x: _Matrix,
+    center: int,
+    metric: int,
+    factor: float,
+    dx: _Matrix,
+    executor: _Executor,
+    /,
+) -> float: ...
 def typical_score(of: _Similarities, count: int, executor: _Executor, /) -> float: ...
 def pair_moments(
     count: int,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, overload
+from typing import NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -21,19 +21,10 @@ from ._problems import (
     Similarities,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 
 def scalar(x: Tensor) -> float:
     """Return a number as formulas over results take it."""
     return x.item()
-
-
-def scalars(x: Tensor) -> Sequence[float]:
-    """Return the numbers of a vector in the same way."""
-    values: list[float] = x.tolist()
-    return values
 
 
 def _executor() -> tuple[int, int]:
@@ -149,6 +140,30 @@ def self_scores(x: Tensor, scoring: Scoring) -> Tensor:
     out = _doubles(len(x))
     _C.self_scores(matrix(x), METRICS[scoring.metric], scoring.gamma, address(out), _executor())
     return out
+
+
+def scaled_rows(x: Tensor, center: Tensor | None, metric: str, factor: Tensor, out: Tensor) -> None:
+    """Write factor times the rows of x, minus a center and prepared for a bilinear metric, to `out`."""
+    _C.scaled_rows(
+        matrix(x), address(center), METRICS[metric], float(factor), matrix(out), _executor()
+    )
+
+
+def scaled_rows_backward(
+    grad: Tensor, x: Tensor, center: Tensor | None, metric: str, factor: Tensor
+) -> tuple[Tensor, float]:
+    """Gradients of x, in the dtype of `grad`, and of factor from that of `out`."""
+    dx = torch.empty(x.shape, dtype=grad.dtype, device="cpu")
+    dfactor = _C.scaled_rows_backward(
+        matrix(grad),
+        matrix(x),
+        address(center),
+        METRICS[metric],
+        float(factor),
+        matrix(dx),
+        _executor(),
+    )
+    return dx, dfactor
 
 
 # ----------------------------------------------------------------------------------- contrastive

@@ -18,7 +18,7 @@ from torch import Tensor
 from . import _cpu_engine, _cuda_engine, _torch_engine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
     from ._problems import Coefficients, Comparison, ContrastiveProblem, PairMoments, Scoring
     from ._scalars import Scalar
@@ -32,9 +32,6 @@ class Engine(Protocol):
 
     def scalar(self, x: Tensor) -> Scalar:
         """Return a number as formulas over results take it."""
-
-    def scalars(self, x: Tensor) -> Sequence[Scalar]:
-        """Return the numbers of a vector in the same way."""
 
     def pairwise(
         self, x: Tensor, y: Tensor | None, scoring: Scoring, condensed: bool, out: Tensor
@@ -65,6 +62,19 @@ class Engine(Protocol):
 
     def self_scores(self, x: Tensor, scoring: Scoring) -> Tensor:
         """score(x_i, x_i) of every row, (n,) float64."""
+
+    def scaled_rows(
+        self, x: Tensor, center: Tensor | None, metric: str, factor: Tensor, out: Tensor
+    ) -> None:
+        """Write factor times the rows of x, minus a center and prepared for a bilinear metric, to `out`.
+
+        x, `out` (n, d); center (d,), factor () float64. Computed in the dtype of `out`.
+        """
+
+    def scaled_rows_backward(
+        self, grad: Tensor, x: Tensor, center: Tensor | None, metric: str, factor: Tensor
+    ) -> tuple[Tensor, Scalar]:
+        """Gradients of x, in the dtype of `grad`, and of factor from that of `out`."""
 
     def info_nce(
         self, problem: ContrastiveProblem, symmetric: bool, *, top1: bool, logit_mean: bool

@@ -51,13 +51,16 @@ def gradient(name: str, backward: Callable[..., Any], setup: Callable[..., Any])
     )
 
 
-def not_twice(name: str) -> None:
-    """Make the derivative of a backward op an error instead of a silent zero."""
+def not_twice(name: str, *, public: str | None = None) -> None:
+    """Make the derivative of a backward op an error instead of a silent zero.
+
+    `public`: the function that people know, if its name is another.
+    """
 
     def backward(_ctx: Any, *_gradients: Any) -> Any:
         raise RuntimeError(
-            f"b2m_fast.{name} is not twice differentiable; for second derivatives use "
-            f"b2m_fast.ops.reference.{name}, which is ordinary torch code"
+            f"b2m_fast.{public or name} is not twice differentiable; for second derivatives use "
+            f"b2m_fast.ops.reference.{public or name}, which is ordinary torch code"
         )
 
     torch.library.register_autograd(f"b2m_fast::{name}_backward", backward, lib=_library)

@@ -1,19 +1,130 @@
-"""Registration of rsa_penalty."""
+"""Registration of rsa_penalty, and of the mixture of layers before it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import torch
+from torch import Tensor
+
 from . import _comparison
+from ._engine import engine_of
 from ._library import fake, gradient, loss_dtype, not_twice, op, ops
 from ._problems import Comparison, Scoring
-from ._scalars import to_tensor
+from ._scalars import to_tensor, to_vector
 
 if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
+    from collections.abc import Iterator, Sequence
 
 __all__ = ["ops"]
+
+# ----------------------------------------------------------------------------------- mixed_layers
+
+# centers: a mean or another center (d,) of each layer, or nothing (0,). own_mean: it is the mean of
+# the layer's own rows, and the gradient goes through it.
+_LAYERS = "Tensor[] layers, Tensor[] centers, bool[] own_mean, Tensor roots, str metric"
+
+
+def _mixed_dtype(layers: Sequence[Tensor]) -> torch.dtype:
+    """Float64 if any layer is, else float32."""
+    wide = any(x.dtype == torch.float64 for x in layers)
+    return torch.float64 if wide else torch.float32
+
+
+def _layers(
+    layers: Sequence[Tensor], centers: Sequence[Tensor], roots: Tensor
+) -> Iterator[tuple[Tensor, Tensor | None, Tensor, slice]]:
+    """Rows, center, factor and columns of each layer."""
+    dtype, begin = _mixed_dtype(layers), 0
+    factors = roots.to(torch.float64)
+    for k, x in enumerate(layers):
+        rows = x.to(dtype) if dtype == torch.float64 else x
+        center = None
+        if centers[k].numel():
+            center = centers[k].to(torch.float64).contiguous()
+        end = begin + x.shape[1]
+        yield rows, center, factors[k], slice(begin, end)
+        begin = end
+
+
+@op(f"mixed_layers({_LAYERS}) -> Tensor")
+def _mixed_layers(
+    layers: list[Tensor],
+    centers: list[Tensor],
+    own_mean: list[bool],
+    roots: Tensor,
+    metric: str,
+) -> Tensor:
+    del own_mean  # matters to the gradient
+    out = _mixed_rows(layers)
+    scaled_rows = engine_of(out.device).scaled_rows
+    for rows, center, factor, columns in _layers(layers, centers, roots):
+        scaled_rows(rows, center, metric, factor, out[:, columns])
+    return out
+
+
+def _mixed_rows(layers: Sequence[Tensor]) -> Tensor:
+    """Room for the rows of all layers, side by side."""
+    first = layers[0]
+    shape = (first.shape[0], sum(x.shape[1] for x in layers))
+    return first.new_empty(shape, dtype=_mixed_dtype(layers))
+
+
+@fake("mixed_layers")
+def _(layers: list[Tensor], *_others: Any) -> Tensor:
+    return _mixed_rows(layers)
+
+
+@op(f"mixed_layers_backward(Tensor grad, {_LAYERS}) -> (Tensor[], Tensor)")
+def _mixed_layers_backward(
+    grad: Tensor,
+    layers: list[Tensor],
+    centers: list[Tensor],
+    own_mean: list[bool],
+    roots: Tensor,
+    metric: str,
+) -> tuple[list[Tensor], Tensor]:
+    backward = engine_of(grad.device).scaled_rows_backward
+    gradients, of_roots = [], []
+    for k, (rows, center, factor, columns) in enumerate(_layers(layers, centers, roots)):
+        dx, dfactor = backward(grad[:, columns], rows, center, metric, factor)
+        if own_mean[k]:
+            dx -= dx.mean(dim=0)
+        gradients.append(dx.to(layers[k].dtype))
+        of_roots.append(dfactor)
+    return gradients, to_vector(of_roots, grad.device).to(roots.dtype)
+
+
+@fake("mixed_layers_backward")
+def _(
+    _grad: Tensor,
+    layers: list[Tensor],
+    _centers: list[Tensor],
+    _own_mean: list[bool],
+    roots: Tensor,
+    _metric: str,
+) -> tuple[list[Tensor], Tensor]:
+    return [x.new_empty(x.shape) for x in layers], torch.empty_like(roots)
+
+
+def _mixed_layers_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    del output
+    layers, centers, ctx.own_mean, roots, ctx.metric = inputs
+    ctx.count = len(layers)
+    ctx.save_for_backward(*layers, *centers, roots)
+
+
+def _mixed_layers_gradient(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    *tensors, roots = ctx.saved_tensors
+    layers, centers = tensors[: ctx.count], tensors[ctx.count :]
+    gradients, of_roots = ops.mixed_layers_backward(
+        grad, layers, centers, ctx.own_mean, roots, ctx.metric
+    )
+    return gradients, [None] * ctx.count, None, of_roots, None
+
+
+gradient("mixed_layers", _mixed_layers_gradient, _mixed_layers_setup)
+not_twice("mixed_layers", public="rsa_penalty")
 
 # ----------------------------------------------------------------------------------- rsa_penalty
 

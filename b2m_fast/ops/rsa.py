@@ -374,30 +374,19 @@ def _checked_features(
         layer_weights = torch.full((len(layers),), 1 / len(layers), dtype=computing, device=device)
     shares = _validate.vector(layer_weights, "layer_weights", len(layers), device).to(computing)
     roots = (shares + _SMALLEST_LAYER_WEIGHT).sqrt()
-    mixed = [
-        roots[k] * _prepared(_centred(layer.to(computing), centers[k], "center"), metric)
-        for k, layer in enumerate(layers)
-    ]
-    return torch.cat(mixed, dim=1), Scoring("dot")
+    columns = [_center_of(x, c, computing) for x, c in zip(layers, centers, strict=True)]
+    own_mean = [c is True for c in centers]
+    mixed: Tensor = _ops.mixed_layers(layers, columns, own_mean, roots, metric)
+    return mixed, Scoring("dot")
 
 
-def _prepared(x: Tensor, metric: str) -> Tensor:
-    """Rows whose dot products are the similarities; zero rows stay zero, with gradient 0."""
-    zero = x.new_zeros(())
-    if metric == "dot":
-        return x
-    if metric == "correlation":
-        mean = x.mean(dim=1, keepdim=True)
-        x = x - mean
-        rounding: float = 8 * torch.finfo(x.dtype).eps * x.shape[1] ** 0.5
-        zero = rounding * mean.detach().abs()
-    # By the largest value first: the squares of very large or small rows would leave the range.
-    largest = x.detach().abs().amax(dim=1, keepdim=True)
-    largest = torch.where(largest == 0, 1.0, largest)
-    x = x / largest
-    square = x.square().sum(dim=1, keepdim=True)
-    is_zero = square <= (zero / largest).square()
-    return torch.where(is_zero, 0.0, x) / torch.where(is_zero, 1.0, square).sqrt()
+def _center_of(layer: Tensor, center: Center, dtype: torch.dtype) -> Tensor:
+    """What is subtracted from the rows of a layer, (d,); or nothing, (0,)."""
+    if isinstance(center, Tensor):
+        return _validate.vector(center, "center", layer.shape[1], layer.device).detach()
+    if not isinstance(center, bool):
+        raise TypeError(f"center holds a {type(center).__name__}; expected a bool or a tensor")
+    return layer.detach().mean(dim=0, dtype=dtype) if center else layer.new_empty(0)
 
 
 def _centred(x: Tensor, center: Center, center_name: str) -> Tensor:

@@ -1,6 +1,7 @@
 // The CPU engine's functions. The GIL is released around every computation.
 #include "b2m/contrastive.h"
 #include "b2m/pairwise.h"
+#include "b2m/rows.h"
 #include "b2m/rsa.h"
 #include "bindings/arguments.h"
 #include "cpu/dispatch.h"
@@ -101,6 +102,21 @@ void register_pairwise(py::module_& m) {
       "self_scores",
       [](const MatrixTuple& x, int metric, double gamma, Address out, const ExecutorTuple& how) {
         b2m::self_scores(matrix(x), scoring(metric, gamma), array<double>(out), executor(how));
+      },
+      Release());
+  m.def(
+      "scaled_rows",
+      [](const MatrixTuple& x, Address center, int metric, double factor, const MatrixTuple& out, const ExecutorTuple& how) {
+        b2m::scaled_rows(matrix(x), array<double>(center), static_cast<Metric>(metric), factor, matrix(out),
+                         executor(how).threads);
+      },
+      Release());
+  m.def(
+      "scaled_rows_backward",
+      [](const MatrixTuple& gradient, const MatrixTuple& x, Address center, int metric, double factor, const MatrixTuple& dx,
+         const ExecutorTuple& how) {
+        return b2m::scaled_rows_backward(matrix(gradient), matrix(x), array<double>(center), static_cast<Metric>(metric), factor,
+                                         matrix(dx), executor(how).threads);
       },
       Release());
 }

@@ -2,54 +2,15 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 #include <type_traits>
 
 #include "cpu/dispatch.h"
 #include "cpu/parallel.h"
-#include "cpu/sums.h"
+#include "cpu/preparation.h"
 #include "pair/elements.h"
 
 namespace b2m {
 namespace {
-
-/// Norm in double without overflow or underflow of the squares; NaN if any value is NaN.
-template <class T>
-double norm(const T* row, std::int64_t depth) {
-  double largest = 0, sum = dot(row, row, depth);
-  if (sum > 1e-200 && sum < 1e200) return std::sqrt(sum);
-  for (std::int64_t k = 0; k < depth; ++k) {
-    const double value = std::fabs(static_cast<double>(row[k]));
-    largest = value > largest ? value : largest;
-  }
-  if (largest == 0 || std::isnan(sum) || std::isinf(largest)) return std::isnan(sum) ? sum : largest;
-  sum = 0;
-  for (std::int64_t k = 0; k < depth; ++k) {
-    const double value = static_cast<double>(row[k]) / largest;
-    sum += value * value;
-  }
-  return largest * std::sqrt(sum);
-}
-
-/// Subtracts the row's mean. A row that is constant up to rounding becomes exactly zero.
-template <class T>
-void subtract_mean(T* row, std::int64_t depth) {
-  double sum = 0;
-  for (std::int64_t k = 0; k < depth; ++k) sum += static_cast<double>(row[k]);
-  const double mean = sum / static_cast<double>(depth);
-  for (std::int64_t k = 0; k < depth; ++k) row[k] = static_cast<T>(static_cast<double>(row[k]) - mean);
-  const double rounding = 8 * std::numeric_limits<T>::epsilon() * std::sqrt(static_cast<double>(depth)) * std::fabs(mean);
-  if (norm(row, depth) <= rounding) std::fill(row, row + depth, T(0));
-}
-
-/// Divides by the norm; a zero row stays zero. Returns 1 / norm, 0 for a zero row.
-template <class T>
-double normalise(T* row, std::int64_t depth) {
-  const double length = norm(row, depth);
-  if (length == 0) return 0;
-  for (std::int64_t k = 0; k < depth; ++k) row[k] = static_cast<T>(static_cast<double>(row[k]) / length);
-  return 1 / length;
-}
 
 /// Rows whose distance is a multiple of 256 bytes fall into the same few sets of the first-level cache; one vector more spreads them.
 template <class T>
@@ -70,15 +31,15 @@ Operand<T> prepare(const Matrix& matrix, Metric metric, int threads, const doubl
   operand.stride = padded_stride<T>(matrix.columns, level.width);
   operand.metric = metric;
   operand.rows = Buffer<T>(operand.count * operand.stride);
-  const bool normalised = metric == Metric::cosine || metric == Metric::correlation;
+  const bool normalised = is_normalised(metric);
   if (normalised) operand.inverse_norm = Buffer<double>(operand.count);
   if (origin) operand.shifted_rows = Buffer<T>(operand.count * operand.stride);
   parallel_ranges(threads, operand.count, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) {
       T* row = operand.rows.data() + i * operand.stride;
       read_row(matrix, i, 0, operand.depth, row);
-      if (metric == Metric::correlation) subtract_mean(row, operand.depth);
-      if (normalised) operand.inverse_norm[i] = normalise(row, operand.depth);
+      const double inverse_norm = prepare_row(row, operand.depth, metric);
+      if (normalised) operand.inverse_norm[i] = inverse_norm;
       std::fill(row + operand.depth, row + operand.stride, T(0));
       if (!origin) continue;
       T* shifted = operand.shifted_rows.data() + i * operand.stride;
@@ -130,25 +91,12 @@ Buffer<double> mean_row(const Matrix& matrix, int threads) {
 
 template <class T>
 void finish_gradient(const Operand<T>& operand, Buffer<T>& gradient, double factor, const Matrix& to, int threads) {
-  const bool normalised = operand.metric == Metric::cosine || operand.metric == Metric::correlation;
+  const bool normalised = is_normalised(operand.metric);
   parallel_ranges(threads, operand.count, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) {
       T* g = gradient.data() + i * operand.stride;
-      if (normalised) {
-        const T* z = operand.rows.data() + i * operand.stride;
-        const double along = dot(z, g, operand.depth), size = operand.inverse_norm[i] * factor;
-        for (std::int64_t k = 0; k < operand.depth; ++k) {
-          g[k] = static_cast<T>((static_cast<double>(g[k]) - static_cast<double>(z[k]) * along) * size);
-        }
-        if (operand.metric == Metric::correlation) {
-          double sum = 0;
-          for (std::int64_t k = 0; k < operand.depth; ++k) sum += static_cast<double>(g[k]);
-          const T mean = static_cast<T>(sum / static_cast<double>(operand.depth));
-          for (std::int64_t k = 0; k < operand.depth; ++k) g[k] -= mean;
-        }
-      } else if (factor != 1) {
-        for (std::int64_t k = 0; k < operand.depth; ++k) g[k] = static_cast<T>(static_cast<double>(g[k]) * factor);
-      }
+      finish_row(operand.rows.data() + i * operand.stride, g, operand.depth, operand.metric,
+                 normalised ? operand.inverse_norm[i] : 1, factor);
       write_row(to, i, 0, operand.depth, g);
     }
   });

@@ -39,7 +39,7 @@ void pack_panels(const Operand<T>& operand, std::int64_t first, std::int64_t cou
 Buffer<double> mean_row(const Matrix& matrix, int threads);
 
 /// Turns `gradient` (count, stride), the gradient of the prepared rows, times `factor` into the gradient of the caller's rows and
-/// writes it to `to`; `gradient` is used up. cosine: (g - z (z . g)) / |x|; correlation: that minus its mean; else g itself.
+/// writes it to `to`; `gradient` is used up.
 template <class T>
 void finish_gradient(const Operand<T>& operand, Buffer<T>& gradient, double factor, const Matrix& to, int threads);
 

@@ -18,7 +18,7 @@ import torch
 
 from b2m_fast import _C
 
-from .._torch_engine import pair_list, pair_list_backward, scalar, scalars, self_scores
+from .._torch_engine import pair_list, pair_list_backward, scalar, self_scores
 from .comparison import linear_gradient, pair_moments, squared_difference
 from .contrastive import (
     info_nce,
@@ -26,6 +26,7 @@ from .contrastive import (
     sigmoid_contrastive,
     sigmoid_contrastive_backward,
 )
+from .rows import scaled_rows, scaled_rows_backward
 from .scores import pairwise, pairwise_backward, topk
 
 __all__ = [
@@ -40,7 +41,8 @@ __all__ = [
     "pairwise",
     "pairwise_backward",
     "scalar",
-    "scalars",
+    "scaled_rows",
+    "scaled_rows_backward",
     "self_scores",
     "sigmoid_contrastive",
     "sigmoid_contrastive_backward",

@@ -10,7 +10,7 @@ from torch import Tensor
 from .._addresses import address, matrix
 from .._problems import METRICS, NORMALISED, Scoring
 from .._products import GradientSums
-from .kernels import KERNELS, Stream, padded
+from .kernels import KERNELS, Stream, padded, running_on
 
 if TYPE_CHECKING:
     from b2m_fast import _C
@@ -132,7 +132,7 @@ class Side:
         tensor_cores = self.precision.arithmetic == "bfloat16"
         if center is None and (self.x.dtype == torch.bfloat16 or not tensor_cores):
             return self.rows.data[:, : self.x.shape[1]]
-        exact = Precision("float64" if self.x.dtype == torch.float64 else "float32")
+        exact = _exact(self.x.dtype)
         return prepare(self.x, self.scoring.metric, exact, self.stream, center).data
 
     def sums(self) -> GradientSums:
@@ -157,6 +157,38 @@ class Side:
                 matrix(out),
                 self.stream,
             )
+
+
+def scaled_rows(x: Tensor, center: Tensor | None, metric: str, factor: Tensor, out: Tensor) -> None:
+    """Write factor times the rows of x, minus a center and prepared for a bilinear metric, to `out`."""
+    with running_on(x.device) as stream:
+        rows = prepare(x, metric, _exact(out.dtype), stream, center)
+    out.copy_(rows.data * factor)
+
+
+def scaled_rows_backward(
+    grad: Tensor, x: Tensor, center: Tensor | None, metric: str, factor: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradients of x, in the dtype of `grad`, and of factor from that of `out`."""
+    dx = torch.empty(x.shape, dtype=grad.dtype, device=x.device)
+    with running_on(x.device) as stream:
+        rows = prepare(x, metric, _exact(grad.dtype), stream, center)
+        if len(x):
+            KERNELS.finish_rows(
+                matrix(grad),
+                matrix(x),
+                METRICS[metric],
+                address(center),
+                address(rows.inverse_norm),
+                address(factor),
+                matrix(dx),
+                stream,
+            )
+    return dx, (grad * rows.data).sum(dtype=torch.float64)
+
+
+def _exact(dtype: torch.dtype) -> Precision:
+    return Precision("float64" if dtype == torch.float64 else "float32")
 
 
 def gradient_of(x: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from .contrastive import (
     sigmoid_contrastive,
     sigmoid_contrastive_backward,
 )
+from .rows import scaled_rows, scaled_rows_backward
 from .scores import (
     pair_list,
     pair_list_backward,
@@ -27,8 +28,6 @@ from .scores import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torch import Tensor
 
 __all__ = [
@@ -41,7 +40,8 @@ __all__ = [
     "pairwise",
     "pairwise_backward",
     "scalar",
-    "scalars",
+    "scaled_rows",
+    "scaled_rows_backward",
     "self_scores",
     "sigmoid_contrastive",
     "sigmoid_contrastive_backward",
@@ -53,8 +53,3 @@ __all__ = [
 def scalar(x: Tensor) -> Tensor:
     """Return a number as formulas over results take it."""
     return x
-
-
-def scalars(x: Tensor) -> Sequence[Tensor]:
-    """Return the numbers of a vector in the same way."""
-    return x.unbind()

@@ -1,0 +1,27 @@
+"""Rows prepared for a bilinear metric, as a matrix."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .._rows import finish, prepare
+
+
+def scaled_rows(x: Tensor, center: Tensor | None, metric: str, factor: Tensor, out: Tensor) -> None:
+    """Write factor times the rows of x, minus a center and prepared for a bilinear metric, to `out`."""
+    out.copy_(prepare(_centred(x, center, out.dtype), metric) * factor)
+
+
+def scaled_rows_backward(
+    grad: Tensor, x: Tensor, center: Tensor | None, metric: str, factor: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradients of x, in the dtype of `grad`, and of factor from that of `out`."""
+    centred = _centred(x, center, grad.dtype)
+    dx = torch.empty(x.shape, dtype=grad.dtype, device=x.device)
+    finish(grad, centred, metric, factor, dx)
+    return dx, (grad * prepare(centred, metric)).sum(dtype=torch.float64)
+
+
+def _centred(x: Tensor, center: Tensor | None, dtype: torch.dtype) -> Tensor:
+    return x if center is None else (x.to(torch.float64) - center).to(dtype)
