@@ -163,7 +163,7 @@ def pair_moments(
     executor: _Executor,
     /,
 ) -> tuple[float, float, float, float, float, float]: ...
-def squared_difference(
+def mean_squared_difference(
     count: int,
     c: _Similarities,
     t: _Similarities,
@@ -173,7 +173,7 @@ def squared_difference(
     dc: _Matrix | None,
     executor: _Executor,
     /,
-) -> tuple[float, float]: ...
+) -> float: ...
 def linear_gradient(
     count: int,
     c: _Similarities,

@@ -1,6 +1,6 @@
 """The engines that tests of the ops run with.
 
-cpu       the compiled engine, which sorts small problems by label, too
+cpu       the compiled engine
 torch     the one in plain torch, on CPU tensors, in blocks so small that their borders matter
 emulated  the CUDA kernels executed on the host, band by band; in builds with B2M_CUDA=EMULATED
 cuda      CUDA tensors, with whatever computes them in this build
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from b2m_fast import _C
-from b2m_fast.ops import _cpu_engine, _cuda_engine, _engine
+from b2m_fast.ops import _cuda_engine, _engine
 from b2m_fast.ops._cuda_engine import kernels as cuda_kernels
 from b2m_fast.ops._cuda_engine import scores as cuda_scores
 from b2m_fast.ops._torch_engine import blocks as torch_blocks
@@ -84,9 +84,7 @@ def computing_with(name: str) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         _current.append(name)
         stack.callback(_current.pop)
-        if name == "cpu":
-            stack.enter_context(_small(_cpu_engine, _SORTED_FROM=1000))
-        elif name == "torch":
+        if name == "torch":
             stack.enter_context(_small(torch_blocks, BLOCK=5000, _COLUMNS=90))
             stack.enter_context(_engine.forced("torch"))
         elif name == "emulated":

@@ -172,6 +172,45 @@ def test_info_nce_with_everything(
     assert_accurate("info_nce", inputs, ulps=8, symmetric=symmetric, label_smoothing=0.05)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("op", ["info_nce", "sigmoid_contrastive"])
+def test_many_labels(op: str, dtype: torch.dtype) -> None:
+    """So many pairs that the CPU engine takes them in the order of their labels; results keep theirs."""
+    n, m, extra = 520, 560, 40
+    inputs = {
+        "query": randoms(1, n, 7, dtype=dtype),
+        "key": randoms(2, m, 7, dtype=dtype),
+        "labels": randints(6, 20, n),
+        "key_labels": randints(7, 20, m) - 3,
+        "weights": randoms(3, n, dtype=dtype).abs(),
+    }
+    if op == "info_nce":
+        inputs |= {"extra_keys": randoms(5, extra, 7, dtype=dtype)}
+        assert_accurate(op, inputs, ulps=16, label_smoothing=0.05)
+        assert_accurate(op, inputs, ulps=16, symmetric=False, reduction="none")
+    else:
+        assert_accurate(op, inputs, ulps=16, reduction="none")
+    call = getattr(ops, op)
+    assert torch.equal(call(**inputs), call(**inputs))
+
+
+@pytest.mark.parametrize("in_order", [False, True])
+def test_aux_of_many_labels_keeps_the_order(in_order: bool) -> None:
+    """So does what is returned beside the loss."""
+    n = 640
+    query, labels = randoms(1, n, 7), randints(2, 40, n)
+    if in_order:
+        labels = labels.sort().values
+    _, aux = ops.info_nce(query, query.roll(1, 0), labels=labels, return_aux=True)
+    _, truth = reference.info_nce(
+        query.double(), query.roll(1, 0).double(), labels=labels, return_aux=True
+    )
+    for got, expected in zip(aux, truth, strict=True):
+        assert got is not None
+        assert expected is not None
+        torch.testing.assert_close(got.double(), expected.double(), rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("extra", [0, 31])
 def test_info_nce_aux(extra: int, dtype: torch.dtype) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import engines
 from b2m_fast import ops
-from b2m_fast.ops import _engine
+from b2m_fast.ops import _comparison
 from ops_helpers import BILINEAR, COMPARISONS, DTYPES, METRICS, randoms
 
 if TYPE_CHECKING:
@@ -110,6 +110,10 @@ def low_level_calls(dtype: torch.dtype, needs_grad: bool) -> Iterator[tuple[Any,
                     needs_grad,
                 ),
             )
+    roots = torch.tensor([0.5, 0.7], requires_grad=needs_grad)
+    for metric in BILINEAR:
+        centers = [x.detach().mean(0), x.new_empty(0)]
+        yield LOW.mixed_layers, ([x, leaf(5, 7, 4)], centers, [True, False], roots, metric)
     weights = randoms(4, 21, dtype=dtype).abs()
     similarity = torch.rand(7, 7).to(dtype)
     yield (
@@ -192,8 +196,15 @@ def test_second_derivative_is_refused(name: str) -> None:
     x, y = randoms(1, 7, 3).requires_grad_(), randoms(2, 7, 3).requires_grad_()
     value = total(CALLS[name](x, y))
     (gradient,) = torch.autograd.grad(value, x, create_graph=True)
-    with pytest.raises(RuntimeError, match=r"not twice differentiable.*b2m_fast\.ops\.reference\."):
+    refused = r"not twice differentiable.*b2m_fast\.ops\.reference\."
+    with pytest.raises(RuntimeError, match=refused):
         gradient.square().sum().backward()
+    # With an upstream gradient of 1, too, which depends on nothing.
+    value = CALLS[name](x, y)
+    value = value[0] if isinstance(value, tuple) else value
+    (gradient,) = torch.autograd.grad(value.sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match=refused):
+        (gradient.square().sum() + value.sum()).backward()
 
 
 @pytest.mark.parametrize("name", sorted(n for n in DIFFERENTIABLE if not n.startswith("rsa")))
@@ -224,32 +235,59 @@ def test_rsa_penalty_keeps_its_gradient(compare: str, form: str) -> None:
     torch.testing.assert_close(twice, 2 * expected, rtol=1e-5, atol=1e-6)
 
 
-def test_rsa_penalty_makes_no_gradient_that_nobody_wants() -> None:
+@pytest.mark.parametrize(
+    ("compare", "form"), [("atanh", "pair"), ("pearson", "pair"), ("pearson", "feature")]
+)
+def test_rsa_penalty_makes_no_gradient_that_nobody_wants(compare: str, form: str) -> None:
     """Without a gradient to come (no leaf, or gradients disabled) only the value is computed."""
     x, y = randoms(1, 7, 3), randoms(2, 7, 3)
-    asked: list[bool] = []
-    engine = _engine.engine_of(x.device)
+    made: list[bool] = []
+    penalty = _comparison.penalty
 
-    class Watching:
-        def __getattr__(self, name: str) -> Any:
-            if name != "squared_difference":
-                return getattr(engine, name)
-
-            def watch(*arguments: Any, with_gradient: bool, **options: Any) -> Any:
-                asked.append(with_gradient)
-                return engine.squared_difference(*arguments, with_gradient=with_gradient, **options)
-
-            return watch
+    def watched(*arguments: Any, **options: Any) -> Any:
+        value, gradient = penalty(*arguments, **options)
+        made.append(gradient is not None)
+        return value, gradient
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(_engine.ENGINES, "cpu", Watching())
-        with _engine.forced("cpu"):
-            ops.rsa_penalty(x, y)
-            with torch.no_grad():
-                ops.rsa_penalty(x.clone().requires_grad_(), y)
-            ops.rsa_score(x, y, compare="atanh")
-            ops.rsa_penalty(x.clone().requires_grad_(), y)
-    assert asked == [False, False, False, True]
+        patch.setattr(_comparison, "penalty", watched)
+        options = {"compare": compare, "form": form}
+        without = ops.rsa_penalty(x, y, **options)
+        with torch.no_grad():
+            ops.rsa_penalty(x.clone().requires_grad_(), y, **options)
+        value = ops.rsa_penalty(x.clone().requires_grad_(), y, **options)
+    assert made == [False, False, True]
+    torch.testing.assert_close(value.detach(), without, rtol=1e-6, atol=0)
+
+
+def test_rsa_penalty_exported_without_a_gradient_says_so() -> None:
+    """A graph traced where no gradient was wanted has none, which is an error and not a zero."""
+    x, y = randoms(1, 7, 3), randoms(2, 7, 3)
+    value, _ = LOW.rsa_penalty(
+        x.requires_grad_(), y, None, "mse", "dot", 0.0, "responses", "dot", 0.0, 1e-5, "pair", False
+    )
+    with pytest.raises(RuntimeError, match="traced, where no gradient was wanted"):
+        value.backward()
+
+
+@pytest.mark.parametrize("compare", ["mse", "atanh"])
+@pytest.mark.parametrize("total", [0.0, -1.0])
+def test_rsa_penalty_weights_of_any_sum(compare: str, total: float) -> None:
+    """Pair weights that sum to 0 give 0 and no gradient; to a negative number, what the formula says."""
+    x, y = randoms(1, 3, 5), randoms(2, 3, 5)
+    weights = torch.tensor([1.0, 2.0, total - 3.0])
+    leaf, wide = x.clone().requires_grad_(), x.double().requires_grad_()
+    value = ops.rsa_penalty(leaf, y, compare=compare, pair_weights=weights)
+    value.backward()
+    if total == 0:
+        assert value.item() == 0
+        assert leaf.grad is not None
+        assert not leaf.grad.any()
+        return
+    truth = ops.reference.rsa_penalty(wide, y.double(), compare=compare, pair_weights=weights)
+    truth.backward()
+    torch.testing.assert_close(value.double(), truth, rtol=1e-5, atol=0)
+    torch.testing.assert_close(leaf.grad, wide.grad, rtol=1e-4, atol=1e-6, check_dtype=False)
 
 
 def test_rsa_penalty_half_precision_gradient_is_kept_wide() -> None:

@@ -28,7 +28,7 @@ from . import _feature_form
 from ._engine import engine_of, may_wait
 from ._feature_form import FeatureSums
 from ._problems import DISTANCES, Comparison, PairMoments, Scoring, Similarities
-from ._scalars import Condition, Scalar, inverse_or_zero, sqrt, where
+from ._scalars import Condition, Scalar, sqrt, where
 
 DIFFERENCES = ("mse", "atanh")
 MATRIX_COMPARISONS = ("cka", "cka_debiased", "whitened_cosine")
@@ -87,10 +87,9 @@ def penalty(
     """Value of the penalty and, if wanted, its gradient for the patterns of c."""
     engine = engine_of(comparison.device)
     if compare in DIFFERENCES:
-        weight, total, gradient = engine.squared_difference(
+        return engine.mean_squared_difference(
             comparison, atanh=compare == "atanh", epsilon=epsilon, with_gradient=with_gradient
         )
-        return total * inverse_or_zero(weight), gradient
     moments, features = _sums(comparison, compare, form)
     similarity, recipe = _similarity(comparison, compare, moments)
     if not with_gradient:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, overload
-
 import torch
 from torch import Tensor
 
@@ -182,54 +180,6 @@ def _labels(problem: ContrastiveProblem) -> tuple[int, int]:
     return address(problem.row_label), address(problem.column_label)
 
 
-# Pairs from which on sorting by label pays: below, it takes longer than the tiles it saves.
-_SORTED_FROM = 2**18
-
-
-class _ByLabel(NamedTuple):
-    """A problem with its rows and columns in the order of their labels, and where they came from.
-
-    Tiles that may hold positive pairs take two further exponentials a pair and look at all labels:
-    in random order these are all tiles.
-    """
-
-    problem: ContrastiveProblem
-    rows: Tensor | None = None
-    columns: Tensor | None = None
-
-
-def _by_label(problem: ContrastiveProblem) -> _ByLabel:
-    row, column = problem.row_label, problem.column_label
-    if row is None or column is None or len(row) * len(column) < _SORTED_FROM:
-        return _ByLabel(problem)
-    rows, columns = row.argsort(stable=True), column.argsort(stable=True)
-    in_order = problem._replace(
-        query=problem.query[rows],
-        key=problem.key[columns],
-        row_label=row[rows],
-        column_label=column[columns],
-    )
-    return _ByLabel(in_order, rows, columns)
-
-
-@overload
-def _gathered(x: Tensor, places: Tensor | None) -> Tensor: ...
-@overload
-def _gathered(x: Tensor | None, places: Tensor | None) -> Tensor | None: ...
-def _gathered(x: Tensor | None, places: Tensor | None) -> Tensor | None:
-    """Entries along the last dimension, from their places in the order of the caller."""
-    return x if x is None or places is None else x.index_select(-1, places)
-
-
-@overload
-def _scattered(x: Tensor, places: Tensor | None, dim: int = ...) -> Tensor: ...
-@overload
-def _scattered(x: Tensor | None, places: Tensor | None, dim: int = ...) -> Tensor | None: ...
-def _scattered(x: Tensor | None, places: Tensor | None, dim: int = -1) -> Tensor | None:
-    """Entries along a dimension, back at those places."""
-    return x if x is None or places is None else torch.empty_like(x).index_copy_(dim, places, x)
-
-
 def info_nce(
     problem: ContrastiveProblem, symmetric: bool, *, top1: bool, logit_mean: bool
 ) -> tuple[Tensor, Tensor | None]:
@@ -242,7 +192,6 @@ def info_nce(
         rows[-1] = 0
         if columns is not None:
             columns[-1] = 0
-    problem, of_rows, of_columns = _by_label(problem)
     _C.info_nce_forward(
         *_problem(problem),
         *_labels(problem),
@@ -251,7 +200,7 @@ def info_nce(
         top1,
         _executor(),
     )
-    return _scattered(rows, of_rows), _scattered(columns, of_columns)
+    return rows, columns
 
 
 def _zeroed(x: Tensor | None) -> Tensor | None:
@@ -272,9 +221,6 @@ def info_nce_backward(
     dkey = _as(problem.key) if wanted[1] else None
     if not (len(problem.query) and len(problem.key)):
         return _zeroed(dquery), _zeroed(dkey), 0.0
-    problem, of_rows, of_columns = _by_label(problem)
-    rows, row_weight = _gathered(rows, of_rows), _gathered(row_weight, of_rows)
-    columns, column_weight = _gathered(columns, of_columns), _gathered(column_weight, of_columns)
     dscale = _C.info_nce_backward(
         *_problem(problem),
         *_labels(problem),
@@ -287,13 +233,12 @@ def info_nce_backward(
         maybe_matrix(dkey),
         _executor(),
     )
-    return _scattered(dquery, of_rows, 0), _scattered(dkey, of_columns, 0), dscale
+    return dquery, dkey, dscale
 
 
 def sigmoid_contrastive(problem: ContrastiveProblem, logit_bias: Tensor) -> Tensor:
     """Loss of every row, (n,) float64."""
     row_loss = _doubles(len(problem.query))
-    problem, of_rows, _ = _by_label(problem)
     _C.sigmoid_forward(
         *_problem(problem),
         float(logit_bias),
@@ -301,7 +246,7 @@ def sigmoid_contrastive(problem: ContrastiveProblem, logit_bias: Tensor) -> Tens
         address(row_loss),
         _executor(),
     )
-    return _scattered(row_loss, of_rows)
+    return row_loss
 
 
 def sigmoid_contrastive_backward(
@@ -312,8 +257,6 @@ def sigmoid_contrastive_backward(
     dkey = _as(problem.key) if wanted[1] else None
     if not (len(problem.query) and len(problem.key)):
         return _zeroed(dquery), _zeroed(dkey), 0.0, 0.0
-    problem, of_rows, of_columns = _by_label(problem)
-    row_weight = _gathered(row_weight, of_rows)
     dscale, dbias = _C.sigmoid_backward(
         *_problem(problem),
         float(logit_bias),
@@ -323,7 +266,7 @@ def sigmoid_contrastive_backward(
         maybe_matrix(dkey),
         _executor(),
     )
-    return _scattered(dquery, of_rows, 0), _scattered(dkey, of_columns, 0), dscale, dbias
+    return dquery, dkey, dscale, dbias
 
 
 # ----------------------------------------------------------------------------------- comparisons
@@ -367,19 +310,19 @@ def pair_moments(comparison: Comparison, *, shifted: bool, row_sums: bool) -> Pa
     return PairMoments(*sums, *shifts, c_row, t_row)
 
 
-def squared_difference(
+def mean_squared_difference(
     comparison: Comparison, *, atanh: bool, epsilon: float, with_gradient: bool
-) -> tuple[float, float, Tensor | None]:
-    """Sum of w and of w (F(c) - F(t))^2, F the identity or Fisher's z, and the quotient's gradient."""
+) -> tuple[float, Tensor | None]:
+    """Mean of (F(c) - F(t))^2 under w, F the identity or Fisher's z, and its gradient."""
     gradient = _pattern_gradient(comparison) if with_gradient else None
-    weight, total = _C.squared_difference(
+    mean = _C.mean_squared_difference(
         *_comparison(comparison),
         _C.TRANSFORMS["atanh" if atanh else "identity"],
         epsilon,
         maybe_matrix(gradient),
         _executor(),
     )
-    return weight, total, gradient
+    return mean, gradient
 
 
 def linear_gradient(

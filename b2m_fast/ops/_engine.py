@@ -108,13 +108,12 @@ class Engine(Protocol):
     def pair_moments(self, comparison: Comparison, *, shifted: bool, row_sums: bool) -> PairMoments:
         """First and second moments; `shifted` by a typical score, so that centred ones do not cancel."""
 
-    def squared_difference(
+    def mean_squared_difference(
         self, comparison: Comparison, *, atanh: bool, epsilon: float, with_gradient: bool
-    ) -> tuple[Scalar, Scalar, Tensor | None]:
-        """Sum of w and of w (F(c) - F(t))^2, F the identity or Fisher's z.
+    ) -> tuple[Scalar, Tensor | None]:
+        """Mean of (F(c) - F(t))^2 under w, F the identity or Fisher's z; 0 where w sums to 0.
 
-        And, if wanted, the gradient of the second over the first (0 where that is 0) for the
-        patterns of c, as `linear_gradient` gives it.
+        And, if wanted, its gradient for the patterns of c, as `linear_gradient` gives one.
         """
 
     def linear_gradient(

@@ -62,7 +62,10 @@ def single_allowed(comparison: Comparison) -> bool:
 
 
 def cheaper(comparison: Comparison) -> bool:
-    """Compare the multiplications of both forms; float64 counts double where the pairs use float32."""
+    """Compare the multiplications of both forms; float64 counts double where the pairs use float32.
+
+    Those of value and gradient, even if only the value is wanted: it has the same bits either way.
+    """
     n, d, k = comparison.items, comparison.c.data.shape[1], comparison.t.data.shape[1]
     precision = 1 if comparison.dtype == torch.float64 or single_allowed(comparison) else 2
     feature = precision * n * (2 * d * d + 2 * d * k + k * k)

@@ -128,11 +128,6 @@ not_twice("mixed_layers", public="rsa_penalty")
 
 # ----------------------------------------------------------------------------------- rsa_penalty
 
-_RSA = (
-    "Tensor features, Tensor target, Tensor? pair_weights, str compare, str metric, float gamma, "
-    "str target_kind, str target_metric, float target_gamma, float epsilon, str form"
-)
-
 
 class _RSAOptions(NamedTuple):
     """What the schema of rsa_penalty holds after its tensors."""
@@ -145,6 +140,7 @@ class _RSAOptions(NamedTuple):
     target_gamma: float
     epsilon: float
     form: str
+    with_gradient: bool
 
     def comparison(
         self, features: Tensor, target: Tensor, pair_weights: Tensor | None
@@ -160,21 +156,24 @@ class _RSAOptions(NamedTuple):
         )
 
 
-@op(f"rsa_penalty({_RSA}, bool with_gradient) -> (Tensor, Tensor)")
+@op(
+    "rsa_penalty(Tensor features, Tensor target, Tensor? pair_weights, str compare, str metric, "
+    "float gamma, str target_kind, str target_metric, float target_gamma, float epsilon, str form, "
+    "bool with_gradient) -> (Tensor, Tensor)"
+)
 def _rsa(
     features: Tensor,
     target: Tensor,
     pair_weights: Tensor | None,
     *arguments: Any,
 ) -> tuple[Tensor, Tensor]:
-    *named, with_gradient = arguments
-    options = _RSAOptions(*named)
+    options = _RSAOptions(*arguments)
     value, gradient = _comparison.penalty(
         options.comparison(features, target, pair_weights),
         options.compare,
         options.epsilon,
         options.form,
-        with_gradient=with_gradient,
+        with_gradient=options.with_gradient,
     )
     dtype = loss_dtype(features)
     if gradient is None:
@@ -207,14 +206,21 @@ def _rsa_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor])
     features, *_, ctx.with_gradient = inputs
     _, gradient = output
     ctx.dtype = features.dtype
-    ctx.mark_non_differentiable(gradient)
+    # `gradient` counts as differentiable, so that the backward op sees whoever differentiates again;
+    # nobody else uses it, and without zeros made for it that costs nothing.
+    ctx.set_materialize_grads(False)
     ctx.save_for_backward(gradient)
 
 
-def _rsa_gradient(ctx: Any, grad: Tensor, _gradient: Tensor) -> tuple[Tensor | None, ...]:
+def _rsa_gradient(
+    ctx: Any, grad: Tensor | None, _of_gradient: Tensor | None
+) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 12
     if not ctx.with_gradient:
         raise RuntimeError(
-            "b2m_fast.rsa_penalty was told (with_gradient=False) that there is no backward pass"
+            "b2m_fast.rsa_penalty was called, or traced, where no gradient was wanted, and has none; "
+            "trace it with features that require one"
         )
     (gradient,) = ctx.saved_tensors
     return ops.rsa_penalty_backward(grad, gradient, ctx.dtype), *(None,) * 11

@@ -7,7 +7,7 @@ over results are written once for both kinds, with `where` in place of branches.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -31,15 +31,9 @@ def sqrt(x: Scalar) -> Scalar:
     return x.sqrt() if isinstance(x, Tensor) else math.sqrt(x)
 
 
-@overload
-def inverse_or_zero(x: float) -> float: ...
-@overload
-def inverse_or_zero(x: Tensor) -> Tensor: ...
-def inverse_or_zero(x: Scalar) -> Scalar:
+def inverse_or_zero(x: Tensor) -> Tensor:
     """1 / x, and 0 of 0."""
-    if isinstance(x, Tensor):
-        return torch.where(x == 0, 0.0, 1 / torch.where(x == 0, 1.0, x))
-    return 0.0 if x == 0 else 1 / x
+    return torch.where(x == 0, 0.0, 1 / torch.where(x == 0, 1.0, x))
 
 
 def to_tensor(x: Scalar, dtype: torch.dtype, device: torch.device) -> Tensor:

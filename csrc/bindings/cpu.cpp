@@ -115,8 +115,8 @@ void register_pairwise(py::module_& m) {
       "scaled_rows_backward",
       [](const MatrixTuple& gradient, const MatrixTuple& x, Address center, int metric, double factor, const MatrixTuple& dx,
          const ExecutorTuple& how) {
-        return b2m::scaled_rows_backward(matrix(gradient), matrix(x), array<double>(center), static_cast<Metric>(metric), factor,
-                                         matrix(dx), executor(how).threads);
+        return b2m::scaled_rows_backward(matrix(gradient), matrix(x), array<double>(center), static_cast<Metric>(metric),
+                                         factor, matrix(dx), executor(how).threads);
       },
       Release());
 }
@@ -182,13 +182,12 @@ void register_rsa(py::module_& m) {
       },
       Release());
   m.def(
-      "squared_difference",
+      "mean_squared_difference",
       [](std::int64_t count, const SimilaritiesTuple& c, const SimilaritiesTuple& t, const OptionalSimilarities& w,
          int transform, double epsilon, const OptionalMatrix& dc, const ExecutorTuple& how) {
         const ComparisonArguments arguments(count, c, t, w, how);
-        const auto sum = b2m::squared_difference(arguments.comparison, static_cast<Transform>(transform), epsilon,
-                                                 MaybeMatrix(dc).get());
-        return std::make_tuple(sum.weight, sum.total);
+        return b2m::mean_squared_difference(arguments.comparison, static_cast<Transform>(transform), epsilon,
+                                            MaybeMatrix(dc).get());
       },
       Release());
   m.def(

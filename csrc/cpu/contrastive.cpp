@@ -2,6 +2,8 @@
 
 #include <cmath>
 #include <limits>
+#include <tuple>
+#include <utility>
 
 #include "cpu/engine.h"
 #include "cpu/operands.h"
@@ -10,12 +12,57 @@
 namespace b2m {
 namespace {
 
+/// The items of one side in the order of their labels.
+class Order {
+ public:
+  Order() = default;
+  /// Without labels, or where they are in order already, nothing is moved.
+  Order(const std::int32_t* labels, std::int64_t count) : labels_(labels) {
+    if (!labels || std::is_sorted(labels, labels + count)) return;
+    std::vector<std::pair<std::int32_t, std::int64_t>> items(static_cast<std::size_t>(count));
+    for (std::int64_t i = 0; i < count; ++i) items[static_cast<std::size_t>(i)] = {labels[i], i};
+    std::sort(items.begin(), items.end());
+    sorted_ = Buffer<std::int32_t>(count);
+    places_ = Buffer<std::int64_t>(count);
+    for (std::int64_t i = 0; i < count; ++i) std::tie(sorted_[i], places_[i]) = items[static_cast<std::size_t>(i)];
+    labels_ = sorted_.data();
+  }
+  const std::int32_t* labels() const { return labels_; }
+  /// Where item i stands with the caller; null: at i.
+  const std::int64_t* places() const { return places_.data(); }
+  std::int64_t place(std::int64_t i) const { return places_.size() > 0 ? places_[i] : i; }
+
+ private:
+  const std::int32_t* labels_ = nullptr;
+  Buffer<std::int32_t> sorted_;
+  Buffer<std::int64_t> places_;
+};
+
+// Pairs from which on items are taken in the order of their labels. A tile that may hold a positive pair takes two more exponentials a
+// pair and looks at every label: in random order, that is every tile. 4096 queries and keys of depth 64 with 16 labels take 63 ms of
+// CPU instead of 80, forward and backward.
+constexpr std::int64_t kSortedFrom = std::int64_t{1} << 18;
+
 /// The labels of a problem, or the diagonal where there are none.
 class Positives {
  public:
-  explicit Positives(const ContrastiveProblem& problem) : row_(problem.row_label), column_(problem.column_label) {}
+  explicit Positives(const ContrastiveProblem& problem) {
+    const std::int64_t n = problem.query.rows, m = problem.key.rows;
+    if (n * m >= kSortedFrom) {
+      rows_ = Order(problem.row_label, n);
+      columns_ = Order(problem.column_label, m);
+      row_ = rows_.labels();
+      column_ = columns_.labels();
+    } else {
+      row_ = problem.row_label;
+      column_ = problem.column_label;
+    }
+  }
 
   bool diagonal() const { return row_ == nullptr; }
+  const Order& row_order() const { return rows_; }
+  const Order& column_order() const { return columns_; }
+  Places places() const { return {rows_.places(), columns_.places()}; }
 
   /// Diagonal: body(tile row, tile column) for the positive pairs of the tile.
   template <class T, class Body>
@@ -43,6 +90,7 @@ class Positives {
   }
 
  private:
+  Order rows_, columns_;
   const std::int32_t* row_;
   const std::int32_t* column_;
 };
@@ -93,17 +141,18 @@ struct DirectionState {
       top_positive[i] = std::max(top_positive[i], other.top_positive[j]);
     }
   }
-  void write(std::int64_t i, const SoftmaxStatistics& to) const {
+  /// Writes entry i as that of the caller's item `place`.
+  void write(std::int64_t i, std::int64_t place, const SoftmaxStatistics& to) const {
     const double count = static_cast<double>(positive_count[i]);
-    to.negative_lse[i] = static_cast<double>(negative_max[i]) + std::log(negative_sum[i]);
-    to.positive_lse[i] = static_cast<double>(positive_max[i]) + std::log(positive_sum[i]);
-    to.positive_mean[i] = count > 0 ? positive_total[i] / count : 0;
-    to.positive_count[i] = count;
-    if (negative_sum[i] == 0) to.negative_lse[i] = -std::numeric_limits<double>::infinity();
-    if (count == 0) to.positive_lse[i] = -std::numeric_limits<double>::infinity();
+    to.negative_lse[place] = static_cast<double>(negative_max[i]) + std::log(negative_sum[i]);
+    to.positive_lse[place] = static_cast<double>(positive_max[i]) + std::log(positive_sum[i]);
+    to.positive_mean[place] = count > 0 ? positive_total[i] / count : 0;
+    to.positive_count[place] = count;
+    if (negative_sum[i] == 0) to.negative_lse[place] = -std::numeric_limits<double>::infinity();
+    if (count == 0) to.positive_lse[place] = -std::numeric_limits<double>::infinity();
     if (!to.top1) return;
     const bool is_number = std::isfinite(negative_sum[i]) && !std::isnan(positive_total[i]);
-    to.top1[i] = is_number && top_positive[i] > top_negative[i] ? 1 : 0;  // a tie is a miss
+    to.top1[place] = is_number && top_positive[i] > top_negative[i] ? 1 : 0;  // a tie is a miss
   }
 
  private:
@@ -128,7 +177,7 @@ void write_logit_mean(const Operand<T>& of, const Operand<T>& over, double scale
   for (std::int64_t k = 0; over.count > 0 && k < over.depth; ++k) mean[k] /= static_cast<double>(over.count);
   parallel_ranges(threads, of.count, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t i = begin; i < end; ++i) {
-      to[i] = scale * dot(of.rows.data() + i * of.stride, mean.data(), of.depth);
+      to[of.places ? of.places[i] : i] = scale * dot(of.rows.data() + i * of.stride, mean.data(), of.depth);
     }
   });
 }
@@ -136,10 +185,11 @@ void write_logit_mean(const Operand<T>& of, const Operand<T>& over, double scale
 template <class T>
 void forward(const ContrastiveProblem& problem, const SoftmaxStatistics& rows, const SoftmaxStatistics& columns) {
   const int threads = problem.executor.threads;
-  const Operands<T> operands(problem.query, &problem.key, problem.metric, Use::scores, problem.executor);
+  const Positives positives(problem);
+  const Operands<T> operands(problem.query, &problem.key, problem.metric, Use::scores, problem.executor, false,
+                             positives.places());
   Scorer<T> score(operands.row(), operands.column(), {problem.metric, 0});
   const Blocking blocking(problem.query.rows, threads, operands.row_block(), false);
-  const Positives positives(problem);
   const bool both = columns.negative_lse != nullptr, tops = rows.top1 != nullptr || columns.top1 != nullptr;
   const T scale = static_cast<T>(problem.logit_scale);
 
@@ -149,8 +199,7 @@ void forward(const ContrastiveProblem& problem, const SoftmaxStatistics& rows, c
   for (int thread = 0; both && thread < threads; ++thread) column_states.emplace_back(blocking.columns, tops);
 
   for_tiles<T>(
-      problem.query.rows, problem.key.rows, false, blocking, threads,
-      [&](std::int64_t column0, std::int64_t count) { score.begin_block(column0, count, threads); },
+      problem.query.rows, problem.key.rows, false, blocking, threads, score,
       [&](int thread, Tile<T> pairs) {
         const auto slot = static_cast<std::size_t>(thread);
         Workspace<T>& space = spaces[slot];
@@ -193,15 +242,11 @@ void forward(const ContrastiveProblem& problem, const SoftmaxStatistics& rows, c
           for (std::size_t thread = 1; thread < column_states.size(); ++thread) {
             column_states[0].join(j, column_states[thread], j);
           }
-          SoftmaxStatistics at = columns;
-          for (double** array : {&at.negative_lse, &at.positive_lse, &at.positive_mean, &at.positive_count, &at.top1}) {
-            if (*array) *array += column0;
-          }
-          column_states[0].write(j, at);
+          column_states[0].write(j, positives.column_order().place(column0 + j), columns);
         }
         for (DirectionState<T>& state : column_states) state.clear();
       });
-  for (std::int64_t i = 0; i < problem.query.rows; ++i) row_state.write(i, rows);
+  for (std::int64_t i = 0; i < problem.query.rows; ++i) row_state.write(i, positives.row_order().place(i), rows);
   write_logit_mean(operands.row(), operands.column(), problem.logit_scale, rows.logit_mean, threads);
   if (both) write_logit_mean(operands.column(), operands.row(), problem.logit_scale, columns.logit_mean, threads);
 }
@@ -211,7 +256,8 @@ template <class T>
 struct GradientSide {
   Buffer<T> weight, lse, positive_lse, negative_share, inverse_count, smoothing;
 
-  GradientSide(const SoftmaxStatistics& from, const double* row_weight, std::int64_t count, std::int64_t others, double s)
+  GradientSide(const SoftmaxStatistics& from, const double* row_weight, const Order& order, std::int64_t count,
+               std::int64_t others, double s)
       : weight(count),
         lse(count),
         positive_lse(count),
@@ -219,16 +265,17 @@ struct GradientSide {
         inverse_count(count),
         smoothing(s > 0 ? count : 0) {
     for (std::int64_t i = 0; i < count; ++i) {
-      const double negative = from.negative_lse[i], positive = from.positive_lse[i];
+      const std::int64_t place = order.place(i);
+      const double negative = from.negative_lse[place], positive = from.positive_lse[place];
       const double high = std::max(negative, positive), low = std::min(negative, positive);
-      weight[i] = static_cast<T>(row_weight[i]);
+      weight[i] = static_cast<T>(row_weight[place]);
       lse[i] = static_cast<T>(high + std::log1p(std::exp(low - high)));
       positive_lse[i] = static_cast<T>(positive);
       negative_share[i] = static_cast<T>(1 / (1 + std::exp(positive - negative)));
       // The target of label smoothing is (1 - s) / count on positives and s / others everywhere: the first is folded in here, the
       // second is added to the whole tile.
-      inverse_count[i] = static_cast<T>((1 - s) / from.positive_count[i]);
-      if (s > 0) smoothing[i] = static_cast<T>(-row_weight[i] * s / static_cast<double>(others));
+      inverse_count[i] = static_cast<T>((1 - s) / from.positive_count[place]);
+      if (s > 0) smoothing[i] = static_cast<T>(-row_weight[place] * s / static_cast<double>(others));
     }
   }
   SoftmaxSide<T> at(std::int64_t from) const {
@@ -279,19 +326,20 @@ double backward(const ContrastiveProblem& problem, const SoftmaxStatistics& rows
                 const Matrix* dkey) {
   const int threads = problem.executor.threads;
   const std::int64_t n = problem.query.rows, m = problem.key.rows;
-  Operands<T> operands(problem.query, &problem.key, problem.metric, Use::scores_and_gradient, problem.executor);
+  const Positives positives(problem);
+  Operands<T> operands(problem.query, &problem.key, problem.metric, Use::scores_and_gradient, problem.executor, false,
+                       positives.places());
   Scorer<T> score(operands.row(), operands.column(), {problem.metric, 0});
   const Blocking blocking(n, threads, operands.row_block(), false);
-  const Positives positives(problem);
   const bool both = column_weight != nullptr;
-  const GradientSide<T> row_side(rows, row_weight, n, m, label_smoothing);
-  const GradientSide<T> column_side(both ? columns : rows, both ? column_weight : row_weight, both ? m : 0, n, label_smoothing);
+  const GradientSide<T> row_side(rows, row_weight, positives.row_order(), n, m, label_smoothing);
+  const GradientSide<T> column_side(both ? columns : rows, both ? column_weight : row_weight, positives.column_order(),
+                                    both ? m : 0, n, label_smoothing);
 
   auto spaces = make_workspaces<T>(blocking, threads, positives.diagonal() ? 1 : 2);
   GradientSums<T> sums(score, blocking, threads, dquery || !dkey, dkey != nullptr, false);
   for_tiles<T>(
-      n, m, false, blocking, threads,
-      [&](std::int64_t column0, std::int64_t count) { score.begin_block(column0, count, threads); },
+      n, m, false, blocking, threads, score,
       [&](int thread, Tile<T> pairs) {
         Workspace<T>& space = spaces[static_cast<std::size_t>(thread)];
         const Tile<T> tile = with_data(pairs, space.scores);
@@ -344,39 +392,40 @@ void signed_logits(const Scorer<T>& score, const ContrastiveProblem& problem, co
 
 template <class T>
 void sigmoid_losses(const ContrastiveProblem& problem, double bias, double* row_loss) {
-  const Operands<T> operands(problem.query, &problem.key, problem.metric, Use::scores, problem.executor);
+  const Positives positives(problem);
+  const Operands<T> operands(problem.query, &problem.key, problem.metric, Use::scores, problem.executor, false,
+                             positives.places());
   Scorer<T> score(operands.row(), operands.column(), {problem.metric, 0});
   const Blocking blocking(problem.query.rows, problem.executor.threads, operands.row_block(), false);
-  const Positives positives(problem);
   auto spaces = make_workspaces<T>(blocking, problem.executor.threads, 1);
-  std::fill(row_loss, row_loss + problem.query.rows, 0.0);
+  Buffer<double> losses(problem.query.rows, 0.0);
   for_tiles<T>(
-      problem.query.rows, problem.key.rows, false, blocking, problem.executor.threads,
-      [&](std::int64_t column0, std::int64_t count) { score.begin_block(column0, count, problem.executor.threads); },
+      problem.query.rows, problem.key.rows, false, blocking, problem.executor.threads, score,
       [&](int thread, Tile<T> pairs) {
         const Tile<T> tile = with_data(pairs, spaces[static_cast<std::size_t>(thread)].scores);
         signed_logits(score, problem, positives, bias, tile);
-        score.level.sum_softplus(tile, row_loss + tile.row0);
+        score.level.sum_softplus(tile, losses.data() + tile.row0);
       },
       [](std::int64_t, std::int64_t) {});
+  for (std::int64_t i = 0; i < losses.size(); ++i) row_loss[positives.row_order().place(i)] = losses[i];
 }
 
 template <class T>
 ScalarGradients sigmoid_gradients(const ContrastiveProblem& problem, double bias, const double* row_weight,
                                   const Matrix* dquery, const Matrix* dkey) {
   const std::int64_t n = problem.query.rows;
-  Operands<T> operands(problem.query, &problem.key, problem.metric, Use::scores_and_gradient, problem.executor);
+  const Positives positives(problem);
+  Operands<T> operands(problem.query, &problem.key, problem.metric, Use::scores_and_gradient, problem.executor, false,
+                       positives.places());
   Scorer<T> score(operands.row(), operands.column(), {problem.metric, 0});
   const Blocking blocking(n, problem.executor.threads, operands.row_block(), false);
-  const Positives positives(problem);
   auto spaces = make_workspaces<T>(blocking, problem.executor.threads, 1);
   Buffer<T> weight(n);
-  for (std::int64_t i = 0; i < n; ++i) weight[i] = static_cast<T>(row_weight[i]);
+  for (std::int64_t i = 0; i < n; ++i) weight[i] = static_cast<T>(row_weight[positives.row_order().place(i)]);
   Buffer<double> row_sum(n, 0.0);
   GradientSums<T> sums(score, blocking, problem.executor.threads, dquery || !dkey, dkey != nullptr, false);
   for_tiles<T>(
-      n, problem.key.rows, false, blocking, problem.executor.threads,
-      [&](std::int64_t column0, std::int64_t count) { score.begin_block(column0, count, problem.executor.threads); },
+      n, problem.key.rows, false, blocking, problem.executor.threads, score,
       [&](int thread, Tile<T> pairs) {
         const Tile<T> tile = with_data(pairs, spaces[static_cast<std::size_t>(thread)].scores);
         signed_logits(score, problem, positives, bias, tile);

@@ -10,6 +10,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cassert>
 #include <type_traits>
 #include <vector>
 
@@ -55,16 +56,16 @@ std::vector<Workspace<T>> make_workspaces(const Blocking& blocking, int threads,
   return spaces;
 }
 
-/// Visits all tiles. body(thread, tile) runs in parallel with an empty tile (no data) that says which pairs; before(column0, columns)
-/// and after(column0, columns) run once per block of columns. `upper`: rows and columns are the same items and only tiles with a pair
-/// i <= j are visited.
-template <class T, class Before, class Body, class After>
+/// Visits all tiles. Once per block of columns scores.begin_block(column0, columns, threads) makes ready what the tiles are filled from,
+/// body(thread, tile) runs in parallel with an empty tile (no data) that says which pairs, and after(column0, columns) ends the block.
+/// `upper`: rows and columns are the same items and only tiles with a pair i <= j are visited.
+template <class T, class Scores, class Body, class After>
 void for_tiles(std::int64_t row_count, std::int64_t column_count, bool upper, const Blocking& blocking, int threads,
-               const Before& before, const Body& body, const After& after) {
+               Scores& scores, const Body& body, const After& after) {
   for (std::int64_t column0 = 0; column0 < column_count; column0 += blocking.columns) {
     const std::int64_t columns = std::min(blocking.columns, column_count - column0);
     const std::int64_t last_row = upper ? std::min(row_count, column0 + columns) : row_count;
-    before(column0, columns);
+    scores.begin_block(column0, columns, threads);
     parallel(threads, [&](int thread) {
       for (std::int64_t row0 = thread * blocking.rows; row0 < last_row; row0 += threads * blocking.rows) {
         const std::int64_t rows = std::min(blocking.rows, row_count - row0);
@@ -96,22 +97,26 @@ class Scorer {
 
   /// Packs the columns of the tiles that are scored next.
   void begin_block(std::int64_t column0, std::int64_t columns, int threads) {
-    const bool larger = columns > packed_columns_;
-    packed_columns_ = std::max(packed_columns_, columns);
+    const bool larger = columns > most_columns_;
+    most_columns_ = std::max(most_columns_, columns);
+    column0_ = column0;
     if constexpr (std::is_same_v<T, float>) {
       if (const PackedRows& left = row.packed; left.unit) {
         if (larger) packed_ = PackedMatrix(left.parts, words_of(column.depth), columns, true);
-        pack_columns(column.rows.data() + column0 * column.stride, column.stride, columns, column.depth, left.parts, packed_,
+        pack_columns(*left.unit,
+                     {left.parts, column.rows.data() + column0 * column.stride, column.stride, columns, column.depth}, packed_,
                      threads);
         return;
       }
     }
-    if (larger) panels_ = Buffer<T>((columns + level.column_panel - 1) / level.column_panel * level.column_panel * column.depth);
+    if (larger)
+      panels_ = Buffer<T>((columns + level.column_panel - 1) / level.column_panel * level.column_panel * column.depth);
     pack_panels(column, column0, columns, level.column_panel, panels_, threads);
   }
 
   /// Fills a tile of the block: a product of prepared rows, or squared distances by differences (no cancellation, exact zeros).
   void operator()(Tile<T> tile) const {
+    assert(tile.column0 == column0_);
     if constexpr (std::is_same_v<T, float>) {
       if (const PackedRows& left = row.packed; left.unit) {
         left.unit->product({left.parts, tile.rows, whole_blocks(tile.columns), words_of(row.depth),
@@ -152,9 +157,10 @@ class Scorer {
                                                : DistanceKernel::sqeuclidean;
   }
 
-  std::int64_t packed_columns_ = 0;  // of the largest block so far
-  Buffer<T> panels_;                 // the block's columns, or where they are multiplied in parts:
-  PackedMatrix packed_;
+  std::int64_t column0_ = -1;      // of the block begun last
+  std::int64_t most_columns_ = 0;  // of the largest block so far
+  Buffer<T> panels_;               // the block's columns, as floats
+  PackedMatrix packed_;            // the block's columns, as parts
 };
 
 /// Sums a tile's gradient weights G into the gradients of both operands:

@@ -15,20 +15,22 @@ struct Operand {
   std::int64_t depth = 0;   // values of a row
   std::int64_t stride = 0;  // of `rows`: depth padded to whole vectors, with zeros
   Metric metric = Metric::dot;
-  Buffer<T> rows;          // (count, stride), what a score is the dot product (or the squared distance) of
-  PackedRows packed;       // where rows are multiplied in parts
-  Buffer<T> shifted_rows;  // distances with an origin: rows - origin, else empty
-  Buffer<double> inverse_norm;  // cosine, correlation: 0 for a zero row
+  const std::int64_t* places = nullptr;  // row i is row places[i] of the caller's; null: row i
+  Buffer<T> rows;                        // (count, stride), what a score is the dot product (or the squared distance) of
+  PackedRows packed;                     // where rows are multiplied in parts
+  Buffer<T> shifted_rows;                // distances with an origin: rows - origin, else empty
+  Buffer<double> inverse_norm;           // cosine, correlation: 0 for a zero row
 
   /// What gradients sum over. A distance's gradient is a difference of large sums for data far from 0: about an origin amid the data
   /// it keeps its digits. The scores themselves use the rows as they are, whose differences are exact.
   const T* gradient_rows() const { return shifted_rows.size() > 0 ? shifted_rows.data() : rows.data(); }
 };
 
-/// origin: `depth` values for `shifted_rows`, or null. The roles decide what is packed if rows are multiplied in parts.
+/// origin: `depth` values for `shifted_rows`, or null. The roles decide what is packed if rows are multiplied in parts. places: the order
+/// to take the rows in, kept by reference, or null.
 template <class T>
 Operand<T> prepare(const Matrix& matrix, Metric metric, int threads, const double* origin = nullptr, Roles roles = {},
-                   int parts = 0);
+                   int parts = 0, const std::int64_t* places = nullptr);
 
 /// Rows [first, first + count) transposed panel by panel, (ceil(count / width), depth, width): the right side of a product of floats.
 template <class T>

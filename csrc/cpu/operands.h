@@ -18,11 +18,18 @@ void with_compute_type(DType dtype, const Body& body) {
 
 enum class Use : int { scores, scores_and_gradient };
 
+/// The order rows and columns are taken in; null: as they come.
+struct Places {
+  const std::int64_t* rows = nullptr;
+  const std::int64_t* columns = nullptr;
+};
+
 /// x (rows) against y (columns); y null: x against itself, prepared once. `exact`: float's precision whatever the setting is.
 template <class T>
 class Operands {
  public:
-  Operands(const Matrix& x, const Matrix* y, Metric metric, Use use, const Executor& executor, bool exact = false) {
+  Operands(const Matrix& x, const Matrix* y, Metric metric, Use use, const Executor& executor, bool exact = false,
+           Places places = {}) {
     const int threads = executor.threads;
     const int parts = std::is_same_v<T, float> ? parts_of(x.dtype, metric, x.columns, executor.precision, exact) : 0;
     const bool gradient = use == Use::scores_and_gradient;
@@ -30,8 +37,8 @@ class Operands {
     const bool shifted = gradient && !is_bilinear(metric);
     if (shifted) origin = mean_row(y && y->rows > 0 ? *y : x, threads);
     const double* from = shifted ? origin.data() : nullptr;
-    row_ = prepare<T>(x, metric, threads, from, {true, gradient}, parts);
-    if (y) column_ = prepare<T>(*y, metric, threads, from, {false, gradient}, parts);
+    row_ = prepare<T>(x, metric, threads, from, {true, gradient}, parts, places.rows);
+    if (y) column_ = prepare<T>(*y, metric, threads, from, {false, gradient}, parts, places.columns);
     same_ = y == nullptr;
   }
   /// Gives back what only the passes over the pairs needed, before results are written.

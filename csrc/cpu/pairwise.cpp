@@ -63,8 +63,7 @@ void forward(const Matrix& x, const Matrix* y, Scoring scoring, Layout layout, c
   const bool mirrored = y == nullptr && layout == Layout::full;
   auto spaces = make_workspaces<T>(blocking, threads, mirrored ? 2 : 1);
   for_tiles<T>(
-      x.rows, operands.column().count, y == nullptr, blocking, threads,
-      [&](std::int64_t column0, std::int64_t count) { score.begin_block(column0, count, threads); },
+      x.rows, operands.column().count, y == nullptr, blocking, threads, score,
       [&](int thread, Tile<T> pairs) {
         Workspace<T>& space = spaces[static_cast<std::size_t>(thread)];
         const Tile<T> tile = with_data(pairs, space.scores);
@@ -91,10 +90,7 @@ void backward(const Matrix& x, const Matrix* y, Scoring scoring, Layout layout, 
   auto spaces = make_workspaces<T>(blocking, threads, 2);
   GradientSums<T> sums(score, blocking, threads, dx != nullptr, dy != nullptr, y == nullptr);
   for_tiles<T>(
-      x.rows, operands.column().count, layout == Layout::condensed, blocking, threads,
-      [&](std::int64_t column0, std::int64_t columns) {
-        if (!is_bilinear(scoring.metric)) score.begin_block(column0, columns, threads);
-      },
+      x.rows, operands.column().count, layout == Layout::condensed, blocking, threads, score,
       [&](int thread, Tile<T> pairs) {
         Workspace<T>& space = spaces[static_cast<std::size_t>(thread)];
         const Tile<T> weight = with_data(pairs, space.second);
@@ -211,8 +207,7 @@ void topk_rows(const Matrix& x, const Matrix* y, Scoring scoring, std::int64_t k
   std::vector<Candidate<T>> heaps(static_cast<std::size_t>(x.rows * k));
   std::vector<std::int64_t> sizes(static_cast<std::size_t>(x.rows), 0);
   for_tiles<T>(
-      x.rows, operands.column().count, false, blocking, threads,
-      [&](std::int64_t column0, std::int64_t count) { score.begin_block(column0, count, threads); },
+      x.rows, operands.column().count, false, blocking, threads, score,
       [&](int thread, Tile<T> pairs) {
         Workspace<T>& space = spaces[static_cast<std::size_t>(thread)];
         const Tile<T> tile = with_data(pairs, space.scores);

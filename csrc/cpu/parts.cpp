@@ -48,11 +48,14 @@ namespace {
 
 /// body(first row, source of the rows from there) over stretches of rows that fill whole blocks of every packing.
 template <class Body>
-void for_stretches(const PartsSource& rows, int threads, const Body& body) {
+void for_stretches(const PartsSource& source, int threads, const Body& body) {
   constexpr std::int64_t stretch = 2 * kWordBlock;
-  parallel_ranges(threads, (rows.rows + stretch - 1) / stretch, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin * stretch; i < std::min(end * stretch, rows.rows); i += stretch) {
-      body(i, PartsSource{rows.parts, rows.data + i * rows.row, rows.row, std::min(stretch, rows.rows - i), rows.columns});
+  parallel_ranges(threads, (source.rows + stretch - 1) / stretch, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin * stretch; i < std::min(end * stretch, source.rows); i += stretch) {
+      PartsSource part = source;
+      part.data += i * source.row;
+      part.rows = std::min(stretch, source.rows - i);
+      body(i, part);
     }
   });
 }
@@ -75,11 +78,8 @@ PackedRows pack_rows(const float* rows, std::int64_t stride, std::int64_t count,
   return packed;
 }
 
-void pack_columns(const float* rows, std::int64_t stride, std::int64_t count, std::int64_t depth, int parts, PackedMatrix& to,
-                  int threads) {
-  const PartsUnit& unit = *chosen_level().parts;
-  for_stretches({parts, rows, stride, count, depth}, threads,
-                [&](std::int64_t i, const PartsSource& source) { unit.right_transposed(source, to.to(0, i)); });
+void pack_columns(const PartsUnit& unit, const PartsSource& rows, PackedMatrix& to, int threads) {
+  for_stretches(rows, threads, [&](std::int64_t i, const PartsSource& source) { unit.right_transposed(source, to.to(0, i)); });
 }
 
 PackedWeights::PackedWeights(const PartsUnit& unit, int parts, std::int64_t rows, std::int64_t columns)

@@ -46,9 +46,8 @@ struct Roles {
 PackedRows pack_rows(const float* rows, std::int64_t stride, std::int64_t count, std::int64_t depth, int parts, Roles roles,
                      int threads);
 
-/// The same rows as columns of scores: to = a matrix of parts x words_of(depth) x count or more, as panels.
-void pack_columns(const float* rows, std::int64_t stride, std::int64_t count, std::int64_t depth, int parts, PackedMatrix& to,
-                  int threads);
+/// Rows as columns of scores. to: words_of(columns of `rows`) x its rows or more, as panels.
+void pack_columns(const PartsUnit& unit, const PartsSource& rows, PackedMatrix& to, int threads);
 
 /// The gradient weights of one tile, packed for the products with the columns' rows and, transposed, with the rows' rows.
 class PackedWeights {

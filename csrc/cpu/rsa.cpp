@@ -72,14 +72,16 @@ class Comparer {
       w_ = std::make_unique<Source<T>>(*comparison.weights, comparison.count, Use::scores, comparison.executor, exact);
   }
 
+  void begin_block(std::int64_t column0, std::int64_t columns, int threads) {
+    for (Source<T>* source : {&c, &t, w_.get()}) {
+      if (source) source->begin_block(column0, columns, threads);
+    }
+  }
   /// body(thread, c tile, t tile, w tile); the w tile has no data when every pair counts 1.
   template <class Body, class After>
   void run(const Body& body, const After& after) {
     for_tiles<T>(
-        comparison_.count, comparison_.count, true, blocking, comparison_.executor.threads,
-        [&](std::int64_t column0, std::int64_t columns) {
-          for (Source<T>* source : {&c, &t}) source->begin_block(column0, columns, comparison_.executor.threads);
-        },
+        comparison_.count, comparison_.count, true, blocking, comparison_.executor.threads, *this,
         [&](int thread, Tile<T> pairs) {
           Workspace<T>& space = spaces_[static_cast<std::size_t>(thread)];
           const Tile<T> c_tile = with_data(pairs, space.scores), t_tile = with_data(pairs, space.second);
@@ -149,10 +151,10 @@ PairMoments moments(const Comparison& comparison, double c_shift, double t_shift
 }
 
 /// One pass over the pairs in which weigh(thread, c tile, t tile, w tile) turns the c tile into gradient weights, whose sum for the
-/// patterns, times factor() (asked for after the pass), goes to dc.
-template <class T, class Weigh, class Factor>
+/// patterns, times what finish() returns after the pass, goes to dc.
+template <class T, class Weigh, class Finish>
 void pattern_gradient(const Comparison& comparison, bool exact, const double* diagonal, const Matrix& dc, const Weigh& weigh,
-                      const Factor& factor) {
+                      const Finish& finish) {
   Comparer<T> comparer(comparison, Use::scores_and_gradient, exact);
   const Scorer<T>& scorer = comparer.c.scorer();
   const Operand<T>& patterns = scorer.row;
@@ -181,7 +183,7 @@ void pattern_gradient(const Comparison& comparison, bool exact, const double* di
     });
   }
   sums.finish();
-  finish_gradient(patterns, sums.row_gradient, factor(), dc, comparison.executor.threads);
+  finish_gradient(patterns, sums.row_gradient, finish(), dc, comparison.executor.threads);
 }
 
 /// Everything is computed in the precision of the first side.
@@ -236,36 +238,42 @@ double typical_score(const Similarities& similarities, std::int64_t count, const
   return std::isfinite(typical) ? typical : 0;
 }
 
-WeightedSum squared_difference(const Comparison& comparison, Transform transform, double epsilon, const Matrix* dc) {
-  WeightedSum total{0, 0};
+double mean_squared_difference(const Comparison& comparison, Transform transform, double epsilon, const Matrix* dc) {
+  struct Sums {
+    double weight = 0, total = 0;
+  };
+  double mean = 0;
   with_compute_type(compute_dtype(comparison), [&](auto zero) {
     using T = decltype(zero);
     // Fisher's z in float's own precision: rounding must not carry a similarity past 1 + epsilon, where F ends.
     const bool atanh = transform == Transform::atanh;
     const Kernels<T>& level = kernels<T>();
-    std::vector<WeightedSum> parts(static_cast<std::size_t>(comparison.executor.threads), WeightedSum{0, 0});
-    const auto adder = [&](auto add) {
+    std::vector<Sums> parts(static_cast<std::size_t>(comparison.executor.threads));
+    const auto adding = [&](auto add) {
       return [&, add](int thread, const Tile<T>& c, const Tile<T>& t, const Tile<T>& w) {
-        WeightedSum& part = parts[static_cast<std::size_t>(thread)];
+        Sums& part = parts[static_cast<std::size_t>(thread)];
         add(c, t, w, static_cast<T>(epsilon), part.weight, part.total);
       };
     };
-    const auto add_up = [&] {
-      for (const WeightedSum& part : parts) {
-        total.weight += part.weight;
-        total.total += part.total;
+    const auto divide = [&] {
+      Sums all;
+      for (const Sums& part : parts) {
+        all.weight += part.weight;
+        all.total += part.total;
       }
-      return total.weight == 0 ? 0.0 : 1 / total.weight;
+      const double scale = all.weight == 0 ? 0 : 1 / all.weight;
+      mean = all.total * scale;
+      return scale;
     };
     if (dc) {
-      pattern_gradient<T>(comparison, atanh, nullptr, *dc, adder(atanh ? level.weigh_atanh : level.weigh_squared), add_up);
+      pattern_gradient<T>(comparison, atanh, nullptr, *dc, adding(atanh ? level.weigh_atanh : level.weigh_squared), divide);
     } else {
       Comparer<T> comparer(comparison, Use::scores, atanh);
-      comparer.run(adder(atanh ? level.add_atanh : level.add_squared), [](std::int64_t, std::int64_t) {});
-      add_up();
+      comparer.run(adding(atanh ? level.add_atanh : level.add_squared), [](std::int64_t, std::int64_t) {});
+      divide();
     }
   });
-  return total;
+  return mean;
 }
 
 void linear_gradient(const Comparison& comparison, const LinearGradient& gradient, const Matrix& dc) {

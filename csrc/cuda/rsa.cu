@@ -43,7 +43,8 @@ __global__ void __launch_bounds__(kThreads)
 template <class T, bool weigh>
 typename DifferenceOfPairs<T, weigh>::Parameters difference_of(const PairProblem& problem, Band band, Transform transform,
                                                                double epsilon, double* partials, const Weights& weights) {
-  return {view_of<T>(problem), transform, static_cast<T>(epsilon), partials, partials + grid_of(problem, band).tiles(), weights};
+  return {
+      view_of<T>(problem), transform, static_cast<T>(epsilon), partials, partials + grid_of(problem, band).tiles(), weights};
 }
 
 }  // namespace

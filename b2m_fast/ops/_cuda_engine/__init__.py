@@ -19,7 +19,7 @@ import torch
 from b2m_fast import _C
 
 from .._torch_engine import pair_list, pair_list_backward, scalar, self_scores
-from .comparison import linear_gradient, pair_moments, squared_difference
+from .comparison import linear_gradient, mean_squared_difference, pair_moments
 from .contrastive import (
     info_nce,
     info_nce_backward,
@@ -34,6 +34,7 @@ __all__ = [
     "info_nce",
     "info_nce_backward",
     "linear_gradient",
+    "mean_squared_difference",
     "missing_on",
     "pair_list",
     "pair_list_backward",
@@ -46,7 +47,6 @@ __all__ = [
     "self_scores",
     "sigmoid_contrastive",
     "sigmoid_contrastive_backward",
-    "squared_difference",
     "topk",
 ]
 

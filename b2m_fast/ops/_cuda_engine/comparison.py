@@ -161,17 +161,16 @@ class _PatternSums:
         return out
 
 
-def squared_difference(
+def mean_squared_difference(
     comparison: Comparison, *, atanh: bool, epsilon: float, with_gradient: bool
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Sum of w and of w (F(c) - F(t))^2, F the identity or Fisher's z, and the quotient's gradient."""
+) -> tuple[Tensor, Tensor | None]:
+    """Mean of (F(c) - F(t))^2 under w, F the identity or Fisher's z, and its gradient."""
     totals = torch.zeros(2, dtype=torch.float64, device=comparison.device)
     transform = _C.TRANSFORMS["atanh" if atanh else "identity"]
-    gradient = None
     with running_on(comparison.device) as stream:
         pairs = _Pairs(comparison, stream, atanh=atanh, gradient=with_gradient)
         sums = _PatternSums(pairs) if with_gradient else None
-        for rows in pairs.bands(sums.bytes_of_pair if sums else 2 * 8 / KERNELS.TILE**2):
+        for rows in pairs.bands(2 * 8 / KERNELS.TILE**2 if sums is None else sums.bytes_of_pair):
             partials = pairs.partials(rows, len(totals))
             problem = pairs.arguments(rows)
             if sums is None:
@@ -190,11 +189,12 @@ def squared_difference(
                     stream,
                 )
                 sums.add(rows, weights)
+                del weights  # before there is room for the next band's
             totals += partials.sum(dim=(1, 2))
         weight, total = totals
-        if sums is not None:
-            gradient = sums.gradient(inverse_or_zero(weight))
-    return weight, total, gradient
+        scale = inverse_or_zero(weight)
+        gradient = None if sums is None else sums.gradient(scale)
+    return total * scale, gradient
 
 
 def linear_gradient(
@@ -220,6 +220,7 @@ def linear_gradient(
                 stream,
             )
             sums.add(rows, weights)
+            del weights  # before there is room for the next band's
         if diagonal is not None and comparison.c.scoring.metric == "dot":
             sums.add_own(diagonal)
         return sums.gradient()

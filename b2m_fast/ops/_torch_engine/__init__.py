@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .comparison import linear_gradient, pair_moments, squared_difference
+from .comparison import linear_gradient, mean_squared_difference, pair_moments
 from .contrastive import (
     info_nce,
     info_nce_backward,
@@ -34,6 +34,7 @@ __all__ = [
     "info_nce",
     "info_nce_backward",
     "linear_gradient",
+    "mean_squared_difference",
     "pair_list",
     "pair_list_backward",
     "pair_moments",
@@ -45,7 +46,6 @@ __all__ = [
     "self_scores",
     "sigmoid_contrastive",
     "sigmoid_contrastive_backward",
-    "squared_difference",
     "topk",
 ]
 

@@ -163,10 +163,10 @@ class _PatternSums:
         return self.own.gradient(self.sums, factor, dtype=self.comparison.dtype)
 
 
-def squared_difference(
+def mean_squared_difference(
     comparison: Comparison, *, atanh: bool, epsilon: float, with_gradient: bool
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Sum of w and of w (F(c) - F(t))^2, F the identity or Fisher's z, and the quotient's gradient."""
+) -> tuple[Tensor, Tensor | None]:
+    """Mean of (F(c) - F(t))^2 under w, F the identity or Fisher's z, and its gradient."""
     weight = torch.zeros((), dtype=torch.float64, device=comparison.device)
     total = torch.zeros_like(weight)
     pairs = _Pairs(comparison)
@@ -183,9 +183,8 @@ def squared_difference(
             if atanh:
                 slopes *= (1 + epsilon) / (((1 - c) + epsilon) * ((1 + c) + epsilon))
             sums.add(rows, slopes, c)
-    if sums is None:
-        return weight, total, None
-    return weight, total, sums.gradient(inverse_or_zero(weight))
+    scale = inverse_or_zero(weight)
+    return total * scale, None if sums is None else sums.gradient(scale)
 
 
 def linear_gradient(

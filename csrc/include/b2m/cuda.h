@@ -167,7 +167,6 @@ void pair_moments(const PairProblem& problem, Band band, const double* shifts, d
 void linear_weights(const PairProblem& problem, Band band, const double* coefficients, const double* per_item,
                     const Weights& weights, Stream stream);
 
-
 // -------------------------------------------------------------------------------------------------------------- the device
 
 /// Whether this build has kernels, and for which architectures ("80", "90a", ...).

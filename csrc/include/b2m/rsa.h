@@ -37,13 +37,8 @@ double typical_score(const Similarities& similarities, std::int64_t count, const
 /// F(x) = 0.5 [log(1 + x + e) - log(1 - x + e)].
 enum class Transform : int { identity, atanh };
 
-/// sum w and sum w (F(c) - F(t))^2. dc: where the gradient for the patterns of c of total / weight goes (0 where no pair weighs
-/// anything); null: not wanted.
-struct WeightedSum {
-  double weight;
-  double total;
-};
-WeightedSum squared_difference(const Comparison& comparison, Transform transform, double epsilon, const Matrix* dc);
+/// sum w (F(c) - F(t))^2 / sum w, 0 where the weights sum to 0. dc: where its gradient for the patterns of c goes; null: not wanted.
+double mean_squared_difference(const Comparison& comparison, Transform transform, double epsilon, const Matrix* dc);
 
 /// Gradient for the patterns of c when dL/dc_ij = w_ij (constant + of_c c'_ij + of_t t'_ij) + per_item[i] + per_item[j] for i < j and
 /// dL/dc_ii = diagonal[i]. per_item, diagonal: n doubles or null.
