@@ -266,10 +266,77 @@ class _TiledDifference(torch.autograd.Function):
         return grad * ctx.saved_tensors[0], None, None
 
 
+class _TiledCorrelation(torch.autograd.Function):
+    """pearson and cka from tiles on and above the diagonal, with one pass over the scores.
+
+    The gradient is a C X + b T X and terms of rank one; a and b are known at the end of the pass,
+    so C X and T X are both gathered in it: for targets wider than the features that is less than
+    the scores of both sides once more. Sums over rows of scores need no pass: C 1 = X (X'1).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, centred: bool) -> Tensor:
+        n = len(x)
+        needed = ctx.needs_input_grad[0]
+        cc, ct, tt = torch.zeros(3, dtype=torch.float64).unbind()
+        cx, tx = torch.zeros_like(x), torch.zeros_like(x)
+        buffers = x.new_empty(2, TILE * TILE)
+        for a in range(0, n, TILE):
+            for b in range(a, n, TILE):
+                xa, xb, ya, yb = x[a : a + TILE], x[b : b + TILE], y[a : a + TILE], y[b : b + TILE]
+                shape = len(xa), len(xb)
+                c, t = (s[: shape[0] * shape[1]].view(shape) for s in buffers)
+                torch.mm(xa, xb.T, out=c)
+                torch.mm(ya, yb.T, out=t)
+                if a == b and not centred:
+                    c.fill_diagonal_(0)
+                    t.fill_diagonal_(0)
+                flat_c, flat_t, times = c.view(-1), t.view(-1), 1 + (a != b)
+                cc += times * torch.dot(flat_c, flat_c)
+                ct += times * torch.dot(flat_c, flat_t)
+                tt += times * torch.dot(flat_t, flat_t)
+                if needed:
+                    cx[a : a + TILE].addmm_(c, xb)
+                    tx[a : a + TILE].addmm_(t, xb)
+                    if a != b:
+                        cx[b : b + TILE].addmm_(c.T, xa)
+                        tx[b : b + TILE].addmm_(t.T, xa)
+        sums = x.sum(dim=0)
+        rows = torch.stack([x @ sums, y @ y.sum(dim=0)])
+        pairs = n * n
+        if not centred:  # without the diagonal, whose scores are 1
+            pairs, rows = n * (n - 1), rows - 1
+        totals = rows.double().sum(dim=1)
+        less = -totals.outer(totals) / pairs
+        if centred:
+            less = -less - 2 / n * (rows @ rows.T).double()
+        cc, ct, tt = cc + less[0, 0], ct + less[0, 1], tt + less[1, 1]
+        if needed:
+            for z, row, total in zip((cx, tx), rows, totals.tolist(), strict=True):
+                if centred:
+                    z.addr_(row, sums, alpha=-1 / n)
+                    z.sub_(z.mean(dim=0))
+                else:
+                    z.sub_(sums - x, alpha=total / pairs)
+            gradient = tx.sub_(cx, alpha=float(ct / cc)).mul_(-2 / float((cc * tt).sqrt()))
+            ctx.save_for_backward(gradient)
+        return (1 - ct / (cc * tt).sqrt()).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return grad * ctx.saved_tensors[0], None, None
+
+
+# Comparisons that a Function over tiles computes pair by pair.
+TILED = ("atanh", "mse", "pearson", "cka")
+
+
 def tiled_rsa(features: Tensor, target: Tensor, compare: str) -> Tensor:
-    """The best torch alone can do for atanh (and mse, pair by pair): `_TiledDifference`."""
+    """The best torch alone can do pair by pair: a Function over tiles above the diagonal."""
     x, y = F.normalize(features), F.normalize(target)
-    loss: Tensor = _TiledDifference.apply(x, y, compare == "atanh")  # type: ignore[no-untyped-call]
+    correlation = compare in {"pearson", "cka"}
+    function = _TiledCorrelation if correlation else _TiledDifference
+    loss: Tensor = function.apply(x, y, compare in {"atanh", "cka"})  # type: ignore[no-untyped-call]
     return loss
 
 
