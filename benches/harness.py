@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 import warnings
@@ -72,7 +71,6 @@ def measure(group: cases.Group, seconds: float, memory: MemoryServer | None) -> 
     found = {c.name: Measured(group, c.name) for c in group.op.contenders}
     calls: dict[str, Callable[[], object]] = {}
     ours: Tensor | None = None
-    level = os.environ.get("B2M_ISA")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of other people's libraries
         for contender in group.op.contenders:
@@ -96,10 +94,6 @@ def measure(group: cases.Group, seconds: float, memory: MemoryServer | None) -> 
         ours = value = None
         for name, times in _bench.interleave(calls, seconds).items():
             found[name].seconds = times
-    if level is None:
-        os.environ.pop("B2M_ISA", None)
-    else:
-        os.environ["B2M_ISA"] = level
     return found
 
 
@@ -107,20 +101,19 @@ def step(
     contender: cases.Contender, group: cases.Group, inputs: cases.Inputs
 ) -> Callable[[], Tensor | None]:
     """What is timed: the forward pass without gradients, or forward and backward."""
-    backward = group.mode != "forward"
+    backward = group.mode != cases.FORWARD
     run = contender.make(inputs, backward)
 
     def call() -> Tensor | None:
         for leaf in inputs.leaves:
             leaf.grad = None
-        with torch.set_grad_enabled(backward):
-            value: Tensor | None = run()
-        if value is None:
-            return None
-        if backward:
-            # For a matrix of values the gradient that arrives is a constant without memory.
-            value.backward(torch.ones((), dtype=value.dtype).expand(value.shape))
-        return value.detach()
+        with contender.setting():
+            with torch.set_grad_enabled(backward):
+                value: Tensor | None = run()
+            if value is not None and backward:
+                # For a matrix of values the gradient that arrives is a constant without memory.
+                value.backward(torch.ones((), dtype=value.dtype).expand(value.shape))
+        return None if value is None else value.detach()
 
     return call
 
@@ -139,8 +132,8 @@ def disagreement(value: Tensor, ours: Tensor) -> str | None:
 
 
 def _memory_wanted(contender: cases.Contender, group: cases.Group) -> bool:
-    if group.n < SMALLEST_FOR_MEMORY or group.op.name.startswith("levels"):
+    if group.n < SMALLEST_FOR_MEMORY or not group.op.memory:
         return False
     if contender.compiled and group.d != COMPILED_MEMORY_AT:
         return False
-    return group.mode != "forward" or not group.op.has_gradient or contender.forward_only
+    return group.mode != cases.FORWARD or not group.op.has_gradient or contender.forward_only

@@ -24,12 +24,13 @@ import cases
 import harness
 import memory
 import report
+import suite
 
 FORM = os.environ.get("B2M_BENCH") or "full"
 SECONDS = {"short": 40.0, "full": 840.0}
 RESULTS = Path(__file__).parent / "results"
 
-GROUPS = cases.groups(FORM)
+GROUPS = suite.groups(FORM)
 CASES = [(group, contender) for group in GROUPS for contender in group.op.contenders]
 
 
