@@ -391,6 +391,12 @@ def eager_pairwise(x: Tensor, metric: str) -> Tensor:
     return torch.corrcoef(x) if metric == "correlation" else torch.cdist(x, x)
 
 
+def eager_correlation(x: Tensor) -> Tensor:
+    """Centre, normalise and multiply."""
+    z = F.normalize(x - x.mean(dim=1, keepdim=True))
+    return z @ z.T
+
+
 def scipy_pdist(x: Any, metric: str) -> Tensor:
     """scipy's pdist (condensed, float64, one thread), turned into the values of the op."""
     from scipy.spatial.distance import pdist

@@ -100,7 +100,8 @@ def _pairwise(metric: str, high: bool = False) -> Op:
             largest=SLOW_LIMIT,
             missing=without("rsatoolbox"),
         )
-        contenders.append(rsatoolbox)
+        by_hand = plain("torch eager", lambda p: baselines.eager_correlation(p.x), **options)
+        contenders += [by_hand, rsatoolbox]
     name = f"pairwise_similarity {metric}"
     if high:
         return Op(f"{name} high", tuple(contenders), sizes=(WIDE,), modes=(FORWARD,))
