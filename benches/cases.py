@@ -26,8 +26,8 @@ OURS = "b2m_fast"
 FORWARD, STEP = "forward", "forward+backward"
 PAIRS_PER_ROW = 16  # pairs listed for pair_similarity
 
-# Where contenders that take long are not left out.
-USUAL_D, LARGEST_OF_SLOW = 128, 4096
+USUAL_D = 128
+LARGEST_OF_SLOW = 4096  # rows; where contenders that take long are not left out
 
 # The whole grid only for the first op; the others at the sizes that tell most.
 GRID = tuple((n, d) for n in (1024, 4096, 8192) for d in (64, USUAL_D, 512))
@@ -97,6 +97,7 @@ class Op(NamedTuple):
     modes: tuple[str, ...] = (FORWARD, STEP)
     short: bool = False  # also in the short form of the run, at FEW sizes
     memory: bool = True
+    share: float = 1  # of the time, relative to others of the same sizes
 
     @property
     def has_gradient(self) -> bool:
@@ -121,10 +122,10 @@ class Group:
             return "forward only"
         if self.n > contender.largest:
             return f"too slow or too large above N={contender.largest}"
-        if self.d != USUAL_D and contender.slow and self.n > LARGEST_OF_SLOW:
-            return f"slow: above N={LARGEST_OF_SLOW} only at D={USUAL_D}"
-        if self.d != USUAL_D and contender.compiled and self.mode == FORWARD:
-            return f"takes long to compile: forward only at D={USUAL_D}"
+        if contender.slow and self.n > LARGEST_OF_SLOW:
+            return f"slow: not above N={LARGEST_OF_SLOW}"
+        if contender.compiled and self.mode == FORWARD:
+            return "takes long to compile: not for the forward pass alone"
         return contender.missing()
 
 

@@ -24,7 +24,7 @@ LOSS_TOLERANCE = 2e-3
 
 # Memory of small cases drowns in the resolution; compiling a case twice costs more than it tells.
 SMALLEST_FOR_MEMORY = 4096
-COMPILED_MEMORY_AT = 128
+COMPILED_MEMORY_AT = 4096, 128
 
 
 @dataclass
@@ -56,7 +56,8 @@ class Budget:
 
     @staticmethod
     def _weight(group: cases.Group) -> float:
-        return (group.n / 1024) * (1 + group.d / 256) * (2 if "backward" in group.mode else 1)
+        passes = 2 if group.mode == cases.STEP else 1
+        return group.op.share * passes * (group.n / 1024) * (1 + group.d / 256)
 
     def seconds(self, group: cases.Group) -> float:
         left = max(0.0, self._end - time.monotonic())
@@ -134,6 +135,6 @@ def disagreement(value: Tensor, ours: Tensor) -> str | None:
 def _memory_wanted(contender: cases.Contender, group: cases.Group) -> bool:
     if group.n < SMALLEST_FOR_MEMORY or not group.op.memory:
         return False
-    if contender.compiled and group.d != COMPILED_MEMORY_AT:
+    if contender.slow or (contender.compiled and (group.n, group.d) != COMPILED_MEMORY_AT):
         return False
     return group.mode != cases.FORWARD or not group.op.has_gradient or contender.forward_only

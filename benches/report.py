@@ -114,15 +114,17 @@ def render(found: dict[str, Any]) -> str:
     loads = " -> ".join(map(str, found["load_averages"]))
     lines += [f"{'date':<12}{found['date']}", f"{'wall':<12}{found['wall_seconds']} s"]
     lines += [f"{'load':<12}{loads} (at the start: of others)", ""]
-    lines.append("Median ms of calls made in turns, and (ratio to the first row).")
     tables: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for record in filter(derived.in_general_tables, found["cases"]):
         tables[record["op"], record["mode"]].append(record)
+    if tables:
+        lines.append("Median ms of calls made in turns, and (ratio to the first row).")
     for (op, mode), records in tables.items():
         lines += ["", f"{op}, {mode}", *_table(records, _time_cell)]
         if any(r["memory_mib"] is not None for r in records):
             lines += ["  peak MiB beyond the inputs", *_table(records, _memory_cell, header=False)]
-    lines += ["", "Geometric means of the ratios over all sizes"]
+    if found["geometric_means"]:
+        lines += ["", "Geometric means of the ratios over all sizes"]
     lines += [
         f"  {r['op'] + ', ' + r['mode']:<56}{r['contender']:<26}{r['ratio']:>8.2f}x  ({r['sizes']})"
         for r in found["geometric_means"]

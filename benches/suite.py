@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cases import FEW, Group, Op
+from cases import FEW, FORWARD, Group, Op
 from timed_levels import every_level
 from timed_losses import every_loss
 from timed_similarities import every_similarity
@@ -10,7 +10,8 @@ from timed_sizes import every_size
 
 
 def all_ops() -> list[Op]:
-    return [*every_loss(), *every_similarity(), *every_level(), *every_size()]
+    ops = [*every_loss(), *every_similarity(), *every_level(), *every_size()]
+    return sorted(ops, key=lambda op: op.share, reverse=True)  # what has to be good comes first
 
 
 def groups(form: str) -> list[Group]:
@@ -23,4 +24,6 @@ def groups(form: str) -> list[Group]:
         if form == "full" or op.short
         for n, d in (op.sizes if form == "full" else FEW)
         for mode in op.modes
+        # Of ops with a gradient the forward pass alone only at the sizes that tell most.
+        if mode != FORWARD or not op.has_gradient or (n, d) in FEW
     ]

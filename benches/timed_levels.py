@@ -73,4 +73,4 @@ def _peak() -> Op:
         if level in OF_BFLOAT16:
             contenders.append(contender("bfloat16", level, rounded_info_nce))
     sizes = tuple((4096, d) for d in (64, 128, 512, 1152))
-    return Op(PEAK, tuple(contenders), sizes=sizes, modes=(STEP,), memory=False)
+    return Op(PEAK, tuple(contenders), sizes=sizes, modes=(STEP,), memory=False, share=2)

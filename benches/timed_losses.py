@@ -127,6 +127,7 @@ def _info_nce() -> Op:
         ),
         sizes=GRID,
         short=True,
+        share=1.5,
     )
 
 
@@ -143,6 +144,8 @@ def _info_nce_high() -> Op:
         ),
         sizes=GRID,
         modes=(STEP,),
+        memory=False,
+        share=2,
     )
 
 
@@ -162,6 +165,8 @@ def _info_nce_bfloat16() -> Op:
         ),
         sizes=GRID[3:],
         modes=(STEP,),
+        memory=False,
+        share=1.5,
     )
 
 
@@ -241,7 +246,9 @@ def _rsa_penalty_high(compare: str) -> Op:
     ]
     if compare != "atanh":
         contenders.append(contender("torch feature", baselines.feature_rsa))
-    return Op(high_penalty(compare), tuple(contenders), sizes=((4096, 512),), modes=(STEP,))
+    return Op(
+        high_penalty(compare), tuple(contenders), sizes=((4096, 512),), modes=(STEP,), share=4
+    )
 
 
 def high_penalty(compare: str) -> str:

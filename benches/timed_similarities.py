@@ -104,7 +104,7 @@ def _pairwise(metric: str, high: bool = False) -> Op:
         contenders += [by_hand, rsatoolbox]
     name = f"pairwise_similarity {metric}"
     if high:
-        return Op(f"{name} high", tuple(contenders), sizes=(WIDE,), modes=(FORWARD,))
+        return Op(f"{name} high", tuple(contenders), sizes=(WIDE,), modes=(FORWARD,), share=4)
     return Op(name, tuple(contenders), sizes=FEW if metric == "euclidean" else (*FEW, WIDE))
 
 
@@ -139,5 +139,7 @@ def _topk(high: bool = False) -> Op:
         of_torch("torch eager", baselines.eager_topk),
         of_torch("torch chunked", baselines.chunked_topk),
     )
-    name = "topk_similarity high" if high else "topk_similarity"
-    return Op(name, contenders, sizes=(MANY_KEYS,) if high else FEW, modes=(FORWARD,))
+    if high:
+        name, sizes = "topk_similarity high", (MANY_KEYS,)
+        return Op(name, contenders, sizes, modes=(FORWARD,), share=10)
+    return Op("topk_similarity", contenders, modes=(FORWARD,))

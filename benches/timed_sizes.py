@@ -65,6 +65,7 @@ def _threads() -> list[Op]:
             sizes,
             modes=(mode,),
             memory=False,
+            share=2,
         )
         for name, (call, mode) in calls.items()
     ]
@@ -97,7 +98,7 @@ def _sizes() -> Op:
         Contender(ANY_ORDER, in_any_order, setting=one),
     )
     sizes = dict.fromkeys([*((n, USUAL_D) for n in ODD_N), *((2048, d) for d in ODD_D)])
-    return Op(SIZES, contenders, tuple(sizes), modes=(STEP,), memory=False)
+    return Op(SIZES, contenders, tuple(sizes), modes=(STEP,), memory=False, share=1.2)
 
 
 class _Reordered(torch.autograd.Function):
@@ -128,7 +129,7 @@ def _sweep() -> Op:
         matrix_products(again=True),
     )
     sizes = tuple(point for point in points if point not in GRID)
-    return Op(SWEEP, contenders, sizes, modes=(STEP,), memory=False)
+    return Op(SWEEP, contenders, sizes, modes=(STEP,), memory=False, share=1.2)
 
 
 def _largest_matrix(matrices: int = 5) -> int:
