@@ -26,6 +26,8 @@ LOSS_TOLERANCE = 2e-3
 SMALLEST_FOR_MEMORY = 4096
 COMPILED_MEMORY_AT = 4096, 128
 
+OVERTIME = 1 / 4  # of the time that is given
+
 
 @dataclass
 class Measured:
@@ -47,12 +49,17 @@ class Budget:
     """Seconds for the rounds of each group, so that the whole run ends in time.
 
     What is left is shared by the groups that are left, a third of it kept back for first calls,
-    compilation and memory. Groups of large sizes get more.
+    compilation and memory. Groups of large sizes get more. On a machine that is slow or busy even
+    the fewest rounds take longer than that; when that goes too far, `over` says so.
     """
 
     def __init__(self, total: float, groups: list[cases.Group]) -> None:
         self._end = time.monotonic() + total
+        self._last = self._end + OVERTIME * total
         self._weights = {group.name: self._weight(group) for group in groups}
+
+    def over(self) -> bool:
+        return time.monotonic() > self._last
 
     @staticmethod
     def _weight(group: cases.Group) -> float:
@@ -96,6 +103,11 @@ def measure(group: cases.Group, seconds: float, memory: MemoryServer | None) -> 
         for name, times in _bench.interleave(calls, seconds).items():
             found[name].seconds = times
     return found
+
+
+def skip(group: cases.Group, reason: str) -> dict[str, Measured]:
+    """Measure nothing of a group, and say why."""
+    return {c.name: Measured(group, c.name, skipped=reason) for c in group.op.contenders}
 
 
 def step(

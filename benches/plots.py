@@ -105,7 +105,13 @@ def draw_times(found: Document, against: str) -> Any:
         ("N, rows" if against == "n" else "D, columns", "milliseconds"),
         _caption(found),
     )
-    figure.axes[0].set_yscale("log")
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axis = figure.axes[0]
+    axis.set_yscale("log")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_minor_locator(NullLocator())
+    axis.yaxis.set_major_formatter("{x:,g}")
     return figure
 
 
@@ -115,8 +121,8 @@ def draw_peak(found: Document) -> Any:
     figure = _figure(
         points,
         LEVELS,
-        f"N = {', '.join(sorted(ns))}, one thread, 8 N²D operations a step",
-        ("D, columns", "% of the peak of the level's unit"),
+        f"N = {', '.join(sorted(ns))}, one thread",
+        ("D, columns", "8 N²D operations a step, % of the unit's peak"),
         _caption(found, threads=1),
     )
     figure.axes[0].set_ylim(0, 100)

@@ -10,8 +10,10 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benches"))
 
+import harness
 import large
 import more_tables
+import report
 import suite
 import to_reach
 from cases import FORWARD, OURS, STEP, Group
@@ -176,3 +178,32 @@ def test_the_table_of_a_part_says_how_much_is_left_out() -> None:
     assert "4096 x 64: 5.00" in judged[0]
     left_out = len(to_reach.RATIOS) + len(to_reach.LIMITS) - 1
     assert lines[-1] == f"  ({left_out} more are of cases that were deselected)"
+
+
+def test_what_is_out_of_time_is_skipped_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine too slow for the fewest rounds ends in time, and the table says what is missing."""
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    figure = to_reach.RATIOS[0]
+    op = next(op for op in suite.all_ops() if op.name == figure.op)
+    groups = [Group(op, figure.mode, n, d) for n, d in figure.sizes]
+    budget = harness.Budget(100.0, groups)
+    assert budget.seconds(groups[0]) > 0.5
+    now[0] = 101.0
+    assert not budget.over()
+    assert budget.seconds(groups[1]) == 0.5  # late, but begun
+    now[0] = 126.0
+    assert budget.over()
+    measured = [case for group in groups for case in harness.skip(group, "out of time").values()]
+    judged = figure.judge(report.rows(measured))
+    assert judged["verdict"] == UNKNOWN
+    assert "out of time" in judged["why"]
+
+
+def test_figures_come_first() -> None:
+    """Time runs out for others before it does for what a figure is asked of."""
+    order = list(dict.fromkeys(group.op.name for group in suite.groups("full")))
+    asked = {figure.op for figure in to_reach.RATIOS}
+    last = max(order.index(name) for name in asked)
+    assert not [n for n in order[last + 1 :] if n.startswith(("threads", "peak"))]
+    assert set(order[last + 1 :]) >= {"sizes: info_nce", "sweep: info_nce", "rsa_penalty mse"}
