@@ -63,18 +63,19 @@ class _ChunkedInfoNCE(torch.autograd.Function):
     One exponential per logit and pass. Forward: E = exp(l - row maximum) gives the row sums, and,
     rescaled by exp(row maximum - running maximum) in a matrix-vector product, the column sums.
     Backward: the second softmax is the first one times exp(row lse_i - c) exp(c - column lse_j).
-    Scratch: two chunks of scores.
+    Scratch: two chunks of scores. With `keep` all of E is kept between the passes, N^2 numbers: one
+    product and one exponential less.
     """
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, keep: bool) -> Tensor:
         n = len(q)
         row_lse, columns, running = q.new_empty(n), q.new_zeros(len(k)), -math.inf
-        scores = q.new_empty(CHUNK, len(k))
+        scores, tops = q.new_empty(n if keep else CHUNK, len(k)), q.new_empty(n)
         for start in range(0, n, CHUNK):
             chunk = slice(start, min(start + CHUNK, n))
-            e = torch.mm(q[chunk], k.T, out=scores[: chunk.stop - start])
-            top = e.amax(dim=1)
+            e = torch.mm(q[chunk], k.T, out=scores[chunk if keep else slice(chunk.stop - start)])
+            top = torch.amax(e, dim=1, out=tops[chunk])
             e.sub_(top[:, None]).exp_()
             torch.add(top, e.sum(dim=1).log_(), out=row_lse[chunk])
             highest = max(running, float(top.max()))
@@ -83,14 +84,15 @@ class _ChunkedInfoNCE(torch.autograd.Function):
         column_lse = columns.log_().add_(running)
         if not bool(column_lse.isfinite().all()):  # a column far below the maximum: the slow way
             column_lse = torch.cat([(c @ q.T).logsumexp(dim=1) for c in k.split(CHUNK)])
-        ctx.save_for_backward(q, k, row_lse, column_lse)
+        kept = (scores, tops) if keep else (None, None)
+        ctx.save_for_backward(q, k, row_lse, column_lse, *kept)
         positives = torch.linalg.vecdot(q, k)
         loss: Tensor = (row_lse.mean() + column_lse.mean()) / 2 - positives.mean()
         return loss
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        q, k, row_lse, column_lse = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        q, k, row_lse, column_lse, kept, tops = ctx.saved_tensors
         n = len(q)
         middle = (row_lse.mean() + column_lse.mean()) / 2
         of_row, of_column = (row_lse - middle).exp_(), (middle - column_lse).exp_()
@@ -99,19 +101,27 @@ class _ChunkedInfoNCE(torch.autograd.Function):
         q_grad, k_grad = torch.empty_like(q), torch.zeros_like(k)
         for start in range(0, n, CHUNK):
             chunk = slice(start, min(start + CHUNK, n))
-            rows = chunk.stop - start
-            p = torch.mm(q[chunk], k.T, out=scores[:rows])
-            p.sub_(row_lse[chunk, None]).exp_()
-            p.addcmul_(p, torch.mul(of_row[chunk, None], of_column, out=other[:rows]))
+            p = scores[: chunk.stop - start]
+            if kept is None:
+                torch.mm(q[chunk], k.T, out=p).sub_(row_lse[chunk, None]).exp_()
+                p.addcmul_(p, torch.mul(of_row[chunk, None], of_column, out=other[: len(p)]))
+            else:
+                share = (tops - row_lse)[chunk, None].exp_()
+                torch.mul(share * of_row[chunk, None], of_column, out=p).add_(share)
+                p.mul_(kept[chunk])
             torch.mm(p, k, out=q_grad[chunk])
             k_grad.addmm_(p.T, q[chunk])
         weight = grad / (2 * n)
-        return q_grad.sub_(k, alpha=2).mul_(weight), k_grad.sub_(q, alpha=2).mul_(weight)
+        return q_grad.sub_(k, alpha=2).mul_(weight), k_grad.sub_(q, alpha=2).mul_(weight), None
 
 
-def chunked_info_nce(query: Tensor, key: Tensor, scale: Tensor) -> Tensor:
-    """The best torch alone can do: `_ChunkedInfoNCE` between ordinary differentiable ops."""
-    loss: Tensor = _ChunkedInfoNCE.apply(scale * F.normalize(query), F.normalize(key))  # type: ignore[no-untyped-call]
+def chunked_info_nce(query: Tensor, key: Tensor, scale: Tensor, keep: bool = False) -> Tensor:
+    """The best torch alone can do: `_ChunkedInfoNCE` between ordinary differentiable ops.
+
+    keep: the best it can do with the memory of the matrix of scores.
+    """
+    q, k = scale * F.normalize(query), F.normalize(key)
+    loss: Tensor = _ChunkedInfoNCE.apply(q, k, keep)  # type: ignore[no-untyped-call]
     return loss
 
 

@@ -77,6 +77,12 @@ def chunked_info_nce(**options: Any) -> Contender:
     return plain("torch chunked", call, **options)
 
 
+def kept_info_nce(**options: Any) -> Contender:
+    """Not in the memory of the others: the chunked one with all scores kept for the way back."""
+    call = partial(_of_rows, partial(baselines.chunked_info_nce, keep=True))
+    return plain("torch scores kept", call, **options)
+
+
 def matrix_products(again: bool) -> Contender:
     return Contender(
         "matrix products only",
@@ -123,6 +129,7 @@ def _info_nce() -> Op:
                 missing=_no_library_loss,
             ),
             chunked_info_nce(),
+            kept_info_nce(),
             matrix_products(again=True),
         ),
         sizes=GRID,
@@ -140,6 +147,7 @@ def _info_nce_high() -> Op:
             reference(partial(our_info_nce, ops.reference)),
             eager_info_nce(setting=at_high),
             chunked_info_nce(setting=at_high),
+            kept_info_nce(setting=at_high),
             matrix_products(again=True),
         ),
         sizes=GRID,
