@@ -78,7 +78,7 @@ def figures(found: Document) -> list[str]:
     lines = ["", f"Figures to reach (set for a machine with AMX; this one {which})"]
     lines.append("ratios: their median over ours, forward+backward unless said")
     lines.append(
-        f"  {'case':<50}{'against':<34}{'precision':<11}{'to reach':<18}{'verdict':<14}measured"
+        f"  {'case':<58}{'against':<34}{'precision':<11}{'to reach':<18}{'verdict':<14}measured"
     )
     left_out = 0
     for r in found["figures"]:
@@ -86,7 +86,7 @@ def figures(found: Document) -> list[str]:
             left_out += 1
             continue
         lines.append(
-            f"  {r['case']:<50}{r['against']:<34}{r['precision']:<11}{r['to_reach']:<18}"
+            f"  {r['case']:<58}{r['against']:<34}{r['precision']:<11}{r['to_reach']:<18}"
             f"{r['verdict']:<14}{_measured(r)}"
         )
     if left_out:
@@ -99,7 +99,7 @@ def _measured(figure: dict[str, Any]) -> str:
     values = figure["measured"]
     if figure["mean"] is None:
         text = ", ".join(f"{value:.2f} {unit}" for unit, value in values.items())
-    elif len(values) == 1:
+    elif figure["sizes"] == 1:
         text = f"{figure['mean']:.2f}"
     else:
         text = ", ".join(f"{size}: {value:.2f}" for size, value in values.items())

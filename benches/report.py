@@ -126,7 +126,7 @@ def render(found: dict[str, Any]) -> str:
     if found["geometric_means"]:
         lines += ["", "Geometric means of the ratios over all sizes"]
     lines += [
-        f"  {r['op'] + ', ' + r['mode']:<56}{r['contender']:<26}{r['ratio']:>8.2f}x  ({r['sizes']})"
+        f"  {r['op'] + ', ' + r['mode']:<60}{r['contender']:<26}{r['ratio']:>8.2f}x  ({r['sizes']})"
         for r in found["geometric_means"]
         if r["ratio"] != 1
     ]
@@ -157,6 +157,9 @@ def _table(records: list[dict[str, Any]], cell: Any, header: bool = True) -> lis
         cells = [at.get((contender, n, d), "-") for n, d in sizes]
         if any(text != "-" for text in cells):
             lines.append(f"  {contender:<26}" + "".join(f"{text:>19}" for text in cells))
+    if len(lines) == int(header):
+        reasons = dict.fromkeys(r["skipped"] for r in records if r["skipped"])
+        lines.append(f"  not measured: {'; '.join(reasons)}")
     return lines
 
 

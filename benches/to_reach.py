@@ -63,9 +63,9 @@ class Ratio:
         missing: dict[str, list[str]] = {}
         for n, d in self.sizes:
             found = [(who, of.get((who, n, d))) for who in (self.ours, *self.others)]
-            reasons = [f"{who}: {_why_not(r)}" for who, r in found if _median(r) is None]
+            reasons = {who: _why_not(r) for who, r in found if _median(r) is None}
             if reasons:
-                missing.setdefault("; ".join(reasons), []).append(f"{n} x {d}")
+                missing.setdefault(_joined(reasons, len(found)), []).append(f"{n} x {d}")
                 continue
             ours, *others = (float(r["median_ms"]) for _, r in found if r is not None)
             measured[f"{n} x {d}"] = min(others) / ours
@@ -79,6 +79,7 @@ class Ratio:
             "against": self.against,
             "precision": self.precision,
             "to_reach": self.wanted,
+            "sizes": len(self.sizes),
             "measured": {size: round(ratio, 3) for size, ratio in measured.items()},
             "mean": None if mean is None else round(mean, 3),
             "verdict": self._verdict(measured, mean, complete=not missing),
@@ -116,11 +117,20 @@ class Limit:
             "against": "time" if self.quantity == "seconds" else "peak resident memory",
             "precision": "high",
             "to_reach": f"< {self.below:g} {unit}",
+            "sizes": 1,
             "measured": {} if value is None else {unit: value},
             "mean": None,
             "verdict": verdict,
             "why": failed or "",
         }
+
+
+def _joined(reasons: dict[str, str], contenders: int) -> str:
+    """Reasons by contender, or the one that all of them have."""
+    alike = set(reasons.values())
+    if len(reasons) == contenders and len(alike) == 1:
+        return alike.pop()
+    return "; ".join(f"{who}: {reason}" for who, reason in reasons.items())
 
 
 def _median(record: Record | None) -> float | None:

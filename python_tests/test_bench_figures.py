@@ -76,7 +76,7 @@ def test_half_a_figure_is_none_unless_it_is_missed() -> None:
     """What was measured is shown; a size that misses decides without the others."""
     good, bad = BOTH.judge(run(9.0)), BOTH.judge(run(2.0))
     assert (good["verdict"], good["measured"]) == (UNKNOWN, {"4096 x 64": 9.0})
-    assert good["why"] == f"8192 x 64: {OURS}: not run; torch: not run"
+    assert good["why"] == "8192 x 64: not run"
     assert bad["verdict"] == MISSED
     mean = Ratio("case", "torch", "high", "op", ("torch",), SIZES, mean=4)
     assert mean.judge(run(2.0))["verdict"] == UNKNOWN  # the other one could still raise it
@@ -92,7 +92,7 @@ def test_reasons_are_those_of_the_records() -> None:
     assert judged["verdict"] == UNKNOWN
     assert judged["why"] == f"4096 x 64: torch: not installed; 8192 x 64: {OURS}: differs by 1"
     assert judged["measured"] == {}
-    assert BOTH.judge([])["why"] == f"{OURS}: not run; torch: not run"
+    assert BOTH.judge([])["why"] == "not run"
 
 
 def test_a_wrong_result_is_no_measurement() -> None:
@@ -207,3 +207,10 @@ def test_figures_come_first() -> None:
     last = max(order.index(name) for name in asked)
     assert not [n for n in order[last + 1 :] if n.startswith(("threads", "peak"))]
     assert set(order[last + 1 :]) >= {"sizes: info_nce", "sweep: info_nce", "rsa_penalty mse"}
+
+
+def test_a_table_without_times_says_why() -> None:
+    op = next(op for op in suite.all_ops() if op.name == to_reach.RATIOS[0].op)
+    measured = list(harness.skip(Group(op, STEP, 4096, 64), "out of time").values())
+    text = report.render(report.document(measured, "full", 1.0, [0.5, 2.0]))
+    assert "not measured: out of time" in text
