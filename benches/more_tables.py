@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import to_reach
+from others import TOLERABLE
 
 Document = dict[str, Any]
 
@@ -77,6 +78,12 @@ def figures(found: Document) -> list[str]:
     which = "has it" if level == to_reach.SET_FOR else f"has not: level {level}"
     lines = ["", f"Figures to reach (set for a machine with AMX; this one {which})"]
     lines.append("ratios: their median over ours, forward+backward unless said")
+    work = found["other_work"]
+    if work is not None and work > TOLERABLE:
+        lines.append(
+            f"OTHERS USED {100 * work:.0f} % OF THE PROCESSORS' TIME during this run: where threads"
+            " had to wait for each other its ratios say little"
+        )
     lines.append(
         f"  {'case':<58}{'against':<34}{'precision':<11}{'to reach':<18}{'verdict':<14}measured"
     )

@@ -72,10 +72,12 @@ def document(
     processes: list[dict[str, Any]] | None = None,
     peaks: Peaks | None = None,
     complete: bool = True,
+    other_work: float | None = None,
 ) -> dict[str, Any]:
     """Everything that is kept of a run; load: of the machine, at the start and at the end.
 
-    processes: what was measured in processes of their own; complete: nothing was deselected.
+    processes: what was measured in processes of their own; complete: nothing was deselected;
+    other_work: what part of the processors' time others used, None where that is not known.
     """
     records = rows(measured)
     return {
@@ -85,6 +87,7 @@ def document(
         "complete": complete,
         "wall_seconds": round(wall_seconds),
         "load_averages": [round(value, 2) for value in load],
+        "other_work": None if other_work is None else round(other_work, 3),
         "machine": _bench.machine(),
         "cases": records,
         "processes": processes or [],

@@ -28,6 +28,7 @@ import cases
 import harness
 import large
 import memory
+import others
 import peak
 import report
 import suite
@@ -87,7 +88,9 @@ class Run:
             self.processes[compare] = large.ask(question)
         return self.processes[compare]
 
-    def document(self, load: list[float], complete: bool) -> dict[str, Any]:
+    def document(
+        self, load: list[float], complete: bool, other_work: float | None
+    ) -> dict[str, Any]:
         return report.document(
             [case for group in self.found.values() for case in group.values()],
             FORM,
@@ -96,6 +99,7 @@ class Run:
             processes=list(self.processes.values()),
             peaks=self.peaks,
             complete=complete and FORM == "full",
+            other_work=other_work,
         )
 
 
@@ -105,13 +109,13 @@ def run(request: pytest.FixtureRequest) -> Iterator[Run]:
     params = [spec.params for spec in callspecs if spec]
     selected = {p["group"].name: p["group"] for p in params if "group" in p}
     processes = {p["compare"] for p in params if "compare" in p} & set(PROCESSES)
-    load = [os.getloadavg()[0]]
+    load, work = [os.getloadavg()[0]], others.OtherWork()
     with closing(memory.MemoryServer()) as server:
         state = Run(server, list(selected.values()))
         yield state
     load.append(os.getloadavg()[0])
     complete = len(selected) == len(GROUPS) and len(processes) == len(PROCESSES)
-    found = state.document(load, complete)
+    found = state.document(load, complete, work.part())
     capture: Any = request.config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled():
         print("\n\n" + report.render(found))

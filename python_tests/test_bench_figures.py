@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benches"))
 import harness
 import large
 import more_tables
+import others
 import report
 import suite
 import to_reach
@@ -154,6 +155,7 @@ def document(records: list[dict[str, Any]], level: str, *, complete: bool) -> di
     return {
         "machine": {"level": level},
         "complete": complete,
+        "other_work": None,
         "figures": to_reach.judge(records, []),
     }
 
@@ -162,6 +164,32 @@ def test_the_table_has_a_line_for_every_figure() -> None:
     lines = more_tables.figures(document([], "amx", complete=True))
     assert "has it" in lines[1]
     assert sum(UNKNOWN in line for line in lines) == len(to_reach.RATIOS) + len(to_reach.LIMITS)
+
+
+def test_the_table_says_that_others_computed() -> None:
+    found = document([], "amx", complete=True)
+    assert "OTHERS" not in "\n".join(more_tables.figures(found | {"other_work": 0.04}))
+    assert "OTHERS USED 31 %" in "\n".join(more_tables.figures(found | {"other_work": 0.31}))
+
+
+def test_work_of_others_is_what_is_not_ours(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of ten seconds of four processors they worked 25 and this process 5: half was others'."""
+    stat, now = tmp_path / "stat", [100.0]
+    own = [1.0]
+    monkeypatch.setattr(others, "STAT", stat)
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    monkeypatch.setattr("os.times", lambda: (own[0], 0.0, 0.0, 0.0, 0.0))
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    monkeypatch.setattr("os.sysconf", lambda name: 100)
+    stat.write_text("cpu 100 10 20 5000 600 1 2 3 0 0\ncpu0 1 2 3\n", encoding="ascii")
+    work = others.OtherWork()
+    stat.write_text("cpu 1100 510 520 9000 900 201 202 103 0 0\ncpu0 1 2 3\n", encoding="ascii")
+    now[0], own[0] = 110.0, 6.0
+    assert work.part() == pytest.approx((25 - 5) / 40)
+    stat.unlink()
+    assert work.part() is None
 
 
 def test_the_table_of_a_part_says_how_much_is_left_out() -> None:
