@@ -63,18 +63,19 @@ class _ChunkedInfoNCE(torch.autograd.Function):
     One exponential per logit and pass. Forward: E = exp(l - row maximum) gives the row sums, and,
     rescaled by exp(row maximum - running maximum) in a matrix-vector product, the column sums.
     Backward: the second softmax is the first one times exp(row lse_i - c) exp(c - column lse_j).
-    Scratch: two chunks of scores.
+    Scratch: two chunks of scores. With `keep` all of E is kept between the passes, N^2 numbers: one
+    product and one exponential less.
     """
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor) -> Tensor:
+    def forward(ctx: Any, q: Tensor, k: Tensor, keep: bool) -> Tensor:
         n = len(q)
         row_lse, columns, running = q.new_empty(n), q.new_zeros(len(k)), -math.inf
-        scores = q.new_empty(CHUNK, len(k))
+        scores, tops = q.new_empty(n if keep else CHUNK, len(k)), q.new_empty(n)
         for start in range(0, n, CHUNK):
             chunk = slice(start, min(start + CHUNK, n))
-            e = torch.mm(q[chunk], k.T, out=scores[: chunk.stop - start])
-            top = e.amax(dim=1)
+            e = torch.mm(q[chunk], k.T, out=scores[chunk if keep else slice(chunk.stop - start)])
+            top = torch.amax(e, dim=1, out=tops[chunk])
             e.sub_(top[:, None]).exp_()
             torch.add(top, e.sum(dim=1).log_(), out=row_lse[chunk])
             highest = max(running, float(top.max()))
@@ -83,14 +84,15 @@ class _ChunkedInfoNCE(torch.autograd.Function):
         column_lse = columns.log_().add_(running)
         if not bool(column_lse.isfinite().all()):  # a column far below the maximum: the slow way
             column_lse = torch.cat([(c @ q.T).logsumexp(dim=1) for c in k.split(CHUNK)])
-        ctx.save_for_backward(q, k, row_lse, column_lse)
+        kept = (scores, tops) if keep else (None, None)
+        ctx.save_for_backward(q, k, row_lse, column_lse, *kept)
         positives = torch.linalg.vecdot(q, k)
         loss: Tensor = (row_lse.mean() + column_lse.mean()) / 2 - positives.mean()
         return loss
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        q, k, row_lse, column_lse = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        q, k, row_lse, column_lse, kept, tops = ctx.saved_tensors
         n = len(q)
         middle = (row_lse.mean() + column_lse.mean()) / 2
         of_row, of_column = (row_lse - middle).exp_(), (middle - column_lse).exp_()
@@ -99,19 +101,27 @@ class _ChunkedInfoNCE(torch.autograd.Function):
         q_grad, k_grad = torch.empty_like(q), torch.zeros_like(k)
         for start in range(0, n, CHUNK):
             chunk = slice(start, min(start + CHUNK, n))
-            rows = chunk.stop - start
-            p = torch.mm(q[chunk], k.T, out=scores[:rows])
-            p.sub_(row_lse[chunk, None]).exp_()
-            p.addcmul_(p, torch.mul(of_row[chunk, None], of_column, out=other[:rows]))
+            p = scores[: chunk.stop - start]
+            if kept is None:
+                torch.mm(q[chunk], k.T, out=p).sub_(row_lse[chunk, None]).exp_()
+                p.addcmul_(p, torch.mul(of_row[chunk, None], of_column, out=other[: len(p)]))
+            else:
+                share = (tops - row_lse)[chunk, None].exp_()
+                torch.mul(share * of_row[chunk, None], of_column, out=p).add_(share)
+                p.mul_(kept[chunk])
             torch.mm(p, k, out=q_grad[chunk])
             k_grad.addmm_(p.T, q[chunk])
         weight = grad / (2 * n)
-        return q_grad.sub_(k, alpha=2).mul_(weight), k_grad.sub_(q, alpha=2).mul_(weight)
+        return q_grad.sub_(k, alpha=2).mul_(weight), k_grad.sub_(q, alpha=2).mul_(weight), None
 
 
-def chunked_info_nce(query: Tensor, key: Tensor, scale: Tensor) -> Tensor:
-    """The best torch alone can do: `_ChunkedInfoNCE` between ordinary differentiable ops."""
-    loss: Tensor = _ChunkedInfoNCE.apply(scale * F.normalize(query), F.normalize(key))  # type: ignore[no-untyped-call]
+def chunked_info_nce(query: Tensor, key: Tensor, scale: Tensor, keep: bool = False) -> Tensor:
+    """The best torch alone can do: `_ChunkedInfoNCE` between ordinary differentiable ops.
+
+    keep: the best it can do with the memory of the matrix of scores.
+    """
+    q, k = scale * F.normalize(query), F.normalize(key)
+    loss: Tensor = _ChunkedInfoNCE.apply(q, k, keep)  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -266,10 +276,77 @@ class _TiledDifference(torch.autograd.Function):
         return grad * ctx.saved_tensors[0], None, None
 
 
+class _TiledCorrelation(torch.autograd.Function):
+    """pearson and cka from tiles on and above the diagonal, with one pass over the scores.
+
+    The gradient is a C X + b T X and terms of rank one; a and b are known at the end of the pass,
+    so C X and T X are both gathered in it: for targets wider than the features that is less than
+    the scores of both sides once more. Sums over rows of scores need no pass: C 1 = X (X'1).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, centred: bool) -> Tensor:
+        n = len(x)
+        needed = ctx.needs_input_grad[0]
+        cc, ct, tt = torch.zeros(3, dtype=torch.float64).unbind()
+        cx, tx = torch.zeros_like(x), torch.zeros_like(x)
+        buffers = x.new_empty(2, TILE * TILE)
+        for a in range(0, n, TILE):
+            for b in range(a, n, TILE):
+                xa, xb, ya, yb = x[a : a + TILE], x[b : b + TILE], y[a : a + TILE], y[b : b + TILE]
+                shape = len(xa), len(xb)
+                c, t = (s[: shape[0] * shape[1]].view(shape) for s in buffers)
+                torch.mm(xa, xb.T, out=c)
+                torch.mm(ya, yb.T, out=t)
+                if a == b and not centred:
+                    c.fill_diagonal_(0)
+                    t.fill_diagonal_(0)
+                flat_c, flat_t, times = c.view(-1), t.view(-1), 1 + (a != b)
+                cc += times * torch.dot(flat_c, flat_c)
+                ct += times * torch.dot(flat_c, flat_t)
+                tt += times * torch.dot(flat_t, flat_t)
+                if needed:
+                    cx[a : a + TILE].addmm_(c, xb)
+                    tx[a : a + TILE].addmm_(t, xb)
+                    if a != b:
+                        cx[b : b + TILE].addmm_(c.T, xa)
+                        tx[b : b + TILE].addmm_(t.T, xa)
+        sums = x.sum(dim=0)
+        rows = torch.stack([x @ sums, y @ y.sum(dim=0)])
+        pairs = n * n
+        if not centred:  # without the diagonal, whose scores are 1
+            pairs, rows = n * (n - 1), rows - 1
+        totals = rows.double().sum(dim=1)
+        less = -totals.outer(totals) / pairs
+        if centred:
+            less = -less - 2 / n * (rows @ rows.T).double()
+        cc, ct, tt = cc + less[0, 0], ct + less[0, 1], tt + less[1, 1]
+        if needed:
+            for z, row, total in zip((cx, tx), rows, totals.tolist(), strict=True):
+                if centred:
+                    z.addr_(row, sums, alpha=-1 / n)
+                    z.sub_(z.mean(dim=0))
+                else:
+                    z.sub_(sums - x, alpha=total / pairs)
+            gradient = tx.sub_(cx, alpha=float(ct / cc)).mul_(-2 / float((cc * tt).sqrt()))
+            ctx.save_for_backward(gradient)
+        return (1 - ct / (cc * tt).sqrt()).to(x.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return grad * ctx.saved_tensors[0], None, None
+
+
+# Comparisons that a Function over tiles computes pair by pair.
+TILED = ("atanh", "mse", "pearson", "cka")
+
+
 def tiled_rsa(features: Tensor, target: Tensor, compare: str) -> Tensor:
-    """The best torch alone can do for atanh (and mse, pair by pair): `_TiledDifference`."""
+    """The best torch alone can do pair by pair: a Function over tiles above the diagonal."""
     x, y = F.normalize(features), F.normalize(target)
-    loss: Tensor = _TiledDifference.apply(x, y, compare == "atanh")  # type: ignore[no-untyped-call]
+    correlation = compare in {"pearson", "cka"}
+    function = _TiledCorrelation if correlation else _TiledDifference
+    loss: Tensor = function.apply(x, y, compare in {"atanh", "cka"})  # type: ignore[no-untyped-call]
     return loss
 
 
@@ -322,6 +399,12 @@ def eager_pairwise(x: Tensor, metric: str) -> Tensor:
         z = F.normalize(x)
         return z @ z.T
     return torch.corrcoef(x) if metric == "correlation" else torch.cdist(x, x)
+
+
+def eager_correlation(x: Tensor) -> Tensor:
+    """Centre, normalise and multiply."""
+    z = F.normalize(x - x.mean(dim=1, keepdim=True))
+    return z @ z.T
 
 
 def scipy_pdist(x: Any, metric: str) -> Tensor:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 import time
 import warnings
@@ -25,7 +24,9 @@ LOSS_TOLERANCE = 2e-3
 
 # Memory of small cases drowns in the resolution; compiling a case twice costs more than it tells.
 SMALLEST_FOR_MEMORY = 4096
-COMPILED_MEMORY_AT = 128
+COMPILED_MEMORY_AT = 4096, 128
+
+OVERTIME = 1 / 4  # of the time that is given
 
 
 @dataclass
@@ -48,16 +49,22 @@ class Budget:
     """Seconds for the rounds of each group, so that the whole run ends in time.
 
     What is left is shared by the groups that are left, a third of it kept back for first calls,
-    compilation and memory. Groups of large sizes get more.
+    compilation and memory. Groups of large sizes get more. On a machine that is slow or busy even
+    the fewest rounds take longer than that; when that goes too far, `over` says so.
     """
 
     def __init__(self, total: float, groups: list[cases.Group]) -> None:
         self._end = time.monotonic() + total
+        self._last = self._end + OVERTIME * total
         self._weights = {group.name: self._weight(group) for group in groups}
+
+    def over(self) -> bool:
+        return time.monotonic() > self._last
 
     @staticmethod
     def _weight(group: cases.Group) -> float:
-        return (group.n / 1024) * (1 + group.d / 256) * (2 if "backward" in group.mode else 1)
+        passes = 2 if group.mode == cases.STEP else 1
+        return group.op.share * passes * (group.n / 1024) * (1 + group.d / 256)
 
     def seconds(self, group: cases.Group) -> float:
         left = max(0.0, self._end - time.monotonic())
@@ -72,7 +79,6 @@ def measure(group: cases.Group, seconds: float, memory: MemoryServer | None) -> 
     found = {c.name: Measured(group, c.name) for c in group.op.contenders}
     calls: dict[str, Callable[[], object]] = {}
     ours: Tensor | None = None
-    level = os.environ.get("B2M_ISA")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of other people's libraries
         for contender in group.op.contenders:
@@ -96,31 +102,31 @@ def measure(group: cases.Group, seconds: float, memory: MemoryServer | None) -> 
         ours = value = None
         for name, times in _bench.interleave(calls, seconds).items():
             found[name].seconds = times
-    if level is None:
-        os.environ.pop("B2M_ISA", None)
-    else:
-        os.environ["B2M_ISA"] = level
     return found
+
+
+def skip(group: cases.Group, reason: str) -> dict[str, Measured]:
+    """Measure nothing of a group, and say why."""
+    return {c.name: Measured(group, c.name, skipped=reason) for c in group.op.contenders}
 
 
 def step(
     contender: cases.Contender, group: cases.Group, inputs: cases.Inputs
 ) -> Callable[[], Tensor | None]:
     """What is timed: the forward pass without gradients, or forward and backward."""
-    backward = group.mode != "forward"
+    backward = group.mode != cases.FORWARD
     run = contender.make(inputs, backward)
 
     def call() -> Tensor | None:
         for leaf in inputs.leaves:
             leaf.grad = None
-        with torch.set_grad_enabled(backward):
-            value: Tensor | None = run()
-        if value is None:
-            return None
-        if backward:
-            # For a matrix of values the gradient that arrives is a constant without memory.
-            value.backward(torch.ones((), dtype=value.dtype).expand(value.shape))
-        return value.detach()
+        with contender.setting():
+            with torch.set_grad_enabled(backward):
+                value: Tensor | None = run()
+            if value is not None and backward:
+                # For a matrix of values the gradient that arrives is a constant without memory.
+                value.backward(torch.ones((), dtype=value.dtype).expand(value.shape))
+        return None if value is None else value.detach()
 
     return call
 
@@ -139,8 +145,8 @@ def disagreement(value: Tensor, ours: Tensor) -> str | None:
 
 
 def _memory_wanted(contender: cases.Contender, group: cases.Group) -> bool:
-    if group.n < SMALLEST_FOR_MEMORY or group.op.name.startswith("levels"):
+    if group.n < SMALLEST_FOR_MEMORY or not group.op.memory:
         return False
-    if contender.compiled and group.d != COMPILED_MEMORY_AT:
+    if contender.slow or (contender.compiled and (group.n, group.d) != COMPILED_MEMORY_AT):
         return False
-    return group.mode != "forward" or not group.op.has_gradient or contender.forward_only
+    return group.mode != cases.FORWARD or not group.op.has_gradient or contender.forward_only

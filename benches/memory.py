@@ -25,6 +25,7 @@ import torch
 
 import cases
 import harness
+import suite
 
 THRESHOLD = 1 << 19  # bytes; larger blocks are mapped, and given back when freed
 LIMIT_SECONDS = 120
@@ -68,7 +69,7 @@ def _status_kib(field: str) -> int:
 
 def _measure(name: str, mode: str, n: int, d: int, who: str, threads: int) -> float:
     torch.set_num_threads(threads)
-    op = next(op for op in cases.all_ops() if op.name == name)
+    op = next(op for op in suite.all_ops() if op.name == name)
     contender = next(c for c in op.contenders if c.name == who)
     group = cases.Group(op, mode, n, d)
     # Libraries, pools of threads and compiled code are no memory of a call: have them beforehand.

@@ -6,17 +6,19 @@ import datetime as dt
 import json
 import statistics
 from collections import defaultdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import derived
+import more_tables
+import to_reach
 from b2m_fast import _bench
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from harness import Measured
+    from peak import Peaks
 
-SCHEMA = 2
-LOSS_ALONE = ": loss alone"
+SCHEMA = 3
 
 
 def rows(measured: list[Measured]) -> list[dict[str, Any]]:
@@ -61,56 +63,50 @@ def _spread(seconds: list[float]) -> float | None:
     return round((high - low) / middle, 3)
 
 
-def geometric_means(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Mean ratio of each contender in each op and mode, over all sizes it was timed at."""
-    ratios: dict[tuple[str, str, str], list[float]] = defaultdict(list)
-    for r in records:
-        if r["ratio"] is not None:
-            ratios[r["op"], r["mode"], r["contender"]].append(r["ratio"])
-    return [
-        {
-            "op": op,
-            "mode": mode,
-            "contender": contender,
-            "ratio": round(statistics.geometric_mean(values), 3),
-            "sizes": len(values),
-        }
-        for (op, mode, contender), values in ratios.items()
-    ]
-
-
 def document(
-    measured: list[Measured], form: str, wall_seconds: float, load: list[float]
+    measured: list[Measured],
+    form: str,
+    wall_seconds: float,
+    load: list[float],
+    *,
+    processes: list[dict[str, Any]] | None = None,
+    peaks: Peaks | None = None,
+    complete: bool = True,
+    other_work: float | None = None,
 ) -> dict[str, Any]:
-    """Everything that is kept of a run; load: of the machine, at the start and at the end."""
+    """Everything that is kept of a run; load: of the machine, at the start and at the end.
+
+    processes: what was measured in processes of their own; complete: nothing was deselected;
+    other_work: what part of the processors' time others used, None where that is not known.
+    """
     records = rows(measured)
     return {
         "schema": SCHEMA,
         "date": dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%dT%H:%MZ"),
         "form": form,
+        "complete": complete,
         "wall_seconds": round(wall_seconds),
         "load_averages": [round(value, 2) for value in load],
+        "other_work": None if other_work is None else round(other_work, 3),
         "machine": _bench.machine(),
         "cases": records,
-        "geometric_means": geometric_means(records),
-        "shares": shares(records),
+        "processes": processes or [],
+        "peaks": {"gflops": peaks.gflops, "missing": peaks.missing} if peaks else None,
+        "geometric_means": derived.geometric_means(records),
+        "shares": derived.shares(records),
+        "threads": derived.threads(records),
+        "sizes": derived.sizes(records),
+        "parts_of_peak": derived.parts_of_peak(records, peaks),
+        "figures": to_reach.judge(records, processes or []),
     }
 
 
-def shares(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What part of each training step its loss takes, forward and backward."""
-    median = {(r["op"], r["contender"]): r["median_ms"] for r in records if r["median_ms"]}
-    return [
-        {"op": op, "contender": name, "share": round(loss / median[op, name], 3)}
-        for (op, contender), loss in median.items()
-        if (name := contender.removesuffix(LOSS_ALONE)) != contender and (op, name) in median
-    ]
-
-
-def write(found: dict[str, Any], folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
+def write(found: dict[str, Any], folder: Path, name: str | None = None) -> Path:
+    """Write the JSON, under the name of the day, the level and the form unless another is given."""
     day = found["date"][:10]
     path = folder / f"{day}-{found['machine']['level']}-{found['form']}.json"
+    path = Path(name) if name else path
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return path
 
@@ -121,17 +117,19 @@ def render(found: dict[str, Any]) -> str:
     loads = " -> ".join(map(str, found["load_averages"]))
     lines += [f"{'date':<12}{found['date']}", f"{'wall':<12}{found['wall_seconds']} s"]
     lines += [f"{'load':<12}{loads} (at the start: of others)", ""]
-    lines.append("Median ms of calls made in turns, and (ratio to the first row).")
     tables: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-    for record in found["cases"]:
+    for record in filter(derived.in_general_tables, found["cases"]):
         tables[record["op"], record["mode"]].append(record)
+    if tables:
+        lines.append("Median ms of calls made in turns, and (ratio to the first row).")
     for (op, mode), records in tables.items():
         lines += ["", f"{op}, {mode}", *_table(records, _time_cell)]
         if any(r["memory_mib"] is not None for r in records):
             lines += ["  peak MiB beyond the inputs", *_table(records, _memory_cell, header=False)]
-    lines += ["", "Geometric means of the ratios over all sizes"]
+    if found["geometric_means"]:
+        lines += ["", "Geometric means of the ratios over all sizes"]
     lines += [
-        f"  {r['op'] + ', ' + r['mode']:<46}{r['contender']:<26}{r['ratio']:>8.2f}x  ({r['sizes']})"
+        f"  {r['op'] + ', ' + r['mode']:<60}{r['contender']:<26}{r['ratio']:>8.2f}x  ({r['sizes']})"
         for r in found["geometric_means"]
         if r["ratio"] != 1
     ]
@@ -141,10 +139,13 @@ def render(found: dict[str, Any]) -> str:
             f"  {s['op']:<46}{s['contender']:<26}{100 * s['share']:>7.1f} %"
             for s in found["shares"]
         ]
+    lines += [*more_tables.threads(found), *more_tables.sizes(found)]
+    lines += [*more_tables.parts_of_peak(found), *more_tables.processes(found)]
     failures = [r for r in found["cases"] if r["failed"]]
     lines += [
         f"FAILED {r['op']} {r['n']} {r['d']} {r['contender']}: {r['failed']}" for r in failures
     ]
+    lines += more_tables.figures(found)
     return "\n".join(lines)
 
 
@@ -159,6 +160,9 @@ def _table(records: list[dict[str, Any]], cell: Any, header: bool = True) -> lis
         cells = [at.get((contender, n, d), "-") for n, d in sizes]
         if any(text != "-" for text in cells):
             lines.append(f"  {contender:<26}" + "".join(f"{text:>19}" for text in cells))
+    if len(lines) == int(header):
+        reasons = dict.fromkeys(r["skipped"] for r in records if r["skipped"])
+        lines.append(f"  not measured: {'; '.join(reasons)}")
     return lines
 
 
