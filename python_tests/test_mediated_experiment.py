@@ -18,7 +18,7 @@ from b2m_fast.evaluate.variability import correlation_distance
 from b2m_fast.teachers.synthetic_brains import ratings, synthetic_brains
 from b2m_fast.transfer import mediated_experiment as lab
 from b2m_fast.transfer import mediated_material as material_of
-from b2m_fast.transfer.experiment import Payload
+from b2m_fast.transfer.experiment import Payload, jobs
 from b2m_fast.transfer.mediated_algebra import dimensions, fit_readout, principal_map
 from b2m_fast.transfer.mediated_arms import ARMS, expand_arms
 from b2m_fast.transfer.mediated_features import image_features
@@ -71,7 +71,7 @@ def planted(*, labelled: bool = False, classes: bool = False, n: int = 120) -> m
 
 def run(arm: str, material: material_of.Material, seed: int = 0, **changes: Any) -> dict[str, Any]:
     experiment = replace(EXPERIMENT, **changes)
-    job = lab.jobs(experiment, [arm], [seed], "")[0]
+    job = jobs(experiment, [arm], [seed], "")[0]
     job = replace(job, payload=Payload(experiment, material.of(arm), 1, Path("unused")))
     return lab.run(job, lambda: None)
 

@@ -21,7 +21,6 @@ from b2m_fast.data.recordings import cowley_v4_files
 from b2m_fast.evaluate.variability import correlation_distance
 from b2m_fast.teachers.reliability import predictability
 from b2m_fast.transfer.experiment import finite
-from b2m_fast.transfer.experiment import jobs as each
 from b2m_fast.transfer.mediated_algebra import (
     PENALTIES,
     block_order,
@@ -46,7 +45,7 @@ if TYPE_CHECKING:
     from b2m_fast.transfer.mediated_settings import MediatedExperiment
     from b2m_fast.transfer.runs import Job
 
-__all__ = ["ALL", "data_fingerprint", "jobs", "make_material", "run", "split"]
+__all__ = ["ALL", "data_fingerprint", "make_material", "run", "split"]
 
 ALL = "all"
 Array = NDArray[np.float64]
@@ -81,30 +80,6 @@ def data_fingerprint(experiment: MediatedExperiment, root: str | None) -> str:
     if experiment.labels == "cifar10":
         files.append(CIFAR10_SUBSET.path(data_root(root), "cifar10_subset.npz"))
     return fingerprint(files)
-
-
-def jobs(
-    experiment: MediatedExperiment, arms: Sequence[str], seeds: Sequence[int], data: str
-) -> list[Job]:
-    """One job per seed and arm, seeds outermost, so that whole comparisons finish first.
-
-    Parameters
-    ----------
-    experiment : MediatedExperiment
-        The experiment.
-    arms : sequence of str
-        Arms.
-    seeds : sequence of int
-        Seeds.
-    data : str
-        Fingerprint of the data.
-
-    Returns
-    -------
-    list of Job
-        Without payload.
-    """
-    return each(lambda arm, seed: experiment.run_config(arm, seed, data), arms, seeds)
 
 
 def split(
