@@ -15,7 +15,7 @@ from b2m_fast.data.object2vec import object2vec
 from b2m_fast.data.recordings import Recording, cowley_v4
 from b2m_fast.evaluate.variability import correlation_distance, representational_distance
 from b2m_fast.teachers.components import fit_components
-from b2m_fast.teachers.encoding import encoder_quality
+from b2m_fast.teachers.encoder_quality import encoder_quality
 from b2m_fast.teachers.reliability import predictability
 from b2m_fast.teachers.ridge import fit_ridge
 from b2m_fast.teachers.synthetic_brains import ratings, synthetic_brains
