@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 from b2m_fast.data.files import DataError
 from b2m_fast.data.recordings import COWLEY_V4_SESSIONS
 from b2m_fast.evaluate.variability import correlation_distance
+from b2m_fast.teachers.encoder_quality import EncoderQuality
 from b2m_fast.teachers.synthetic_brains import ratings, synthetic_brains
 from b2m_fast.transfer import mediated_experiment as lab
 from b2m_fast.transfer import mediated_material as material_of
 from b2m_fast.transfer.experiment import Payload, jobs
 from b2m_fast.transfer.mediated_algebra import dimensions, fit_readout, principal_map
 from b2m_fast.transfer.mediated_arms import ARMS, expand_arms
+from b2m_fast.transfer.mediated_brains import make_brain
 from b2m_fast.transfer.mediated_features import image_features
 from b2m_fast.transfer.mediated_presets import preset
 from b2m_fast.transfer.mediated_settings import (
@@ -34,6 +36,7 @@ Array = NDArray[np.float64]
 EXPERIMENT = MediatedExperiment(
     labels="ratings", sizes=(10, 40), draws=2, folds=5, cortex=CortexSettings(observers=3)
 )
+QUALITY = EncoderQuality("planted", "ridge", 150, np.linspace(0.3, 0.7, 9), None)
 
 
 def planted(*, labelled: bool = False, classes: bool = False, n: int = 120) -> material_of.Material:
@@ -48,13 +51,7 @@ def planted(*, labelled: bool = False, classes: bool = False, n: int = 120) -> m
         def answer(x: Array, mixing: Array = mixing) -> Array:
             return x[:, :4] @ mixing + rng.normal(size=(len(x), 9))
 
-        quality = {
-            "units": 9, "stimuli": len(stimuli), "r": 0.5, "r_low": 0.4, "r_high": 0.6,
-            "ceiling": None,
-        }  # fmt: skip
-        brains.append(
-            material_of._brain(name, stimuli, answer(stimuli), quality, labelled=labelled)
-        )
+        brains.append(make_brain(name, stimuli, answer(stimuli), QUALITY, labelled=labelled))
         measured.append(answer(features))
     labels = features[:, :4] @ rng.normal(size=(4, 2)) + 0.3 * rng.normal(size=(n, 2))
     index = None
@@ -347,11 +344,11 @@ def test_bad_brains_are_named() -> None:
     x, r = np.ones((10, 2)), np.random.default_rng(0).normal(size=(10, 3))
     r[2, 1] = np.nan
     with pytest.raises(DataError, match="V4-x: 1 of 3 units have NaN"):
-        material_of._brain("V4-x", x, r, {})
+        make_brain("V4-x", x, r, QUALITY)
     with pytest.raises(DataError, match="V4-x: none of its 3 units ever varies"):
-        material_of._brain("V4-x", x, np.ones((10, 3)), {})
+        make_brain("V4-x", x, np.ones((10, 3)), QUALITY)
     with pytest.raises(DataError, match="responses to 8 stimuli, but there are 10"):
-        material_of._brain("V4-x", x, np.ones((8, 3)), {})
+        make_brain("V4-x", x, np.ones((8, 3)), QUALITY)
 
 
 def test_synthetic_brains_are_what_they_say() -> None:

@@ -32,7 +32,8 @@ from b2m_fast.transfer.mediated_algebra import (
     random_map,
     standardised,
 )
-from b2m_fast.transfer.mediated_material import encoder_map, make_material
+from b2m_fast.transfer.mediated_brains import encoder_map
+from b2m_fast.transfer.mediated_material import make_material
 from b2m_fast.transfer.provenance import machine, versions
 
 if TYPE_CHECKING:
@@ -41,7 +42,8 @@ if TYPE_CHECKING:
 
     from b2m_fast.teachers.ridge import Ridge
     from b2m_fast.transfer.experiment import Payload
-    from b2m_fast.transfer.mediated_material import Brain, Material
+    from b2m_fast.transfer.mediated_brains import Brain
+    from b2m_fast.transfer.mediated_material import Material
     from b2m_fast.transfer.mediated_settings import MediatedExperiment
     from b2m_fast.transfer.runs import Job
 
