@@ -155,6 +155,18 @@ def test_what_stands_between_features_and_labels() -> None:
     assert len(run("direct-rank", material, combine="mean")["regressors"]) == 3
 
 
+def test_a_run_is_given_what_its_arm_needs() -> None:
+    """Brains by the arm's name, all of them for controls, none for readouts of features."""
+    material = planted()
+    needed = {"direct": "", "measured": "", "brain-s2": "s2", "brain-mean": "s1 s2 s3",
+              "shuffled": "s1 s2 s3", "direct-rank": "s1 s2 s3"}  # fmt: skip
+    for arm, names in needed.items():
+        part = material.of(arm)
+        assert " ".join(b.name for b in part.brains) == names
+        assert len(part.measured) == (3 if arm == "measured" else 0)
+        assert part.features is material.features
+
+
 def test_the_random_map_has_the_spectrum_of_what_it_is_a_control_of() -> None:
     """Stacked: the singular values of all maps side by side; mean: those of each brain's map."""
     material = planted()

@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
     from b2m_fast.teachers.ridge import Ridge
     from b2m_fast.transfer.experiment import Payload
-    from b2m_fast.transfer.mediated_brains import Brain
     from b2m_fast.transfer.mediated_material import Material
     from b2m_fast.transfer.mediated_settings import MediatedExperiment
     from b2m_fast.transfer.runs import Job
@@ -155,7 +154,7 @@ def run(job: Job, tick: Callable[[], object]) -> dict[str, Any]:
         "labelled": sizes,
         "tested": len(test),
         "regressors": [int(v.shape[1]) for v in views],
-        "encoders": [b.quality for b in _used(arm, material)],
+        "encoders": [b.quality for b in material.named(arm)],
         "distance": None if not compare else _rounded(material.distance),
         "distance_of": material.distance_of,
         "seconds": time.perf_counter() - start,
@@ -167,13 +166,6 @@ def run(job: Job, tick: Callable[[], object]) -> dict[str, Any]:
 # --------------------------------------------------------------------------------------------------
 # What stands between features and labels
 # --------------------------------------------------------------------------------------------------
-def _used(arm: str, material: Material) -> list[Brain]:
-    """The brains that an arm named after them goes through."""
-    if arm in {"brain-mean", "brain-stacked"}:
-        return list(material.brains)
-    return [b for b in material.brains if arm == f"brain-{b.name}"]
-
-
 def _views(
     arm: str, material: Material, experiment: MediatedExperiment, pool: NDArray[np.int64], seed: int
 ) -> list[Array]:
@@ -197,7 +189,7 @@ def _views(
         return [
             features @ encoder_map(s, r[order]) for (s, r), order in zip(shown, orders, strict=True)
         ]
-    used = _used(arm, material) or material.brains
+    used = material.named(arm) or material.brains
     maps = [
         encoder_map(*pair) if b.weights is None else b.weights
         for b, pair in zip(material.brains, shown, strict=True)

@@ -73,20 +73,40 @@ class Material:
     distance_of: str = ""
     report: dict[str, Any] | None = None
 
-    def of(self, _: str) -> Material:
-        """The part one arm needs: all, as all arms share the split of the images.
+    def named(self, arm: str) -> tuple[Brain, ...]:
+        """The brains that an arm is named after.
 
         Parameters
         ----------
-        _ : str
+        arm : str
+            Arm.
+
+        Returns
+        -------
+        tuple of Brain
+            None, one, or all.
+        """
+        if arm in {"brain-mean", "brain-stacked"}:
+            return self.brains
+        return tuple(b for b in self.brains if arm == f"brain-{b.name}")
+
+    def of(self, arm: str) -> Material:
+        """The part one arm needs.
+
+        Parameters
+        ----------
+        arm : str
             Arm.
 
         Returns
         -------
         Material
-            Without the report.
+            All labelled images, as all arms share their split; the brains that the arm goes through,
+            or is a control of.
         """
-        return replace(self, report={})
+        brains = () if arm in {"direct", "measured"} else self.named(arm) or self.brains
+        measured = self.measured if arm == "measured" else ()
+        return replace(self, brains=brains, measured=measured, report={})
 
 
 def make_material(
