@@ -190,6 +190,18 @@ def test_principal_map_is_the_leading_axes(shape: tuple[int, int]) -> None:
         principal_map(x, 0)
 
 
+@pytest.mark.parametrize("shape", [(200, 60), (60, 200)])
+def test_a_principal_map_is_orthonormal_for_real_spectra(shape: tuple[int, int]) -> None:
+    """In spectra as steep as those of networks; directions in which nothing varies are no axes."""
+    rng = np.random.default_rng(0)
+    axes, _ = np.linalg.qr(rng.normal(size=(shape[1], 30)))
+    x = rng.normal(size=(shape[0], 30)) * 10.0 ** -np.linspace(0, 4, 30) @ axes.T
+    found = principal_map(x, 50)
+    assert found.shape == (shape[1], 30)
+    np.testing.assert_allclose(found.T @ found, np.eye(30), atol=1e-8)
+    np.testing.assert_allclose(found @ (found.T @ axes), axes, atol=1e-6)
+
+
 def test_block_order_moves_blocks_whole() -> None:
     """A permutation in which neighbours inside a block stay neighbours; block 1 is a plain shuffle."""
     order = block_order(23, 5, np.random.default_rng(0))

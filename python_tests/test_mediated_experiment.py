@@ -20,7 +20,7 @@ from b2m_fast.teachers.synthetic_brains import ratings, synthetic_brains
 from b2m_fast.transfer import mediated_experiment as lab
 from b2m_fast.transfer import mediated_material as material_of
 from b2m_fast.transfer.experiment import Payload, jobs
-from b2m_fast.transfer.mediated_algebra import dimensions, fit_readout, principal_map
+from b2m_fast.transfer.mediated_algebra import dimensions, fit_readout
 from b2m_fast.transfer.mediated_arms import ARMS, expand_arms
 from b2m_fast.transfer.mediated_brains import make_brain
 from b2m_fast.transfer.mediated_features import image_features
@@ -461,10 +461,3 @@ def test_material_of_real_recordings(brain: str, labels: str, labelled: int, sti
         assert material.distance is not None
     assert all(-1 < b.quality["r"] < 1 for b in material.brains)
     assert bool(material.distance is None) == (brain == "cowley-v4")
-
-
-def test_a_principal_map_is_orthonormal_for_real_spectra() -> None:
-    """Axes stay orthonormal when features have spectra as steep as those of networks."""
-    x = np.random.default_rng(0).normal(size=(200, 60)) * 10.0 ** -np.linspace(0, 4, 60)
-    axes = principal_map(x, 30)
-    np.testing.assert_allclose(axes.T @ axes, np.eye(30), atol=1e-8)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from b2m_fast.teachers.components import spectrum
 from b2m_fast.teachers.ridge import fit_ridge
 
 if TYPE_CHECKING:
@@ -233,7 +234,7 @@ def principal_map(features: NDArray[np.floating], rank: int) -> Array:
     features : ndarray
         (n, p).
     rank : int
-        How many; at most min(n - 1, p) are there.
+        How many; at most as many are there as dimensions in which features vary.
 
     Returns
     -------
@@ -249,13 +250,9 @@ def principal_map(features: NDArray[np.floating], rank: int) -> Array:
         raise ValueError(f"rank must be at least 1, got {rank}")
     x = np.asarray(features, dtype=np.float64)
     x = x - x.mean(axis=0)
-    if x.shape[0] <= x.shape[1]:
-        values, vectors = np.linalg.eigh(x @ x.T)
-        order = np.argsort(values)[::-1][: min(rank, len(x) - 1)]
-        axes = x.T @ vectors[:, order]
-        return np.asarray(axes / np.linalg.norm(axes, axis=0).clip(min=1e-300))
-    _, vectors = np.linalg.eigh(x.T @ x)
-    return np.ascontiguousarray(vectors[:, ::-1][:, :rank])
+    _, vectors, dual = spectrum(x)
+    axes = x.T @ vectors[:, :rank] if dual else vectors[:, :rank]
+    return np.ascontiguousarray(axes / np.linalg.norm(axes, axis=0) if dual else axes)
 
 
 def random_map(weights: NDArray[np.floating], rng: np.random.Generator) -> Array:
