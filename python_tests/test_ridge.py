@@ -223,6 +223,15 @@ def test_folds_hold_every_row_once(n: int, folds: int, shuffle: bool, members: i
             assert (np.diff(test) == 1).all()
 
 
+def test_a_number_of_folds_may_be_numpys() -> None:
+    """A grid search over np.arange gives NumPy integers."""
+    x, y = planted(60, 20)
+    np.testing.assert_array_equal(
+        fit_ridge(x, y, folds=np.int64(4)).path,
+        fit_ridge(x, y, folds=4).path,
+    )
+
+
 def test_shuffled_folds_follow_their_seed() -> None:
     """The same seed deals rows alike, another one does not, and neither leaves them in blocks."""
     first, again, other = (folds_of(30, 3, shuffle=True, seed=s)[0][1] for s in (1, 1, 2))
@@ -280,6 +289,20 @@ GOOD = np.arange(12.0).reshape(6, 2)
         ((GOOD, GOOD), {"folds": [([0, 1], [1, 2])]}, r"without overlap"),
         ((GOOD, GOOD), {"folds": 3, "groups": [0, 0, 0, 1, 1, 1]}, r"3 folds of 2 groups"),
         ((GOOD, GOOD), {"groups": [0, 1]}, r"group of each of 6 rows"),
+        ((GOOD, GOOD), {"folds": "loo", "shuffle": True}, r"^shuffle deal.* folds are 'loo'"),
+        ((GOOD, GOOD), {"folds": "loo", "groups": range(6)}, r"^groups deal.* folds are 'loo'"),
+        (
+            (GOOD, GOOD),
+            {"folds": [([0, 1], [2, 3])], "groups": range(6), "shuffle": True},
+            r"^groups and shuffle deal rows into a number of folds, but folds are given themselves",
+        ),
+        (
+            (GOOD, GOOD),
+            {"folds": 2.5},
+            r"folds must be a number, 'loo' or \(train, test\)s, got 2.5",
+        ),
+        ((GOOD, GOOD), {"alphas": 1.0}, r"alphas must be positive numbers, got 1.0"),
+        ((GOOD, GOOD), {"alphas": [1.0, np.inf]}, r"alphas must be positive"),
         ((GOOD, GOOD), {"alphas": [1.0, 0.0]}, r"alphas must be positive"),
         ((GOOD, GOOD), {"alphas": []}, r"alphas must be positive"),
         ((GOOD, GOOD), {"dtype": "float16"}, r"'float32' or 'float64'"),

@@ -258,7 +258,8 @@ def fit_layers(
     k : int or float, optional
         Components of each layer (`b2m_fast.teachers.components.fit_components`); default: all.
     alphas, folds
-        Penalties, and how they are chosen (`b2m_fast.teachers.ridge.fit_ridge`).
+        Penalties, and how they are chosen (`b2m_fast.teachers.ridge.fit_ridge`); a number of folds is
+        of shuffled images.
 
     Returns
     -------
@@ -281,7 +282,7 @@ def fit_layers(
         _standardised(responses),
         alphas=alphas,
         folds=folds,
-        shuffle=True,
+        shuffle=isinstance(folds, int | np.integer),
         standardise=False,
     )
     return LayerEncoder(found, model)

@@ -31,7 +31,16 @@ if TYPE_CHECKING:
     Fold = tuple[NDArray[np.int64], NDArray[np.int64]]
     Folds = int | Literal["loo"] | Sequence[Fold]
 
-__all__ = ["ALPHAS", "Ridge", "finite_matrix", "fit_ridge", "folds_of", "splits_of"]
+__all__ = [
+    "ALPHAS",
+    "Ridge",
+    "finite_matrix",
+    "fit_ridge",
+    "folds_of",
+    "penalty_grid",
+    "splits_of",
+    "varying_targets",
+]
 
 ALPHAS: tuple[float, ...] = tuple(10.0 ** (e / 2) for e in range(-4, 13))
 
@@ -184,7 +193,7 @@ def fit_ridge(
         float64: one decomposition instead of one a fold, for a few thousand rows at most. It takes
         the standardisation of the features from all rows.
     groups, shuffle, seed
-        How rows are dealt into folds (`folds_of`); by default, contiguous blocks.
+        How rows are dealt into a number of folds (`folds_of`); by default, contiguous blocks.
     shared_alpha : bool, default False
         One penalty for all targets, that of the largest mean R2.
     standardise : bool, default True
@@ -207,8 +216,9 @@ def fit_ridge(
     Raises
     ------
     ValueError
-        If shapes do not match, there are NaNs or infinities, fewer rows than folds, a penalty that
-        is not positive, no feature that varies or no target that varies.
+        If shapes do not match, there are NaNs or infinities, fewer rows than folds, groups or
+        shuffling where nothing is dealt into folds, a penalty that is not positive, no feature that
+        varies or no target that varies.
 
     Notes
     -----
@@ -227,14 +237,11 @@ def fit_ridge(
             f"features (n, p) and responses (n, targets) must be of the same rows, "
             f"got {x.shape} and {y.shape}"
         )
-    grid = np.asarray(alphas, dtype=np.float64)
-    if grid.ndim != 1 or not grid.size or not (np.isfinite(grid) & (grid > 0)).all():
-        raise ValueError(f"alphas must be positive numbers, got {alphas!r}")
+    grid = penalty_grid("alphas", alphas)
     if dtype not in {"float32", "float64"}:
         raise ValueError(f"dtype must be 'float32' or 'float64', got {dtype!r}")
-    if not (y != y[0]).any():
-        raise ValueError(f"none of {y.shape[1]} targets varies over the {len(y)} rows")
-    loo = folds == "loo"
+    varying_targets(y)
+    loo = isinstance(folds, str)
     splits = splits_of(len(x), folds, groups, shuffle, seed)
     kind = torch.float64 if loo or dtype == "float64" else torch.float32
     solver = Solver(x, y, standardise, kind, torch.device(device))
@@ -296,6 +303,53 @@ def finite_matrix(name: str, values: NDArray[np.floating]) -> NDArray[np.floatin
     return found
 
 
+def varying_targets(y: NDArray[np.floating]) -> None:
+    """Know that there is something to explain.
+
+    Parameters
+    ----------
+    y : ndarray
+        (n, targets).
+
+    Raises
+    ------
+    ValueError
+        If no target varies.
+    """
+    if not (y != y[0]).any():
+        raise ValueError(f"none of {y.shape[1]} targets varies over the {len(y)} rows")
+
+
+def penalty_grid(name: str, values: Sequence[float]) -> NDArray[np.float64]:
+    """Penalties to choose from, checked.
+
+    Parameters
+    ----------
+    name : str
+        What to call them in messages.
+    values : sequence of float
+        The penalties.
+
+    Returns
+    -------
+    ndarray
+        The same, float64.
+
+    Raises
+    ------
+    ValueError
+        If there are none, or they are not positive and finite.
+    """
+    try:
+        grid = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        grid = np.empty(0)
+    if grid.ndim != 1 or not grid.size or not (np.isfinite(grid) & (grid > 0)).all():
+        shown = values if np.ndim(values) == 0 else list(values)
+        raise ValueError(f"{name} must be positive numbers, got {shown!r}")
+    return grid
+
+
 def splits_of(
     n: int, folds: Folds, groups: ArrayLike | None, shuffle: bool, seed: int
 ) -> list[Fold]:
@@ -318,15 +372,27 @@ def splits_of(
     Raises
     ------
     ValueError
-        If there are none, or rows of training and test overlap.
+        If there are none, rows of training and test overlap, or groups or shuffling are asked for
+        where no rows are dealt out.
     """
+    if isinstance(folds, int | np.integer):
+        return folds_of(n, int(folds), groups=groups, shuffle=shuffle, seed=seed)
+    if isinstance(folds, str) and (str(folds) != "loo" or n < 3):
+        raise ValueError(f"folds={folds!r} of {n} rows: a number, folds, or 'loo' of 3 or more")
+    if groups is not None or shuffle:
+        given = " and ".join(["groups"] * (groups is not None) + ["shuffle"] * bool(shuffle))
+        raise ValueError(
+            f"{given} deal rows into a number of folds, but folds are "
+            f"{repr(folds) if isinstance(folds, str) else 'given themselves'}"
+        )
     if isinstance(folds, str):
-        if str(folds) != "loo" or n < 3:
-            raise ValueError(f"folds={folds!r} of {n} rows: a number, folds, or 'loo' of 3 or more")
         return [(np.arange(n), np.arange(n))]
-    if isinstance(folds, int):
-        return folds_of(n, folds, groups=groups, shuffle=shuffle, seed=seed)
-    splits = [(np.asarray(train), np.asarray(test)) for train, test in folds]
+    try:
+        splits = [(np.asarray(train), np.asarray(test)) for train, test in folds]
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"folds must be a number, 'loo' or (train, test)s, got {folds!r}"
+        ) from None
     for train, test in splits:
         if not len(train) or not len(test) or np.intersect1d(train, test).size:
             raise ValueError("each fold must be (train, test), both not empty and without overlap")

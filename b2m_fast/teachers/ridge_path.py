@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from b2m_fast.teachers.ridge import Fold
 
-__all__ = ["Decomposition", "Solver", "Sums"]
+__all__ = ["Decomposition", "Solver", "Sums", "mean_and_spread"]
 
 EXACT_UP_TO = 2048  # a decomposition of this size in float64 takes seconds
 BATCH_BYTES = 256 << 20
@@ -111,6 +111,14 @@ class Decomposition:
         return (u * s)[:, :q] / weight[:, None], vh[:q] * scale
 
 
+def mean_and_spread(
+    x: NDArray[np.floating],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """How columns of (n, p) are standardised, in float64; one that never varies becomes 0 by an infinite spread."""
+    spread = np.where((x != x[0]).any(axis=0), x.std(axis=0, dtype=np.float64), np.inf)
+    return x.mean(axis=0, dtype=np.float64), spread
+
+
 class Solver:
     """Features and responses, and what is done with some of their rows."""
 
@@ -142,10 +150,8 @@ class Solver:
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], Tensor]:
         """Mean and spread over training rows, and those rows with them."""
         x = self._x[train]
-        mean = x.mean(axis=0, dtype=np.float64)
-        if self._standardise:
-            spread = np.where((x != x[0]).any(axis=0), x.std(axis=0, dtype=np.float64), np.inf)
-        else:
+        mean, spread = mean_and_spread(x)
+        if not self._standardise:
             spread = np.ones_like(mean)
         return mean, spread, self._rows(x, mean, spread)
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from b2m_fast.teachers.components import spectrum
-from b2m_fast.teachers.ridge import fit_ridge
+from b2m_fast.teachers.ridge import fit_ridge, penalty_grid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,11 +90,10 @@ def fit_readout(
     ValueError
         If penalties are not positive; else as `fit_ridge`.
     """
-    if not len(penalties) or not all(0 < p < float("inf") for p in penalties):
-        raise ValueError(f"penalties must be positive numbers, got {list(penalties)}")
+    grid = penalty_grid("penalties", penalties).tolist()
     n, varying = len(z), int((z != z[:1]).any(axis=0).sum())
     # `fit_ridge` counts in mean squared norms of a column that varies
-    alphas = [penalty * max(varying, 1) / n for penalty in penalties]
+    alphas = [penalty * max(varying, 1) / n for penalty in grid]
     model = fit_ridge(
         z,
         y,
@@ -104,7 +103,7 @@ def fit_readout(
         standardise=False,
         dtype="float64",
     )
-    given = dict(zip(alphas, penalties, strict=True))
+    given = dict(zip(alphas, grid, strict=True))
     return replace(model, alphas=np.array([given[alpha] for alpha in model.alphas]))
 
 

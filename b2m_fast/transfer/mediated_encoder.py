@@ -42,9 +42,9 @@ class BrainEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     alphas : sequence of float
         Penalties to choose from, relative to the mean squared norm of a feature.
     folds : int or sequence of (train, test), or "loo"
-        How they are chosen.
+        How they are chosen; no more folds than stimuli.
     shuffle : bool, default False
-        Deal stimuli into folds at random; the default, contiguous blocks, is what films need.
+        Deal stimuli into a number of folds at random; the default, contiguous blocks, is what films need.
     shared_alpha : bool, default False
         One penalty for all units.
     standardise : bool, default True
@@ -126,7 +126,9 @@ class BrainEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 f"the brain has no variance: none of its {responses.shape[1]} units varies over "
                 f"the {len(x)} stimuli"
             )
-        folds = min(self.folds, len(x)) if isinstance(self.folds, int) else self.folds
+        folds = self.folds
+        if isinstance(folds, int | np.integer):
+            folds = min(int(folds), len(x))
         self.ridge_ = fit_ridge(
             x,
             responses,
