@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from b2m_fast.data.recordings import COWLEY_V4_SESSIONS
 from b2m_fast.teachers.features import NetworkFeatures
+from b2m_fast.teachers.taps import check_network
 from b2m_fast.transfer.experiment import Settings
 
 __all__ = [
@@ -42,6 +43,7 @@ class FeatureSettings(NetworkFeatures):
     components: int = 512
 
     def __post_init__(self) -> None:
+        check_network(self.network)
         if not self.taps or len(set(self.taps)) < len(self.taps):
             raise ValueError(f"taps must be at least one, each once, got {list(self.taps)}")
         if self.size is not None and self.size < 32:
