@@ -127,7 +127,7 @@ def test_the_direct_arm_is_a_ridge_readout_of_the_features() -> None:
 
 
 def test_brains_help_with_few_samples_and_controls_do_not() -> None:
-    """Labels inside what the brains see: brains beat direct at n = 10, no control does."""
+    """Labels inside what the brains see: brains beat direct at n = 10, and controls lose."""
     material = planted()
     scores = {
         arm: np.mean([run(arm, material, seed)["scores"]["10"] for seed in range(5)])
@@ -135,9 +135,9 @@ def test_brains_help_with_few_samples_and_controls_do_not() -> None:
                     "random-map", "measured")
     }  # fmt: skip
     for arm in ("brain-s1", "brain-mean", "brain-stacked", "measured"):
-        assert scores[arm] > scores["direct"] + 0.1, (arm, scores)
-    for arm in ("direct-rank", "shuffled", "random-map"):
-        assert scores[arm] < scores["direct"] + 0.05, (arm, scores)
+        assert scores[arm] > scores["direct"] + 0.2, (arm, scores)
+    for arm in ("direct-rank", "shuffled", "random-map"):  # 9 of 20 dimensions, the wrong ones
+        assert scores[arm] < scores["direct"] - 0.1, (arm, scores)
 
 
 def test_what_stands_between_features_and_labels() -> None:
@@ -351,7 +351,7 @@ def test_features_settings_are_checked() -> None:
         FeatureSettings(size=16)
 
 
-def test_bad_brains_are_named() -> None:
+def test_recordings_that_make_no_brain_are_named() -> None:
     """NaN voxels, a brain that never varies, other numbers of stimuli."""
     x, r = np.ones((10, 2)), np.random.default_rng(0).normal(size=(10, 3))
     r[2, 1] = np.nan

@@ -131,12 +131,19 @@ def test_himalaya_agrees(n: int, p: int) -> None:
     np.testing.assert_allclose(found.weights, weights.numpy(), rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.parametrize("exact_up_to", [ridge_path.EXACT_UP_TO, 0])
 @pytest.mark.parametrize("folds", [5, "loo"])
 @pytest.mark.parametrize(("n", "p"), [(200, 60), (80, 150)])
-def test_float32_is_as_good(n: int, p: int, folds: int | Literal["loo"]) -> None:
-    """Single precision, with its compressed path, gives the scores of double precision to 1e-5."""
+def test_float32_is_as_good(
+    n: int, p: int, folds: int | Literal["loo"], exact_up_to: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Single precision, with its compressed path, gives the scores of double precision to 1e-5.
+
+    Also where the decomposition itself is of float32, as it is in thousands of dimensions.
+    """
     x, y = planted(n, p)
     exact = fit_ridge(x, y, dtype="float64", folds=folds)
+    monkeypatch.setattr(ridge_path, "EXACT_UP_TO", exact_up_to)
     single = fit_ridge(x.astype(np.float32), y.astype(np.float32), folds=folds)
     assert single.weights.dtype == single.predict(x).dtype == np.float32
     np.testing.assert_allclose(single.path, exact.path, atol=1e-5)
@@ -308,6 +315,9 @@ GOOD = np.arange(12.0).reshape(6, 2)
         ((GOOD, GOOD), {"dtype": "float16"}, r"'float32' or 'float64'"),
         ((np.ones((6, 2)), GOOD), {}, r"none of 2 features varies over the 6 rows"),
         ((GOOD, np.ones((6, 3))), {}, r"none of 3 targets varies over the 6 rows"),
+        ((GOOD[:2], GOOD[:2]), {"folds": 2}, r"training rows of a fold: 1 of 2 rows"),
+        ((GOOD * 1e200, GOOD), {}, r"so large that their squares overflow"),
+        ((GOOD, GOOD), {"device": "gpu"}, r"unknown device 'gpu'"),
     ],
 )
 def test_bad_input_is_named(
@@ -316,6 +326,13 @@ def test_bad_input_is_named(
     """What cannot be fitted is refused, and the message says what and where."""
     with pytest.raises(ValueError, match=message):
         fit_ridge(*arguments, **options)
+
+
+def test_a_device_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without CUDA the message names what was asked for."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="device='cuda:1', but there is no CUDA device"):
+        fit_ridge(GOOD, GOOD, device="cuda:1")
 
 
 def test_predict_refuses_other_features() -> None:

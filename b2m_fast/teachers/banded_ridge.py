@@ -19,6 +19,7 @@ from b2m_fast.teachers.ridge import (
     finite_matrix,
     penalty_grid,
     splits_of,
+    usable_device,
     varying_targets,
 )
 from b2m_fast.teachers.ridge_path import mean_and_spread
@@ -229,7 +230,7 @@ def fit_banded_ridge(
         "n_alphas_batch": 4 if n > p else None,
         "fit_intercept": True,
     }
-    where = torch.device(device)
+    where = usable_device(device)
     with _backend(get_backend, set_backend, "torch_cuda" if where.type == "cuda" else "torch"):
         features = [torch.from_numpy(z).to(where) for z in scaled]
         arrays = {

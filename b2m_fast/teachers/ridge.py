@@ -39,6 +39,7 @@ __all__ = [
     "folds_of",
     "penalty_grid",
     "splits_of",
+    "usable_device",
     "varying_targets",
 ]
 
@@ -218,7 +219,7 @@ def fit_ridge(
     ValueError
         If shapes do not match, there are NaNs or infinities, fewer rows than folds, groups or
         shuffling where nothing is dealt into folds, a penalty that is not positive, no feature that
-        varies or no target that varies.
+        varies (in the training rows of a fold, too), no target that varies, or no such device.
 
     Notes
     -----
@@ -244,7 +245,7 @@ def fit_ridge(
     loo = isinstance(folds, str)
     splits = splits_of(len(x), folds, groups, shuffle, seed)
     kind = torch.float64 if loo or dtype == "float64" else torch.float32
-    solver = Solver(x, y, standardise, kind, torch.device(device))
+    solver = Solver(x, y, standardise, kind, usable_device(device))
     absolute = grid * solver.unit
     size = targets_at_a_time or solver.batch(splits, len(grid))
     sums = Sums(len(grid), y.shape[1])
@@ -318,6 +319,33 @@ def varying_targets(y: NDArray[np.floating]) -> None:
     """
     if not (y != y[0]).any():
         raise ValueError(f"none of {y.shape[1]} targets varies over the {len(y)} rows")
+
+
+def usable_device(device: str | torch.device) -> torch.device:
+    """A device that is there.
+
+    Parameters
+    ----------
+    device : str or device
+        As PyTorch names it.
+
+    Returns
+    -------
+    torch.device
+        The same.
+
+    Raises
+    ------
+    ValueError
+        If it is a CUDA device and there is none, or PyTorch knows no such device.
+    """
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"unknown device {device!r}: {error}") from None
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device={str(device)!r}, but there is no CUDA device")
+    return found
 
 
 def penalty_grid(name: str, values: Sequence[float]) -> NDArray[np.float64]:

@@ -133,7 +133,10 @@ class Solver:
         self._x, self._y, self._standardise = x, y, standardise
         self._kind, self._device = kind, device
         self._all = np.arange(len(x))
-        spread = x.std(axis=0, dtype=np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            spread = x.std(axis=0, dtype=np.float64)
+        if not np.isfinite(spread).all():
+            raise ValueError("features are so large that their squares overflow: scale them down")
         varies = (x != x[0]).any(axis=0)
         if not varies.any():
             raise ValueError(f"none of {x.shape[1]} features varies over the {len(x)} rows")
@@ -179,6 +182,11 @@ class Solver:
     ) -> None:
         """Predict test rows from training rows (each row from all others, for `loo`)."""
         mean, spread, z = self._standard(train)
+        if not z.any():
+            raise ValueError(
+                f"none of {z.shape[1]} features varies over the training rows of a fold: "
+                f"{len(z)} of {len(self._x)} rows"
+            )
         found = Decomposition.of(z)
         right = found.right(z, z if loo else self._rows(self._x[test], mean, spread))
         penalties = torch.from_numpy(alphas).to(self._device)
