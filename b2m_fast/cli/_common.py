@@ -158,6 +158,21 @@ def which(
     return arms, seeds
 
 
+def teller(options: argparse.Namespace) -> Callable[[str], None]:
+    """Tells what is being done before the runs, unless that is not wanted."""
+
+    def say(what: str) -> None:
+        if not options.quiet:
+            print(f"  {what}", flush=True)
+
+    return say
+
+
+def brief(value: float | None) -> str:
+    """A number for the progress bar."""
+    return "-" if value is None else f"{value:.3f}"
+
+
 # --------------------------------------------------------------------------------------------------
 # Running
 # --------------------------------------------------------------------------------------------------

@@ -83,7 +83,9 @@ def encoder_quality(
     """Predict every image's responses by a model fitted without it.
 
     Images are dealt into folds at random. Everything that is fitted, components and penalties
-    included, is fitted within a fold's training images.
+    included, is fitted within a fold's training images; so it is the kind of encoder that is judged,
+    not the one that is then fitted on all images. Predictions are pooled over folds in standard
+    deviations of each fold's training responses, from their mean.
 
     Parameters
     ----------

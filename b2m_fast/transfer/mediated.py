@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from b2m_fast.teachers.ridge import penalty_grid
 from b2m_fast.transfer.mediated_algebra import (
     NEEDS_SCIKIT_LEARN,
     PENALTIES,
@@ -27,6 +26,7 @@ from b2m_fast.transfer.mediated_algebra import (
     fit_readout,
 )
 from b2m_fast.transfer.mediated_encoder import BrainEncoder, fit_brains, not_sparse
+from b2m_fast.transfer.mediated_logistic import fit_logistic
 
 try:
     from sklearn.base import (
@@ -37,11 +37,7 @@ try:
         is_classifier,
     )
     from sklearn.exceptions import NotFittedError
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import log_loss
-    from sklearn.model_selection import StratifiedKFold, check_cv
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import FunctionTransformer
+    from sklearn.model_selection import check_cv
     from sklearn.utils.metaestimators import available_if
     from sklearn.utils.multiclass import check_classification_targets
     from sklearn.utils.validation import check_is_fitted, validate_data
@@ -266,11 +262,6 @@ class BrainMediatedRegressor(RegressorMixin, MultiOutputMixin, _Mediated):  # ty
         return weights[0] if self._single else weights
 
 
-def _divided(x: Array, by: float) -> Array:
-    """In another unit; a function of the module, so that models can be pickled."""
-    return x / by
-
-
 def _is_logistic(estimator: BrainMediatedClassifier) -> bool:
     fitted = getattr(estimator, "_fitted_readout", estimator.readout)
     return bool(fitted == "logistic")
@@ -357,49 +348,8 @@ class BrainMediatedClassifier(ClassifierMixin, _Mediated):  # type: ignore[misc]
             self._fit_readouts(views, codes(index, len(self.classes_)), shared=True,
                                folds=self._folds(x, labels))  # fmt: skip
         else:
-            self.readouts_ = [self._fit_logistic(view, index) for view in views]
+            self.readouts_ = [fit_logistic(view, index, self.penalties, self.cv) for view in views]
         return self
-
-    def _fit_logistic(self, view: Array, index: NDArray[np.int64]) -> Any:
-        """Logistic regression with the penalty that gives held-out samples most probability.
-
-        Of regressors of mean squared norm 1: the optimiser's steps know no units. Along the penalties
-        each fit starts from the last.
-        """
-        scale = float(((view - view.mean(axis=0)) ** 2).sum() / len(view)) ** 0.5 or 1.0
-        scaler = FunctionTransformer(_divided, kw_args={"by": scale})
-        grid = sorted(penalty_grid("penalties", self.penalties).tolist(), reverse=True)
-
-        def model() -> Any:
-            return LogisticRegression(max_iter=10_000, warm_start=True)
-
-        def fitted(penalty: float) -> Any:
-            return make_pipeline(scaler, model().set_params(C=1 / penalty)).fit(view, index)
-
-        if len(grid) == 1:
-            return fitted(grid[0])
-        cv = self.cv
-        if cv is None:
-            fewest = int(np.bincount(index).min())
-            if fewest < 2:
-                raise ValueError(
-                    "choosing the penalty of a logistic readout needs two samples of each class; "
-                    "give one penalty, or readout='ridge'"
-                )
-            cv = StratifiedKFold(min(5, fewest))
-        splits = list(check_cv(cv, index, classifier=True).split(view, index))
-        labels = np.arange(len(self.classes_))
-
-        scaled = _divided(view, by=scale)
-        losses = np.zeros(len(grid))
-        for train, test in splits:
-            path = model()
-            for k, penalty in enumerate(grid):
-                path.set_params(C=1 / penalty).fit(scaled[train], index[train])
-                p = np.zeros((len(test), len(labels)))
-                p[:, path.classes_] = path.predict_proba(scaled[test])
-                losses[k] += log_loss(index[test], p, labels=labels, normalize=False)
-        return fitted(grid[int(losses.argmin())])
 
     def decision_function(self, X: Any) -> Array:
         """Decision values, averaged over brains.
