@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
+from b2m_fast.teachers.folds import splits_of
 from b2m_fast.teachers.ridge import (
     ALPHAS,
     finite_matrix,
     penalty_grid,
-    splits_of,
     usable_device,
     varying_targets,
 )
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    from b2m_fast.teachers.ridge import Fold
+    from b2m_fast.teachers.folds import Fold
 
 __all__ = ["BandedRidge", "fit_banded_ridge"]
 

@@ -11,8 +11,8 @@ from b2m_fast.data.files import DataError
 from b2m_fast.teachers.core_readout import fit_core_readout
 from b2m_fast.teachers.encoding import fit_layers
 from b2m_fast.teachers.features import NetworkFeatures
+from b2m_fast.teachers.folds import folds_of
 from b2m_fast.teachers.reliability import noise_ceiling, predictability
-from b2m_fast.teachers.ridge import folds_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from b2m_fast.teachers.ridge import Folds
+    from b2m_fast.teachers.folds import Folds
 
 __all__ = [
     "LAMBDAS",

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from b2m_fast.teachers.ridge import Fold
+    from b2m_fast.teachers.folds import Fold
 
 __all__ = ["Decomposition", "Solver", "Sums", "mean_and_spread"]
 

@@ -45,7 +45,7 @@ except ImportError as error:  # pragma: no cover
     raise ImportError(NEEDS_SCIKIT_LEARN) from error
 
 if TYPE_CHECKING:
-    from b2m_fast.teachers.ridge import Folds
+    from b2m_fast.teachers.folds import Folds
 
 __all__ = ["BrainEncoder", "BrainMediatedClassifier", "BrainMediatedRegressor", "fit_brains"]
 

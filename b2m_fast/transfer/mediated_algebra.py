@@ -24,7 +24,8 @@ from b2m_fast.teachers.ridge import fit_ridge, penalty_grid
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from b2m_fast.teachers.ridge import Folds, Ridge
+    from b2m_fast.teachers.folds import Folds
+    from b2m_fast.teachers.ridge import Ridge
 
 __all__ = [
     "NEEDS_SCIKIT_LEARN",

@@ -25,7 +25,7 @@ except ImportError as error:  # pragma: no cover
     raise ImportError(NEEDS_SCIKIT_LEARN) from error
 
 if TYPE_CHECKING:
-    from b2m_fast.teachers.ridge import Folds
+    from b2m_fast.teachers.folds import Folds
 
 __all__ = ["BrainEncoder", "fit_brains", "not_sparse"]
 
