@@ -109,8 +109,14 @@ def test_bad_input_is_named() -> None:
         fit_banded_ridge(bands, np.ones((60, 6)))
     with pytest.raises(ValueError, match="shares of 2 bands"):
         fit_banded_ridge(bands, y, candidates=np.array([[0.5, 0.2]]))
-    with pytest.raises(ValueError, match="alphas must be positive"):
-        fit_banded_ridge(bands, y, alphas=[-1.0])
+    for alphas in ([-1.0], [1.0, np.inf], []):
+        with pytest.raises(ValueError, match="alphas must be positive"):
+            fit_banded_ridge(bands, y, alphas=alphas)
+    for fold in (([0, 1], [1, 2]), ([0, 1], [])):
+        with pytest.raises(ValueError, match="both not empty and without overlap"):
+            fit_banded_ridge(bands, y, folds=[fold])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match="shuffle deal rows into a number of folds"):
+        fit_banded_ridge(bands, y, folds=[(np.arange(30), np.arange(30, 60))], shuffle=True)
     with pytest.raises(ValueError, match=r"bands of \[5, 5\] features, got \[5\]"):
         fit_banded_ridge(bands, y, candidates=1).predict(bands[:1])
 

@@ -189,6 +189,7 @@ def test_an_unknown_tap_is_named_with_those_there_are(
         (["--rank-share", "2"], "at most 1, got 2.0"),
         (["--size", "16"], "at least 32 pixels"),
         (["--seeds", "-1"], "--seeds must not be negative"),
+        (["--brain", "cowley-v4", "--network", "resnet"], "unknown network 'resnet'"),
         (["--brain", "cowley-v4"], "--data DIR or B2M_DATA"),
         (["--brain", "object2vec", "--data", "/no/such"], "/no/such does not exist"),
     ],

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from b2m_fast.data.files import DataError
 from b2m_fast.data.recordings import Recording, cowley_v4
-from b2m_fast.teachers import encoding
-from b2m_fast.teachers.encoding import crossfit, encoder_quality, fit_encoder, fit_layers
+from b2m_fast.teachers import encoder_quality as quality_of
+from b2m_fast.teachers.encoder_quality import encoder_quality
+from b2m_fast.teachers.encoding import LayerEncoder, crossfit, fit_encoder, fit_layers
 from b2m_fast.teachers.reliability import noise_ceiling
 from b2m_fast.teachers.ridge import folds_of
 from test_data import real
@@ -83,14 +84,14 @@ def test_nothing_of_a_held_out_image_is_known() -> None:
     _, test = folds_of(120, 5, shuffle=True, seed=0)[0]
     spoilt[:, test] = spoilt[:, test[::-1]] * 50
     seen: list[Any] = []
-    real_predict = encoding.LayerEncoder.predict
+    real_predict = LayerEncoder.predict
 
     def spy(self: Any, inputs: Any) -> Any:
         seen.append(real_predict(self, inputs))
         return seen[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encoding.LayerEncoder, "predict", spy)
+        patch.setattr(LayerEncoder, "predict", spy)
         encoder_quality(found, layers=layers)
         encoder_quality(replace(found, responses=spoilt), layers=layers)
     np.testing.assert_array_equal(seen[0], seen[5])
@@ -125,7 +126,7 @@ def test_core_readout_has_the_same_face(monkeypatch: pytest.MonkeyPatch) -> None
         fitted.append(len(images))
         return Fake()
 
-    monkeypatch.setattr(encoding, "fit_core_readout", fit)
+    monkeypatch.setattr(quality_of, "fit_core_readout", fit)
     quality = encoder_quality(found, encoder="core-readout", folds=4)
     assert fitted == [90] * 4
     assert quality.encoder == "core-readout"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import Ridge as PlainRidge
@@ -190,6 +191,18 @@ def test_principal_map_is_the_leading_axes(shape: tuple[int, int]) -> None:
         principal_map(x, 0)
 
 
+@pytest.mark.parametrize("shape", [(200, 60), (60, 200)])
+def test_a_principal_map_is_orthonormal_for_real_spectra(shape: tuple[int, int]) -> None:
+    """In spectra as steep as those of networks; directions in which nothing varies are no axes."""
+    rng = np.random.default_rng(0)
+    axes, _ = np.linalg.qr(rng.normal(size=(shape[1], 30)))
+    x = rng.normal(size=(shape[0], 30)) * 10.0 ** -np.linspace(0, 4, 30) @ axes.T
+    found = principal_map(x, 50)
+    assert found.shape == (shape[1], 30)
+    np.testing.assert_allclose(found.T @ found, np.eye(30), atol=1e-8)
+    np.testing.assert_allclose(found @ (found.T @ axes), axes, atol=1e-6)
+
+
 def test_block_order_moves_blocks_whole() -> None:
     """A permutation in which neighbours inside a block stay neighbours; block 1 is a plain shuffle."""
     order = block_order(23, 5, np.random.default_rng(0))
@@ -306,6 +319,32 @@ def test_the_classifier_without_a_brain_is_scikit_learns() -> None:
         assert ours.score(f, y) == theirs.score(f, y)
 
 
+@pytest.mark.parametrize("classes", [2, 3])
+@pytest.mark.parametrize("readout", ["ridge", "logistic"])
+def test_each_brain_has_its_own_opinion_of_classes(
+    readout: Literal["ridge", "logistic"], classes: int
+) -> None:
+    """A brain alone decides as it does among others; stacked brains are one."""
+    brains, f = brains_of(12)
+    y = np.array(["a", "b", "c"])[f[:, :classes].argmax(axis=1)]
+    options: dict[str, Any] = {"readout": readout, "penalties": (1e-2,)}
+    model = BrainMediatedClassifier(brains, **options).fit(f, y)
+    each = model.predict_each(f)
+    assert each.shape == (len(brains), len(f))
+    for found, brain in zip(each, brains, strict=True):
+        alone = BrainMediatedClassifier([brain], **options).fit(f, y)
+        np.testing.assert_array_equal(found, alone.predict(f))
+    stacked = BrainMediatedClassifier(brains, combine="stacked", **options).fit(f, y)
+    np.testing.assert_array_equal(stacked.predict_each(f), stacked.predict(f)[None])
+
+
+def test_leave_one_out_may_be_asked_for_by_name() -> None:
+    """cv="loo" is what None is, as for the encoder."""
+    f, _, y = problem(11)
+    named, plain = (BrainMediatedRegressor(cv=cv).fit(f, y).predict(f) for cv in ("loo", None))
+    np.testing.assert_array_equal(named, plain)
+
+
 def test_logistic_readout() -> None:
     """Probabilities sum to 1, agree with the classes, and exist for this readout only."""
     brains, f = brains_of(12)
@@ -371,12 +410,27 @@ def test_bad_brains_are_named() -> None:
         fit_brains([(f, r), (f[:, :2], r)])
     with pytest.raises(ValueError, match="there is no brain"):
         fit_brains([])
+    with pytest.raises(ValueError, match=r"brain 0 must be \(features, responses\), got a ndarray"):
+        fit_brains((f, r))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="brain 0: none of 4 features varies over the training"):
+        fit_brains([(f[:2], r[:2])])
+    with pytest.raises(TypeError, match=r"y is a sparse matrix; give an array"):
+        fit_brains([(f, csr_matrix(r))])
     with pytest.raises(NotFittedError, match="fit_brains, or wrap them"):
         BrainMediatedRegressor([BrainEncoder()]).fit(f, r)
     with pytest.raises(ValueError, match="brains is empty"):
         BrainMediatedRegressor([]).fit(f, r)
-    with pytest.raises(TypeError, match="brain 0 has no transform"):
-        BrainMediatedRegressor("V4").fit(f, r)
+    for brains, kind in (("V4", "str"), ({"V4": 0}, "dict"), ([(f, r)], "tuple")):
+        with pytest.raises(TypeError, match=f"brain 0 has no transform: it is a {kind};"):
+            BrainMediatedRegressor(brains).fit(f, r)
+    scaled = make_pipeline(StandardScaler(), BrainEncoder()).fit(f, r)
+    with pytest.raises(AttributeError, match="brain 0 is a Pipeline, which has no map_"):
+        _ = BrainMediatedRegressor([scaled]).fit(f, r).coef_
+    encoder = BrainEncoder().fit(f, r)
+    with pytest.raises(ValueError, match="Input y contains NaN"):
+        encoder.score(f, bad)
+    with pytest.raises(ValueError, match=r"inconsistent numbers of samples: \[20, 19\]"):
+        encoder.score(f, r[:-1])
     with pytest.raises(ValueError, match="combine must be 'mean' or 'stacked', got 'sum'"):
         BrainMediatedRegressor(combine="sum").fit(f, r)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="X has 3 features, but BrainEncoder is expecting 4"):
@@ -388,9 +442,14 @@ def test_bad_labels_are_named() -> None:
     f = np.random.default_rng(14).normal(size=(10, 3))
     with pytest.raises(ValueError, match="at least two classes, got one class: 7"):
         BrainMediatedClassifier().fit(f, np.full(10, 7))
-    for penalties in ((), (-1.0,), (1.0, np.inf)):
+    for penalties in ((), (-1.0,), (1.0, np.inf), 1.0):
+        logistic = BrainMediatedClassifier(readout="logistic", penalties=penalties)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="penalties must be positive numbers, got"):
-            BrainMediatedRegressor(penalties=penalties).fit(f, f[:, 0])
+            BrainMediatedRegressor(penalties=penalties).fit(f, f[:, 0])  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="penalties must be positive numbers, got"):
+            logistic.fit(f, np.arange(10) % 2)
+    with pytest.raises(TypeError, match="y is a sparse matrix"):
+        BrainMediatedRegressor().fit(f, csr_matrix(f))
     with pytest.raises(ValueError, match="Unknown label type"):
         BrainMediatedClassifier().fit(f, f[:, 0])
     with pytest.raises(ValueError, match="readout must be 'ridge' or 'logistic'"):

@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 from b2m_fast.data.files import DataError
 from b2m_fast.data.recordings import COWLEY_V4_SESSIONS
 from b2m_fast.evaluate.variability import correlation_distance
+from b2m_fast.teachers.encoder_quality import EncoderQuality
 from b2m_fast.teachers.synthetic_brains import ratings, synthetic_brains
 from b2m_fast.transfer import mediated_experiment as lab
 from b2m_fast.transfer import mediated_material as material_of
-from b2m_fast.transfer.experiment import Payload
-from b2m_fast.transfer.mediated_algebra import dimensions, fit_readout, principal_map
+from b2m_fast.transfer.experiment import Payload, jobs
+from b2m_fast.transfer.mediated_algebra import dimensions, fit_readout
 from b2m_fast.transfer.mediated_arms import ARMS, expand_arms
+from b2m_fast.transfer.mediated_brains import make_brain
 from b2m_fast.transfer.mediated_features import image_features
 from b2m_fast.transfer.mediated_presets import preset
 from b2m_fast.transfer.mediated_settings import (
@@ -34,6 +36,7 @@ Array = NDArray[np.float64]
 EXPERIMENT = MediatedExperiment(
     labels="ratings", sizes=(10, 40), draws=2, folds=5, cortex=CortexSettings(observers=3)
 )
+QUALITY = EncoderQuality("planted", "ridge", 150, np.linspace(0.3, 0.7, 9), None)
 
 
 def planted(*, labelled: bool = False, classes: bool = False, n: int = 120) -> material_of.Material:
@@ -48,13 +51,7 @@ def planted(*, labelled: bool = False, classes: bool = False, n: int = 120) -> m
         def answer(x: Array, mixing: Array = mixing) -> Array:
             return x[:, :4] @ mixing + rng.normal(size=(len(x), 9))
 
-        quality = {
-            "units": 9, "stimuli": len(stimuli), "r": 0.5, "r_low": 0.4, "r_high": 0.6,
-            "ceiling": None,
-        }  # fmt: skip
-        brains.append(
-            material_of._brain(name, stimuli, answer(stimuli), quality, labelled=labelled)
-        )
+        brains.append(make_brain(name, stimuli, answer(stimuli), QUALITY, labelled=labelled))
         measured.append(answer(features))
     labels = features[:, :4] @ rng.normal(size=(4, 2)) + 0.3 * rng.normal(size=(n, 2))
     index = None
@@ -71,7 +68,7 @@ def planted(*, labelled: bool = False, classes: bool = False, n: int = 120) -> m
 
 def run(arm: str, material: material_of.Material, seed: int = 0, **changes: Any) -> dict[str, Any]:
     experiment = replace(EXPERIMENT, **changes)
-    job = lab.jobs(experiment, [arm], [seed], "")[0]
+    job = jobs(experiment, [arm], [seed], "")[0]
     job = replace(job, payload=Payload(experiment, material.of(arm), 1, Path("unused")))
     return lab.run(job, lambda: None)
 
@@ -130,7 +127,7 @@ def test_the_direct_arm_is_a_ridge_readout_of_the_features() -> None:
 
 
 def test_brains_help_with_few_samples_and_controls_do_not() -> None:
-    """Labels inside what the brains see: brains beat direct at n = 10, no control does."""
+    """Labels inside what the brains see: brains beat direct at n = 10, and controls lose."""
     material = planted()
     scores = {
         arm: np.mean([run(arm, material, seed)["scores"]["10"] for seed in range(5)])
@@ -138,9 +135,9 @@ def test_brains_help_with_few_samples_and_controls_do_not() -> None:
                     "random-map", "measured")
     }  # fmt: skip
     for arm in ("brain-s1", "brain-mean", "brain-stacked", "measured"):
-        assert scores[arm] > scores["direct"] + 0.1, (arm, scores)
-    for arm in ("direct-rank", "shuffled", "random-map"):
-        assert scores[arm] < scores["direct"] + 0.05, (arm, scores)
+        assert scores[arm] > scores["direct"] + 0.2, (arm, scores)
+    for arm in ("direct-rank", "shuffled", "random-map"):  # 9 of 20 dimensions, the wrong ones
+        assert scores[arm] < scores["direct"] - 0.1, (arm, scores)
 
 
 def test_what_stands_between_features_and_labels() -> None:
@@ -156,6 +153,18 @@ def test_what_stands_between_features_and_labels() -> None:
     assert 4 <= run("direct-rank", material)["regressors"][0] <= 8
     assert run("direct-rank", material, rank_share=1.0)["regressors"] == [20]
     assert len(run("direct-rank", material, combine="mean")["regressors"]) == 3
+
+
+def test_a_run_is_given_what_its_arm_needs() -> None:
+    """Brains by the arm's name, all of them for controls, none for readouts of features."""
+    material = planted()
+    needed = {"direct": "", "measured": "", "brain-s2": "s2", "brain-mean": "s1 s2 s3",
+              "shuffled": "s1 s2 s3", "direct-rank": "s1 s2 s3"}  # fmt: skip
+    for arm, names in needed.items():
+        part = material.of(arm)
+        assert " ".join(b.name for b in part.brains) == names
+        assert len(part.measured) == (3 if arm == "measured" else 0)
+        assert part.features is material.features
 
 
 def test_the_random_map_has_the_spectrum_of_what_it_is_a_control_of() -> None:
@@ -342,16 +351,16 @@ def test_features_settings_are_checked() -> None:
         FeatureSettings(size=16)
 
 
-def test_bad_brains_are_named() -> None:
+def test_recordings_that_make_no_brain_are_named() -> None:
     """NaN voxels, a brain that never varies, other numbers of stimuli."""
     x, r = np.ones((10, 2)), np.random.default_rng(0).normal(size=(10, 3))
     r[2, 1] = np.nan
     with pytest.raises(DataError, match="V4-x: 1 of 3 units have NaN"):
-        material_of._brain("V4-x", x, r, {})
+        make_brain("V4-x", x, r, QUALITY)
     with pytest.raises(DataError, match="V4-x: none of its 3 units ever varies"):
-        material_of._brain("V4-x", x, np.ones((10, 3)), {})
+        make_brain("V4-x", x, np.ones((10, 3)), QUALITY)
     with pytest.raises(DataError, match="responses to 8 stimuli, but there are 10"):
-        material_of._brain("V4-x", x, np.ones((8, 3)), {})
+        make_brain("V4-x", x, np.ones((8, 3)), QUALITY)
 
 
 def test_synthetic_brains_are_what_they_say() -> None:
@@ -452,10 +461,3 @@ def test_material_of_real_recordings(brain: str, labels: str, labelled: int, sti
         assert material.distance is not None
     assert all(-1 < b.quality["r"] < 1 for b in material.brains)
     assert bool(material.distance is None) == (brain == "cowley-v4")
-
-
-def test_a_principal_map_is_orthonormal_for_real_spectra() -> None:
-    """Axes stay orthonormal when features have spectra as steep as those of networks."""
-    x = np.random.default_rng(0).normal(size=(200, 60)) * 10.0 ** -np.linspace(0, 4, 60)
-    axes = principal_map(x, 30)
-    np.testing.assert_allclose(axes.T @ axes, np.eye(30), atol=1e-8)

@@ -131,12 +131,19 @@ def test_himalaya_agrees(n: int, p: int) -> None:
     np.testing.assert_allclose(found.weights, weights.numpy(), rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.parametrize("exact_up_to", [ridge_path.EXACT_UP_TO, 0])
 @pytest.mark.parametrize("folds", [5, "loo"])
 @pytest.mark.parametrize(("n", "p"), [(200, 60), (80, 150)])
-def test_float32_is_as_good(n: int, p: int, folds: int | Literal["loo"]) -> None:
-    """Single precision, with its compressed path, gives the scores of double precision to 1e-5."""
+def test_float32_is_as_good(
+    n: int, p: int, folds: int | Literal["loo"], exact_up_to: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Single precision, with its compressed path, gives the scores of double precision to 1e-5.
+
+    Also where the decomposition itself is of float32, as it is in thousands of dimensions.
+    """
     x, y = planted(n, p)
     exact = fit_ridge(x, y, dtype="float64", folds=folds)
+    monkeypatch.setattr(ridge_path, "EXACT_UP_TO", exact_up_to)
     single = fit_ridge(x.astype(np.float32), y.astype(np.float32), folds=folds)
     assert single.weights.dtype == single.predict(x).dtype == np.float32
     np.testing.assert_allclose(single.path, exact.path, atol=1e-5)
@@ -223,6 +230,15 @@ def test_folds_hold_every_row_once(n: int, folds: int, shuffle: bool, members: i
             assert (np.diff(test) == 1).all()
 
 
+def test_a_number_of_folds_may_be_numpys() -> None:
+    """A grid search over np.arange gives NumPy integers."""
+    x, y = planted(60, 20)
+    np.testing.assert_array_equal(
+        fit_ridge(x, y, folds=np.int64(4)).path,
+        fit_ridge(x, y, folds=4).path,
+    )
+
+
 def test_shuffled_folds_follow_their_seed() -> None:
     """The same seed deals rows alike, another one does not, and neither leaves them in blocks."""
     first, again, other = (folds_of(30, 3, shuffle=True, seed=s)[0][1] for s in (1, 1, 2))
@@ -280,11 +296,28 @@ GOOD = np.arange(12.0).reshape(6, 2)
         ((GOOD, GOOD), {"folds": [([0, 1], [1, 2])]}, r"without overlap"),
         ((GOOD, GOOD), {"folds": 3, "groups": [0, 0, 0, 1, 1, 1]}, r"3 folds of 2 groups"),
         ((GOOD, GOOD), {"groups": [0, 1]}, r"group of each of 6 rows"),
+        ((GOOD, GOOD), {"folds": "loo", "shuffle": True}, r"^shuffle deal.* folds are 'loo'"),
+        ((GOOD, GOOD), {"folds": "loo", "groups": range(6)}, r"^groups deal.* folds are 'loo'"),
+        (
+            (GOOD, GOOD),
+            {"folds": [([0, 1], [2, 3])], "groups": range(6), "shuffle": True},
+            r"^groups and shuffle deal rows into a number of folds, but folds are given themselves",
+        ),
+        (
+            (GOOD, GOOD),
+            {"folds": 2.5},
+            r"folds must be a number, 'loo' or \(train, test\)s, got 2.5",
+        ),
+        ((GOOD, GOOD), {"alphas": 1.0}, r"alphas must be positive numbers, got 1.0"),
+        ((GOOD, GOOD), {"alphas": [1.0, np.inf]}, r"alphas must be positive"),
         ((GOOD, GOOD), {"alphas": [1.0, 0.0]}, r"alphas must be positive"),
         ((GOOD, GOOD), {"alphas": []}, r"alphas must be positive"),
         ((GOOD, GOOD), {"dtype": "float16"}, r"'float32' or 'float64'"),
         ((np.ones((6, 2)), GOOD), {}, r"none of 2 features varies over the 6 rows"),
         ((GOOD, np.ones((6, 3))), {}, r"none of 3 targets varies over the 6 rows"),
+        ((GOOD[:2], GOOD[:2]), {"folds": 2}, r"training rows of a fold: 1 of 2 rows"),
+        ((GOOD * 1e200, GOOD), {}, r"so large that their squares overflow"),
+        ((GOOD, GOOD), {"device": "gpu"}, r"unknown device 'gpu'"),
     ],
 )
 def test_bad_input_is_named(
@@ -293,6 +326,13 @@ def test_bad_input_is_named(
     """What cannot be fitted is refused, and the message says what and where."""
     with pytest.raises(ValueError, match=message):
         fit_ridge(*arguments, **options)
+
+
+def test_a_device_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without CUDA the message names what was asked for."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="device='cuda:1', but there is no CUDA device"):
+        fit_ridge(GOOD, GOOD, device="cuda:1")
 
 
 def test_predict_refuses_other_features() -> None:

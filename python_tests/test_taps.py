@@ -85,6 +85,15 @@ def test_unknown_tap_lists_the_known_ones(small: Small) -> None:
         tap(small, [""], images(2))
 
 
+def test_of_many_modules_the_outer_ones_are_listed() -> None:
+    """Hundreds of names help nobody: those of blocks, and how many there are in all."""
+    blocks = nn.Sequential(*(nn.Sequential(nn.Linear(2, 2), nn.ReLU()) for _ in range(12)))
+    with pytest.raises(ValueError, match=r"unknown taps") as e:
+        tap(nn.Sequential(blocks), ["x"], torch.zeros(3, 2))
+    assert "There are: 0, 0.0, 0.1, " in str(e.value)
+    assert str(e.value).endswith("0.11, and what is inside them (37 in all)")
+
+
 def test_what_cannot_be_tapped_is_said(small: Small) -> None:
     """Modules that are not run, run twice, or give no tensor; and nothing to run on."""
 

@@ -18,7 +18,7 @@ from b2m_fast.teachers.latents import LatentTeacher
 from b2m_fast.transfer import transfer_experiment as lab
 from b2m_fast.transfer import transfer_frames, transfer_lessons, transfer_trials
 from b2m_fast.transfer.brain2model import TransferConfig, Weight
-from b2m_fast.transfer.experiment import Payload
+from b2m_fast.transfer.experiment import Payload, jobs
 from b2m_fast.transfer.loop import LoopConfig
 from b2m_fast.transfer.runs import Job
 from b2m_fast.transfer.transfer_arms import ARMS, check_arms, default_arms
@@ -83,7 +83,7 @@ def go(
     experiment: TransferExperiment, material: Any, arm: str, seed: int, folder: Path
 ) -> dict[str, Any]:
     """One run, as the command would do it."""
-    (job,) = lab.jobs(experiment, [arm], [seed], "")
+    (job,) = jobs(experiment, [arm], [seed], "")
     payload = Payload(experiment, material.of(arm), 1, folder / "checkpoints")
     result = lab.run(replace(job, payload=payload), lambda: None)
     return json.loads(json.dumps(result, allow_nan=False))  # type: ignore[no-any-return]
@@ -99,7 +99,7 @@ def forget(result: dict[str, Any]) -> dict[str, Any]:
 # --------------------------------------------------------------------------------------------------
 def test_jobs_are_told_apart_by_everything_that_decides_them() -> None:
     """Seeds outermost; any setting changes the configuration, which JSON can hold."""
-    names = [j.name for j in lab.jobs(TRIALS, ["none", "brain"], [0, 1], "data")]
+    names = [j.name for j in jobs(TRIALS, ["none", "brain"], [0, 1], "data")]
     assert names == ["none-seed0", "brain-seed0", "none-seed1", "brain-seed1"]
     config = TRIALS.run_config("none", 0, "data")
     assert json.loads(json.dumps(config)) == config
@@ -277,7 +277,7 @@ def test_a_killed_run_goes_on_bit_for_bit(experiment: TransferExperiment, tmp_pa
             if left == 0:
                 raise KilledError
 
-        (job,) = lab.jobs(experiment, ["brain"], [0], "")
+        (job,) = jobs(experiment, ["brain"], [0], "")
         folder = tmp_path / f"killed-{ticks}"
         payload = Payload(experiment, material.of("brain"), 1, folder / "checkpoints")
         killed: Job = replace(job, payload=payload)

@@ -271,7 +271,7 @@ def test_teachers_and_tasks_that_do_not_fit() -> None:
         ConditionResponses(few, task, UNITS, seed=0)
     with pytest.raises(ValueError, match="0 to 3"):
         ConditionResponses(replace(responses, label=responses.label + 1), task, UNITS, seed=0)
-    with pytest.raises(ValueError, match="held_out must be between"):
+    with pytest.raises(ValueError, match="share must be between"):
         ConditionResponses(responses, task, UNITS, seed=0, share=1.0)
     images, model = image_teacher(), ConvVAE((3, 16, 16), latent=6, width=2)
     with pytest.raises(ValueError, match=r"\(100, 1, 16, 16\).*\(3, 16, 16\)"):

@@ -46,13 +46,13 @@ class Plan:
     command : str
         Name of the command, as typed after ``b2m``.
     lab : module
-        Has ``data_fingerprint``, ``jobs`` and ``run``.
+        Has ``data_fingerprint`` and ``run``.
     prepare : callable
         Makes the material of the runs.
     report : module
         Has ``markdown``, ``sentences``, ``summarise`` and ``figure``.
-    experiment : object
-        A dataclass with all settings.
+    experiment : Settings
+        Everything the results depend on.
     settings : dict
         What the functions of the report are to know of them.
     arms, seeds : sequence
@@ -158,6 +158,21 @@ def which(
     return arms, seeds
 
 
+def teller(options: argparse.Namespace) -> Callable[[str], None]:
+    """Tells what is being done before the runs, unless that is not wanted."""
+
+    def say(what: str) -> None:
+        if not options.quiet:
+            print(f"  {what}", flush=True)
+
+    return say
+
+
+def brief(value: float | None) -> str:
+    """A number for the progress bar."""
+    return "-" if value is None else f"{value:.3f}"
+
+
 # --------------------------------------------------------------------------------------------------
 # Running
 # --------------------------------------------------------------------------------------------------
@@ -181,7 +196,7 @@ def conduct(
         Exit code.
     """
     from b2m_fast.data.files import DataError  # noqa: PLC0415
-    from b2m_fast.transfer.experiment import Payload  # noqa: PLC0415
+    from b2m_fast.transfer.experiment import Payload, jobs  # noqa: PLC0415
     from b2m_fast.transfer.runs import RunStore  # noqa: PLC0415
 
     try:
@@ -191,7 +206,7 @@ def conduct(
         store = RunStore(plan.out / "runs")
         todo: list[Any] = []
         runs: dict[str, dict[int, Any]] = {arm: {} for arm in plan.arms}
-        for job in plan.lab.jobs(plan.experiment, plan.arms, plan.seeds, data):
+        for job in jobs(plan.experiment, plan.arms, plan.seeds, data):
             result = store.load(job)
             if result is None:
                 todo.append(job)

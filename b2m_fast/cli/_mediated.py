@@ -13,9 +13,11 @@ from b2m_fast.cli._common import (
     Plan,
     add_machine,
     add_which,
+    brief,
     conduct,
     given,
     positive,
+    teller,
     which,
 )
 
@@ -134,11 +136,10 @@ def _plan(options: argparse.Namespace) -> Plan:
     arms, seeds_list = which(options, possible, range(experiment.folds) if options.folds else seeds)
     arms = expand_arms(arms, experiment.names, measured=bool(experiment.measured))
     synthetic = " (SYNTHETIC, simulated brains)" if experiment.brain == "synthetic" else ""
-    say = (lambda _: None) if options.quiet else (lambda what: print(f"  {what}", flush=True))
     return Plan(
         command="mediated",
         lab=lab,
-        prepare=lambda: lab.make_material(experiment, options.data, say),
+        prepare=lambda: lab.make_material(experiment, options.data, teller(options)),
         report=report,
         experiment=experiment,
         settings=experiment.shown(),
@@ -148,9 +149,5 @@ def _plan(options: argparse.Namespace) -> Plan:
         title=f"{experiment.labels} by way of {experiment.brain}{synthetic}",
         ticks=len(experiment.sizes) + 1,
         unit="size",
-        glance=lambda result: _glance(result["scores"][lab.ALL]),
+        glance=lambda result: brief(result["scores"][lab.ALL]),
     )
-
-
-def _glance(score: float | None) -> str:
-    return "-" if score is None else f"{score:.3f}"

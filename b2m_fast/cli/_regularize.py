@@ -13,6 +13,7 @@ from b2m_fast.cli._common import (
     Plan,
     add_machine,
     add_which,
+    brief,
     conduct,
     given,
     positive,
@@ -157,5 +158,5 @@ def _plan(options: argparse.Namespace) -> Plan:
         title=title,
         ticks=experiment.training.epochs,
         unit="epoch",
-        glance=lambda result: f"{result['accuracy']:.3f}",
+        glance=lambda result: brief(result["accuracy"]),
     )

@@ -13,9 +13,11 @@ from b2m_fast.cli._common import (
     Plan,
     add_machine,
     add_which,
+    brief,
     conduct,
     given,
     positive,
+    teller,
     which,
 )
 
@@ -200,12 +202,13 @@ def _plan(method: str, options: argparse.Namespace) -> Plan:
     stand_in = " (a STAND-IN for a driving brain)" if options.brain == "cowley-v4" else ""
     name = f"{method}-{student}-{experiment.brain}-{experiment.task}"
     out: Path = options.out or Path("b2m-results") / name
-    say = (lambda _: None) if options.quiet else (lambda what: print(f"  {what}", flush=True))
     validations = -(-experiment.loop.steps // experiment.loop.validate_every) + 1
     return Plan(
         command=f"transfer {method}",
         lab=lab,
-        prepare=lambda: lab.make_material(experiment, arms, options.data, out / "teachers", say),
+        prepare=lambda: lab.make_material(
+            experiment, arms, options.data, out / "teachers", teller(options)
+        ),
         report=report,
         experiment=experiment,
         settings=experiment.shown(),
@@ -216,13 +219,8 @@ def _plan(method: str, options: argparse.Namespace) -> Plan:
         f"{synthetic}{stand_in}",
         ticks=validations * (1 + len(evaluation.shares)),
         unit="validation",
-        glance=lambda result: _glance(result, evaluation.metric),
+        glance=lambda result: brief(result["test"][evaluation.metric]),
     )
-
-
-def _glance(result: dict[str, Any], metric: str) -> str:
-    value = result["test"][metric]
-    return "-" if value is None else f"{value:.3f}"
 
 
 def _student(options: argparse.Namespace) -> str:

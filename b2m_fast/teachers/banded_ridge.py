@@ -14,14 +14,22 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from b2m_fast.teachers.ridge import ALPHAS, finite_matrix, splits_of
+from b2m_fast.teachers.folds import splits_of
+from b2m_fast.teachers.ridge import (
+    ALPHAS,
+    finite_matrix,
+    penalty_grid,
+    usable_device,
+    varying_targets,
+)
+from b2m_fast.teachers.ridge_path import mean_and_spread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
-    from b2m_fast.teachers.ridge import Fold
+    from b2m_fast.teachers.folds import Fold
 
 __all__ = ["BandedRidge", "fit_banded_ridge"]
 
@@ -185,8 +193,8 @@ def fit_banded_ridge(
             f"bands and responses must be of the same rows, got {[x.shape for x in raw]} and "
             f"{y.shape}"
         )
-    if not (y != y[0]).any():
-        raise ValueError(f"none of {y.shape[1]} targets varies over the {n} rows")
+    varying_targets(y)
+    grid = penalty_grid("alphas", alphas)
     if isinstance(candidates, int):
         tried = generate_dirichlet_samples(candidates, len(raw), [0.1, 1.0], random_state=seed)
         tried = np.asarray(tried, dtype=np.float64)
@@ -203,10 +211,7 @@ def fit_banded_ridge(
     tried = tried.clip(min=LEAST_SHARE)  # the solver divides by it
     splits = splits_of(n, folds, groups, shuffle, seed)
     kind = np.dtype(dtype)
-    mean = [x.mean(axis=0, dtype=np.float64) for x in raw]
-    spread = [
-        np.where((x != x[0]).any(axis=0), x.std(axis=0, dtype=np.float64), np.inf) for x in raw
-    ]
+    mean, spread = zip(*map(mean_and_spread, raw), strict=True)
     scaled, unit = [], []
     for b, (x, m, s) in enumerate(zip(raw, mean, spread, strict=True)):
         z = (x - m) / s
@@ -216,9 +221,7 @@ def fit_banded_ridge(
         scaled.append((z / unit[-1]).astype(kind))
     p = sum(int(np.isfinite(s).sum()) for s in spread)
     target = (y - y.mean(axis=0, dtype=np.float64)).astype(kind)
-    penalties = np.asarray(alphas, dtype=np.float64) * n / p
-    if not penalties.size or not (penalties > 0).all():
-        raise ValueError(f"alphas must be positive numbers, got {alphas!r}")
+    penalties = grid * n / p
     common: dict[str, Any] = {
         "cv": _Splits(splits),
         "score_func": l2_neg_loss,
@@ -227,7 +230,7 @@ def fit_banded_ridge(
         "n_alphas_batch": 4 if n > p else None,
         "fit_intercept": True,
     }
-    where = torch.device(device)
+    where = usable_device(device)
     with _backend(get_backend, set_backend, "torch_cuda" if where.type == "cuda" else "torch"):
         features = [torch.from_numpy(z).to(where) for z in scaled]
         arrays = {

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Components", "fit_components"]
+__all__ = ["Components", "fit_components", "spectrum"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,8 +66,7 @@ class Components:
 def fit_components(layers: Sequence[NDArray[np.floating]], k: float | None = None) -> Components:
     """Principal components of each layer, of the rows given: training rows only.
 
-    From the eigenvectors of the smaller of X'X and XX', in float64. Multiplications:
-    n p min(n, p) + 10 min(n, p)^3 a layer.
+    In float64 (`spectrum`). Multiplications: n p min(n, p) + 10 min(n, p)^3 a layer.
 
     Parameters
     ----------
@@ -101,9 +100,7 @@ def fit_components(layers: Sequence[NDArray[np.floating]], k: float | None = Non
         total = float(np.vdot(x, x))
         if not np.isfinite(total) or not (layer != layer[0]).any():
             raise ValueError(f"layer {number} {layer.shape} holds NaN or infinity, or never varies")
-        dual = x.shape[1] > x.shape[0]
-        values, vectors = np.linalg.eigh(x @ x.T if dual else x.T @ x)
-        values, vectors = values[::-1].clip(min=0), vectors[:, ::-1]
+        values, vectors, dual = spectrum(x)
         count = _count(values / total, k)
         values, vectors = values[:count], vectors[:, :count]
         v = x.T @ vectors / np.sqrt(values) if dual else vectors
@@ -114,10 +111,33 @@ def fit_components(layers: Sequence[NDArray[np.floating]], k: float | None = Non
 
 
 def _count(share: NDArray[np.float64], k: float | None) -> int:
-    """How many components to keep; none that is only rounding error."""
-    rank = int((share > len(share) * np.finfo(np.float64).eps).sum())
+    """How many components to keep, of those there are."""
     if k is None:
-        return rank
+        return len(share)
     if k < 1:
-        return min(rank, int(np.searchsorted(np.cumsum(share), k - 1e-12)) + 1)
-    return min(rank, int(k))
+        return min(len(share), int(np.searchsorted(np.cumsum(share), k - 1e-12)) + 1)
+    return min(len(share), int(k))
+
+
+def spectrum(x: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64], bool]:
+    """Eigenvalues of X'X, largest first, and eigenvectors of the smaller of X'X and XX'.
+
+    Parameters
+    ----------
+    x : ndarray
+        (n, p), float64, centred.
+
+    Returns
+    -------
+    values : ndarray
+        (k,); those that are only rounding error are left out.
+    vectors : ndarray
+        (p, k), the principal axes; or (n, k), X' times which they are, but for their length.
+    dual : bool
+        Whether it is the latter: p > n.
+    """
+    dual = x.shape[1] > x.shape[0]
+    values, vectors = np.linalg.eigh(x @ x.T if dual else x.T @ x)
+    least = np.vdot(x, x) * len(values) * np.finfo(np.float64).eps
+    rank = int((values > least).sum())
+    return values[::-1][:rank], vectors[:, ::-1][:, :rank], dual

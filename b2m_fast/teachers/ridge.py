@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
+from b2m_fast.teachers.folds import folds_of, splits_of
 from b2m_fast.teachers.ridge_path import Solver, Sums
 
 if TYPE_CHECKING:
@@ -28,68 +29,21 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-    Fold = tuple[NDArray[np.int64], NDArray[np.int64]]
-    Folds = int | Literal["loo"] | Sequence[Fold]
+    from b2m_fast.teachers.folds import Folds
 
-__all__ = ["ALPHAS", "Ridge", "finite_matrix", "fit_ridge", "folds_of", "splits_of"]
+__all__ = [
+    "ALPHAS",
+    "Ridge",
+    "finite_matrix",
+    "fit_ridge",
+    "folds_of",
+    "penalty_grid",
+    "splits_of",
+    "usable_device",
+    "varying_targets",
+]
 
 ALPHAS: tuple[float, ...] = tuple(10.0 ** (e / 2) for e in range(-4, 13))
-
-
-def folds_of(
-    n: int,
-    folds: int,
-    *,
-    groups: ArrayLike | None = None,
-    shuffle: bool = False,
-    seed: int = 0,
-) -> list[Fold]:
-    """Deal rows into folds.
-
-    Parameters
-    ----------
-    n : int
-        Number of rows.
-    folds : int
-        Number of folds, at least 2.
-    groups : array_like, optional
-        (n,): rows of one group stay together; folds get equal numbers of groups.
-    shuffle : bool, default False
-        Deal rows (groups) out at random. Without, a fold is a block of neighbours (groups in the
-        order of their first row), as autocorrelated recordings need it.
-    seed : int, default 0
-        Of the shuffling.
-
-    Returns
-    -------
-    list of (train, test)
-        Ascending row numbers.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer rows (groups) than folds, or fewer than two folds.
-
-    Examples
-    --------
-    >>> [test.tolist() for train, test in folds_of(5, 2)]
-    [[0, 1, 2], [3, 4]]
-    """
-    names = np.arange(n) if groups is None else np.asarray(groups)
-    if names.shape != (n,):
-        raise ValueError(f"groups must name the group of each of {n} rows, got {names.shape}")
-    _, first, member = np.unique(names, return_index=True, return_inverse=True)
-    if folds < 2 or len(first) < folds:
-        what = "rows" if groups is None else "groups"
-        raise ValueError(f"{folds} folds of {len(first)} {what}: at least 2 folds, and a row each")
-    order = np.argsort(first)
-    if shuffle:
-        order = np.random.default_rng(seed).permutation(order)
-    fold = np.empty(len(order), dtype=np.int64)
-    for k, part in enumerate(np.array_split(order, folds)):
-        fold[part] = k
-    fold = fold[member.reshape(-1)]
-    return [(np.flatnonzero(fold != k), np.flatnonzero(fold == k)) for k in range(folds)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,7 +138,7 @@ def fit_ridge(
         float64: one decomposition instead of one a fold, for a few thousand rows at most. It takes
         the standardisation of the features from all rows.
     groups, shuffle, seed
-        How rows are dealt into folds (`folds_of`); by default, contiguous blocks.
+        How rows are dealt into a number of folds (`folds_of`); by default, contiguous blocks.
     shared_alpha : bool, default False
         One penalty for all targets, that of the largest mean R2.
     standardise : bool, default True
@@ -207,8 +161,9 @@ def fit_ridge(
     Raises
     ------
     ValueError
-        If shapes do not match, there are NaNs or infinities, fewer rows than folds, a penalty that
-        is not positive, no feature that varies or no target that varies.
+        If shapes do not match, there are NaNs or infinities, fewer rows than folds, groups or
+        shuffling where nothing is dealt into folds, a penalty that is not positive, no feature that
+        varies (in the training rows of a fold, too), no target that varies, or no such device.
 
     Notes
     -----
@@ -227,17 +182,14 @@ def fit_ridge(
             f"features (n, p) and responses (n, targets) must be of the same rows, "
             f"got {x.shape} and {y.shape}"
         )
-    grid = np.asarray(alphas, dtype=np.float64)
-    if grid.ndim != 1 or not grid.size or not (np.isfinite(grid) & (grid > 0)).all():
-        raise ValueError(f"alphas must be positive numbers, got {alphas!r}")
+    grid = penalty_grid("alphas", alphas)
     if dtype not in {"float32", "float64"}:
         raise ValueError(f"dtype must be 'float32' or 'float64', got {dtype!r}")
-    if not (y != y[0]).any():
-        raise ValueError(f"none of {y.shape[1]} targets varies over the {len(y)} rows")
-    loo = folds == "loo"
+    varying_targets(y)
+    loo = isinstance(folds, str)
     splits = splits_of(len(x), folds, groups, shuffle, seed)
     kind = torch.float64 if loo or dtype == "float64" else torch.float32
-    solver = Solver(x, y, standardise, kind, torch.device(device))
+    solver = Solver(x, y, standardise, kind, usable_device(device))
     absolute = grid * solver.unit
     size = targets_at_a_time or solver.batch(splits, len(grid))
     sums = Sums(len(grid), y.shape[1])
@@ -296,40 +248,75 @@ def finite_matrix(name: str, values: NDArray[np.floating]) -> NDArray[np.floatin
     return found
 
 
-def splits_of(
-    n: int, folds: Folds, groups: ArrayLike | None, shuffle: bool, seed: int
-) -> list[Fold]:
-    """Folds as (train, test), checked.
+def varying_targets(y: NDArray[np.floating]) -> None:
+    """Know that there is something to explain.
 
     Parameters
     ----------
-    n : int
-        Number of rows.
-    folds : int, "loo" or sequence of (train, test)
-        As in `fit_ridge`; for leave-one-out all rows, twice.
-    groups, shuffle, seed
-        As in `folds_of`.
-
-    Returns
-    -------
-    list of (train, test)
-        Row numbers.
+    y : ndarray
+        (n, targets).
 
     Raises
     ------
     ValueError
-        If there are none, or rows of training and test overlap.
+        If no target varies.
     """
-    if isinstance(folds, str):
-        if str(folds) != "loo" or n < 3:
-            raise ValueError(f"folds={folds!r} of {n} rows: a number, folds, or 'loo' of 3 or more")
-        return [(np.arange(n), np.arange(n))]
-    if isinstance(folds, int):
-        return folds_of(n, folds, groups=groups, shuffle=shuffle, seed=seed)
-    splits = [(np.asarray(train), np.asarray(test)) for train, test in folds]
-    for train, test in splits:
-        if not len(train) or not len(test) or np.intersect1d(train, test).size:
-            raise ValueError("each fold must be (train, test), both not empty and without overlap")
-    if not splits:
-        raise ValueError("there are no folds")
-    return splits
+    if not (y != y[0]).any():
+        raise ValueError(f"none of {y.shape[1]} targets varies over the {len(y)} rows")
+
+
+def usable_device(device: str | torch.device) -> torch.device:
+    """A device that is there.
+
+    Parameters
+    ----------
+    device : str or device
+        As PyTorch names it.
+
+    Returns
+    -------
+    torch.device
+        The same.
+
+    Raises
+    ------
+    ValueError
+        If it is a CUDA device and there is none, or PyTorch knows no such device.
+    """
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"unknown device {device!r}: {error}") from None
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device={str(device)!r}, but there is no CUDA device")
+    return found
+
+
+def penalty_grid(name: str, values: Sequence[float]) -> NDArray[np.float64]:
+    """Penalties to choose from, checked.
+
+    Parameters
+    ----------
+    name : str
+        What to call them in messages.
+    values : sequence of float
+        The penalties.
+
+    Returns
+    -------
+    ndarray
+        The same, float64.
+
+    Raises
+    ------
+    ValueError
+        If there are none, or they are not positive and finite.
+    """
+    try:
+        grid = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        grid = np.empty(0)
+    if grid.ndim != 1 or not grid.size or not (np.isfinite(grid) & (grid > 0)).all():
+        shown = values if np.ndim(values) == 0 else list(values)
+        raise ValueError(f"{name} must be positive numbers, got {shown!r}")
+    return grid

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from b2m_fast.teachers.ridge import Fold
+    from b2m_fast.teachers.folds import Fold
 
-__all__ = ["Decomposition", "Solver", "Sums"]
+__all__ = ["Decomposition", "Solver", "Sums", "mean_and_spread"]
 
 EXACT_UP_TO = 2048  # a decomposition of this size in float64 takes seconds
 BATCH_BYTES = 256 << 20
@@ -111,6 +111,14 @@ class Decomposition:
         return (u * s)[:, :q] / weight[:, None], vh[:q] * scale
 
 
+def mean_and_spread(
+    x: NDArray[np.floating],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """How columns of (n, p) are standardised, in float64; one that never varies becomes 0 by an infinite spread."""
+    spread = np.where((x != x[0]).any(axis=0), x.std(axis=0, dtype=np.float64), np.inf)
+    return x.mean(axis=0, dtype=np.float64), spread
+
+
 class Solver:
     """Features and responses, and what is done with some of their rows."""
 
@@ -125,7 +133,10 @@ class Solver:
         self._x, self._y, self._standardise = x, y, standardise
         self._kind, self._device = kind, device
         self._all = np.arange(len(x))
-        spread = x.std(axis=0, dtype=np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):
+            spread = x.std(axis=0, dtype=np.float64)
+        if not np.isfinite(spread).all():
+            raise ValueError("features are so large that their squares overflow: scale them down")
         varies = (x != x[0]).any(axis=0)
         if not varies.any():
             raise ValueError(f"none of {x.shape[1]} features varies over the {len(x)} rows")
@@ -142,10 +153,8 @@ class Solver:
     ) -> tuple[NDArray[np.float64], NDArray[np.float64], Tensor]:
         """Mean and spread over training rows, and those rows with them."""
         x = self._x[train]
-        mean = x.mean(axis=0, dtype=np.float64)
-        if self._standardise:
-            spread = np.where((x != x[0]).any(axis=0), x.std(axis=0, dtype=np.float64), np.inf)
-        else:
+        mean, spread = mean_and_spread(x)
+        if not self._standardise:
             spread = np.ones_like(mean)
         return mean, spread, self._rows(x, mean, spread)
 
@@ -173,6 +182,11 @@ class Solver:
     ) -> None:
         """Predict test rows from training rows (each row from all others, for `loo`)."""
         mean, spread, z = self._standard(train)
+        if not z.any():
+            raise ValueError(
+                f"none of {z.shape[1]} features varies over the training rows of a fold: "
+                f"{len(z)} of {len(self._x)} rows"
+            )
         found = Decomposition.of(z)
         right = found.right(z, z if loo else self._rows(self._x[test], mean, spread))
         penalties = torch.from_numpy(alphas).to(self._device)

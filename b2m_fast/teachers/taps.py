@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
     Prepare = Callable[[NDArray[np.uint8]], Tensor]
 
-__all__ = ["NETWORKS", "load_network", "tap", "tap_names"]
+__all__ = ["NETWORKS", "check_network", "load_network", "tap", "tap_names"]
 
 EFFICIENTNET = "efficientnet-lite0"
+FEW = 30  # names of modules that a message lists in full
 
 
 class _Enough(BaseException):
@@ -194,12 +195,33 @@ def pooled(x: Tensor, grid: int | None) -> Tensor:
 def _unknown(unknown: Sequence[str], known: Sequence[str]) -> str:
     near = [m for name in unknown for m in get_close_matches(name, known, n=5, cutoff=0.4)]
     meant = f" Did you mean {', '.join(map(repr, near))}?" if near else ""
-    return f"unknown taps {list(unknown)}.{meant} There are: {', '.join(known)}"
+    shown = known if len(known) <= FEW else [name for name in known if name.count(".") < 2]
+    inside = "" if len(shown) == len(known) else f", and what is inside them ({len(known)} in all)"
+    return f"unknown taps {list(unknown)}.{meant} There are: {', '.join(shown)}{inside}"
 
 
 # --------------------------------------------------------------------------------------------------
 # Networks
 # --------------------------------------------------------------------------------------------------
+def check_network(name: str) -> None:
+    """Know that a name is one of a network, before anything is loaded.
+
+    Parameters
+    ----------
+    name : str
+        As for `load_network`.
+
+    Raises
+    ------
+    ValueError
+        If it is not; whether torchvision or timm have that model is not looked at.
+    """
+    source, _, model = name.partition(":")
+    if source not in NETWORKS or bool(model) == (source == EFFICIENTNET):
+        kinds = [n if n == EFFICIENTNET else f"{n}:<model>" for n in NETWORKS]
+        raise ValueError(f"unknown network {name!r}; there are {', '.join(kinds)}")
+
+
 def load_network(
     name: str = EFFICIENTNET, *, pretrained: bool = True, size: int | None = None
 ) -> tuple[nn.Module, Prepare]:
@@ -230,10 +252,8 @@ def load_network(
     ValueError
         If the name is unknown.
     """
+    check_network(name)
     source, _, model = name.partition(":")
-    if source not in NETWORKS or bool(model) == (source == EFFICIENTNET):
-        kinds = [n if n == EFFICIENTNET else f"{n}:<model>" for n in NETWORKS]
-        raise ValueError(f"unknown network {name!r}; there are {', '.join(kinds)}")
     module, mean, std, usual = NETWORKS[source](model, pretrained)
     return module.eval(), _Preparation(mean, std, size or usual)
 

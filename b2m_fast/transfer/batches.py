@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from b2m_fast.teachers.similarity import Target
+    from b2m_fast.transfer.chance import Chance
 
-__all__ = ["ImageBatches", "PairBatches", "Shuffled", "augment"]
+__all__ = ["ImageBatches", "InOrder", "PairBatches", "Shuffled", "augment"]
 
 
 def augment(x: Tensor, crop: int, flip: bool, rng: np.random.Generator) -> Tensor:
@@ -93,6 +94,28 @@ class Shuffled:
             As returned.
         """
         self.left = state["left"].numpy()
+
+
+class InOrder:
+    """What goes through things in random orders: a generator and an order are all it has to remember."""
+
+    chance: Chance
+    order: Shuffled
+
+    def state(self) -> dict[str, Any]:
+        """Where the generator is, and what is left of the order."""
+        return {"chance": self.chance.state(), "order": self.order.state()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned.
+
+        Parameters
+        ----------
+        state : dict
+            As returned.
+        """
+        self.chance.load_state(state["chance"])
+        self.order.load_state(state["order"])
 
 
 class ImageBatches:

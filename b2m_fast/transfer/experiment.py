@@ -4,16 +4,53 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from b2m_fast.transfer.runs import Job
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
-__all__ = ["Payload", "as_json", "finite", "jobs", "plain", "with_history"]
+__all__ = ["Payload", "Settings", "as_json", "finite", "jobs", "plain", "with_history"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A whole experiment: everything its results depend on, but for the arm and the seed.
+
+    Every kind of experiment is a dataclass on top of this one.
+
+    Attributes
+    ----------
+    method_version : int
+        Raised when a change makes stored results of older code incomparable.
+    """
+
+    method_version: ClassVar[int]
+
+    def run_config(self, arm: str, seed: int, data: str) -> dict[str, Any]:
+        """Everything that decides one run's result, as JSON can hold it.
+
+        Parameters
+        ----------
+        arm : str
+            Arm.
+        seed : int
+            Seed.
+        data : str
+            Fingerprint of the data files.
+
+        Returns
+        -------
+        dict
+            Configuration; its hash names the run.
+        """
+        config: dict[str, Any] = plain(asdict(self)) | {
+            "arm": arm, "seed": seed, "data": data, "method_version": self.method_version
+        }  # fmt: skip
+        return config
 
 
 @dataclass(frozen=True)
@@ -22,8 +59,8 @@ class Payload:
 
     Attributes
     ----------
-    experiment : object
-        The settings.
+    experiment : Settings
+        The experiment.
     material : object
         Task and teacher of the run's arm.
     threads : int
@@ -87,26 +124,30 @@ def finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def jobs(
-    config: Callable[[str, int], dict[str, Any]], arms: Sequence[str], seeds: Sequence[int]
-) -> list[Job]:
+def jobs(experiment: Settings, arms: Sequence[str], seeds: Sequence[int], data: str) -> list[Job]:
     """One job per seed and arm, seeds outermost, so that whole comparisons finish first.
 
     Parameters
     ----------
-    config : callable
-        ``config(arm, seed)``: everything that decides a run's result.
+    experiment : Settings
+        The experiment.
     arms : sequence of str
         Arms.
     seeds : sequence of int
         Seeds.
+    data : str
+        Fingerprint of the data files.
 
     Returns
     -------
     list of Job
         Without payload.
     """
-    return [Job(f"{arm}-seed{seed}", config(arm, seed)) for seed in seeds for arm in arms]
+    return [
+        Job(f"{arm}-seed{seed}", experiment.run_config(arm, seed, data))
+        for seed in seeds
+        for arm in arms
+    ]
 
 
 def as_json(results: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from b2m_fast.students.vae import ConvVAE, vae_loss
-from b2m_fast.transfer.batches import Shuffled
+from b2m_fast.transfer.batches import InOrder, Shuffled
 from b2m_fast.transfer.chance import Chance, Stream
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class Lesson(Protocol[Seen_co]):
         """Go on from what `state` returned."""
 
 
-class DecisionLesson:
+class DecisionLesson(InOrder):
     """A recurrent student learns a decision task.
 
     The loss is the cross entropy of the answers, averaged over the steps at which they count:
@@ -168,21 +168,6 @@ class DecisionLesson:
         right = ((logits.argmax(2) == target) * mask).sum() / mask.sum()
         return loss, right, Activity(hidden, trials.condition)
 
-    def state(self) -> dict[str, Any]:
-        """Generators and what is left of the pool's order."""
-        return {"chance": self.chance.state(), "order": self.order.state()}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned.
-
-        Parameters
-        ----------
-        state : dict
-            As returned.
-        """
-        self.chance.load_state(state["chance"])
-        self.order.load_state(state["order"])
-
 
 def _choose(trials: Trials, chosen: Tensor) -> Trials:
     """Some of the trials."""
@@ -194,7 +179,7 @@ def _choose(trials: Trials, chosen: Tensor) -> Trials:
     )
 
 
-class FrameLesson:
+class FrameLesson(InOrder):
     """An autoencoder learns to reconstruct frames; the loss is `b2m_fast.students.vae.vae_loss`.
 
     Parameters
@@ -279,18 +264,3 @@ class FrameLesson:
             "validation_error": error,
             "validation_divergence": divergence,
         }, None
-
-    def state(self) -> dict[str, Any]:
-        """Generators and what is left of the order."""
-        return {"chance": self.chance.state(), "order": self.order.state()}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned.
-
-        Parameters
-        ----------
-        state : dict
-            As returned.
-        """
-        self.chance.load_state(state["chance"])
-        self.order.load_state(state["order"])

@@ -25,7 +25,8 @@ from b2m_fast.transfer.mediated_algebra import (
     decided,
     fit_readout,
 )
-from b2m_fast.transfer.mediated_encoder import BrainEncoder, fit_brains
+from b2m_fast.transfer.mediated_encoder import BrainEncoder, fit_brains, not_sparse
+from b2m_fast.transfer.mediated_logistic import fit_logistic
 
 try:
     from sklearn.base import (
@@ -36,11 +37,7 @@ try:
         is_classifier,
     )
     from sklearn.exceptions import NotFittedError
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import log_loss
-    from sklearn.model_selection import StratifiedKFold, check_cv
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import FunctionTransformer
+    from sklearn.model_selection import check_cv
     from sklearn.utils.metaestimators import available_if
     from sklearn.utils.multiclass import check_classification_targets
     from sklearn.utils.validation import check_is_fitted, validate_data
@@ -48,7 +45,7 @@ except ImportError as error:  # pragma: no cover
     raise ImportError(NEEDS_SCIKIT_LEARN) from error
 
 if TYPE_CHECKING:
-    from b2m_fast.teachers.ridge import Folds
+    from b2m_fast.teachers.folds import Folds
 
 __all__ = ["BrainEncoder", "BrainMediatedClassifier", "BrainMediatedRegressor", "fit_brains"]
 
@@ -72,7 +69,10 @@ class _Mediated(BaseEstimator):  # type: ignore[misc]
             raise ValueError("brains is empty; None stands for features without any brain")
         for place, brain in enumerate(found):
             if not hasattr(brain, "transform"):
-                raise TypeError(f"brain {place} has no transform: {brain!r}")
+                raise TypeError(
+                    f"brain {place} has no transform: it is a {type(brain).__name__}; fit_brains "
+                    "makes what is wanted"
+                )
             try:
                 check_is_fitted(brain)
             except NotFittedError as error:
@@ -101,7 +101,7 @@ class _Mediated(BaseEstimator):  # type: ignore[misc]
         return [np.hstack(views)] if self.combine == "stacked" else views
 
     def _folds(self, x: Array, y: Any) -> Folds:
-        if self.cv is None:
+        if self.cv is None or (isinstance(self.cv, str) and self.cv == "loo"):
             return "loo"
         return list(check_cv(self.cv, y, classifier=is_classifier(self)).split(x, y))
 
@@ -122,6 +122,12 @@ class _Mediated(BaseEstimator):  # type: ignore[misc]
     def _feature_weights(self) -> Array:
         """Weights (targets, features) that amount to the same."""
         brains = self._brains()
+        for place, brain in enumerate(brains):
+            if not hasattr(brain, "map_"):
+                raise AttributeError(
+                    f"coef_ is of brains that are BrainEncoder; brain {place} is a "
+                    f"{type(brain).__name__}, which has no map_"
+                )
         maps = [np.asarray(brain.map_) for brain in brains] or [np.eye(self.n_features_in_)]
         if self.combine == "stacked":
             maps = [np.hstack(maps)]
@@ -143,9 +149,9 @@ class BrainMediatedRegressor(RegressorMixin, MultiOutputMixin, _Mediated):  # ty
         How several brains are combined.
     penalties : sequence of float
         Penalties of the readout, relative to the mean squared norm of its regressors.
-    cv : int, splitter or iterable, optional
+    cv : int, splitter or iterable, or "loo", optional
         How the penalty is chosen inside the samples given; default: exact leave-one-out. Rows of a
-        film need blocks, e.g. ``cv=5``.
+        film need blocks, e.g. ``cv=5``, or by groups ``cv=list(GroupKFold().split(X, y, groups))``.
     shared : bool, default False
         One penalty for all labels.
 
@@ -198,9 +204,10 @@ class BrainMediatedRegressor(RegressorMixin, MultiOutputMixin, _Mediated):  # ty
         Raises
         ------
         ValueError
-            If there are NaNs, fewer than three samples (two if ``cv`` is given), or features unlike
-            those of the brains.
+            If there are NaNs, fewer than three samples (``cv`` of two folds: four), no label that
+            varies, or features unlike those of the brains.
         """
+        not_sparse(y)
         x, labels = validate_data(
             self, X, y, multi_output=True, y_numeric=True, dtype=np.float64, ensure_min_samples=2
         )
@@ -255,11 +262,6 @@ class BrainMediatedRegressor(RegressorMixin, MultiOutputMixin, _Mediated):  # ty
         return weights[0] if self._single else weights
 
 
-def _divided(x: Array, by: float) -> Array:
-    """In another unit; a function of the module, so that models can be pickled."""
-    return x / by
-
-
 def _is_logistic(estimator: BrainMediatedClassifier) -> bool:
     fitted = getattr(estimator, "_fitted_readout", estimator.readout)
     return bool(fitted == "logistic")
@@ -282,7 +284,7 @@ class BrainMediatedClassifier(ClassifierMixin, _Mediated):  # type: ignore[misc]
         Kind of readout.
     penalties : sequence of float
         Relative to the mean squared norm of the regressors.
-    cv : int, splitter or iterable, optional
+    cv : int, splitter or iterable, or "loo" (ridge), optional
         How the penalty is chosen; default: exact leave-one-out for ridge, at most 5 stratified folds
         for logistic.
 
@@ -346,49 +348,8 @@ class BrainMediatedClassifier(ClassifierMixin, _Mediated):  # type: ignore[misc]
             self._fit_readouts(views, codes(index, len(self.classes_)), shared=True,
                                folds=self._folds(x, labels))  # fmt: skip
         else:
-            self.readouts_ = [self._fit_logistic(view, index) for view in views]
+            self.readouts_ = [fit_logistic(view, index, self.penalties, self.cv) for view in views]
         return self
-
-    def _fit_logistic(self, view: Array, index: NDArray[np.int64]) -> Any:
-        """Logistic regression with the penalty that gives held-out samples most probability.
-
-        Of regressors of mean squared norm 1: the optimiser's steps know no units. Along the penalties
-        each fit starts from the last.
-        """
-        scale = float(((view - view.mean(axis=0)) ** 2).sum() / len(view)) ** 0.5 or 1.0
-        scaler = FunctionTransformer(_divided, kw_args={"by": scale})
-        grid = sorted(self.penalties, reverse=True)
-
-        def model() -> Any:
-            return LogisticRegression(max_iter=10_000, warm_start=True)
-
-        def fitted(penalty: float) -> Any:
-            return make_pipeline(scaler, model().set_params(C=1 / penalty)).fit(view, index)
-
-        if len(grid) == 1:
-            return fitted(grid[0])
-        cv = self.cv
-        if cv is None:
-            fewest = int(np.bincount(index).min())
-            if fewest < 2:
-                raise ValueError(
-                    "choosing the penalty of a logistic readout needs two samples of each class; "
-                    "give one penalty, or readout='ridge'"
-                )
-            cv = StratifiedKFold(min(5, fewest))
-        splits = list(check_cv(cv, index, classifier=True).split(view, index))
-        labels = np.arange(len(self.classes_))
-
-        scaled = _divided(view, by=scale)
-        losses = np.zeros(len(grid))
-        for train, test in splits:
-            path = model()
-            for k, penalty in enumerate(grid):
-                path.set_params(C=1 / penalty).fit(scaled[train], index[train])
-                p = np.zeros((len(test), len(labels)))
-                p[:, path.classes_] = path.predict_proba(scaled[test])
-                losses[k] += log_loss(index[test], p, labels=labels, normalize=False)
-        return fitted(grid[int(losses.argmin())])
 
     def decision_function(self, X: Any) -> Array:
         """Decision values, averaged over brains.
@@ -407,7 +368,7 @@ class BrainMediatedClassifier(ClassifierMixin, _Mediated):  # type: ignore[misc]
         if self._fitted_readout == "ridge":
             values = self._estimates(X).mean(axis=0)
             return np.asarray(values[:, 0] if len(self.classes_) == 2 else values)
-        p = np.log(self._probabilities(X).clip(min=1e-300))
+        p = np.log(self._probabilities(X).mean(axis=0).clip(min=1e-300))
         return np.asarray(p[:, 1] - p[:, 0] if len(self.classes_) == 2 else p)
 
     def predict(self, X: Any) -> NDArray[Any]:
@@ -427,12 +388,32 @@ class BrainMediatedClassifier(ClassifierMixin, _Mediated):  # type: ignore[misc]
         chosen = decided(values[:, None] if values.ndim == 1 else values)
         return np.asarray(self.classes_[chosen])
 
+    def predict_each(self, X: Any) -> NDArray[Any]:
+        """The classes by each brain, which may differ: see `b2m_fast.evaluate.variability`.
+
+        Parameters
+        ----------
+        X : array_like
+            (n, features).
+
+        Returns
+        -------
+        ndarray
+            (brains, n); stacked brains are one.
+        """
+        check_is_fitted(self)
+        if self._fitted_readout == "ridge":
+            chosen = [decided(values) for values in self._estimates(X)]
+        else:
+            chosen = [p.argmax(axis=1) for p in self._probabilities(X)]
+        return np.asarray(self.classes_[np.stack(chosen)])
+
     def _probabilities(self, X: Any) -> Array:
+        """Probabilities (views, n, classes) of each logistic readout."""
         check_is_fitted(self)
         x = validate_data(self, X, reset=False, dtype=np.float64)
         views = self._views(X, x)
-        found = [r.predict_proba(v) for r, v in zip(self.readouts_, views, strict=True)]
-        return np.asarray(np.mean(found, axis=0))
+        return np.stack([r.predict_proba(v) for r, v in zip(self.readouts_, views, strict=True)])
 
     @available_if(_is_logistic)  # type: ignore[untyped-decorator]
     def predict_proba(self, X: Any) -> Array:
@@ -448,4 +429,4 @@ class BrainMediatedClassifier(ClassifierMixin, _Mediated):  # type: ignore[misc]
         ndarray
             (n, classes).
         """
-        return self._probabilities(X)
+        return np.asarray(self._probabilities(X).mean(axis=0))

@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from b2m_fast.teachers.ridge import fit_ridge
+from b2m_fast.teachers.components import spectrum
+from b2m_fast.teachers.ridge import fit_ridge, penalty_grid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from b2m_fast.teachers.ridge import Folds, Ridge
+    from b2m_fast.teachers.folds import Folds
+    from b2m_fast.teachers.ridge import Ridge
 
 __all__ = [
     "NEEDS_SCIKIT_LEARN",
@@ -89,11 +91,10 @@ def fit_readout(
     ValueError
         If penalties are not positive; else as `fit_ridge`.
     """
-    if not len(penalties) or not all(0 < p < float("inf") for p in penalties):
-        raise ValueError(f"penalties must be positive numbers, got {list(penalties)}")
+    grid = penalty_grid("penalties", penalties).tolist()
     n, varying = len(z), int((z != z[:1]).any(axis=0).sum())
     # `fit_ridge` counts in mean squared norms of a column that varies
-    alphas = [penalty * max(varying, 1) / n for penalty in penalties]
+    alphas = [penalty * max(varying, 1) / n for penalty in grid]
     model = fit_ridge(
         z,
         y,
@@ -103,7 +104,7 @@ def fit_readout(
         standardise=False,
         dtype="float64",
     )
-    given = dict(zip(alphas, penalties, strict=True))
+    given = dict(zip(alphas, grid, strict=True))
     return replace(model, alphas=np.array([given[alpha] for alpha in model.alphas]))
 
 
@@ -233,7 +234,7 @@ def principal_map(features: NDArray[np.floating], rank: int) -> Array:
     features : ndarray
         (n, p).
     rank : int
-        How many; at most min(n - 1, p) are there.
+        How many; at most as many are there as dimensions in which features vary.
 
     Returns
     -------
@@ -249,13 +250,9 @@ def principal_map(features: NDArray[np.floating], rank: int) -> Array:
         raise ValueError(f"rank must be at least 1, got {rank}")
     x = np.asarray(features, dtype=np.float64)
     x = x - x.mean(axis=0)
-    if x.shape[0] <= x.shape[1]:
-        values, vectors = np.linalg.eigh(x @ x.T)
-        order = np.argsort(values)[::-1][: min(rank, len(x) - 1)]
-        axes = x.T @ vectors[:, order]
-        return np.asarray(axes / np.linalg.norm(axes, axis=0).clip(min=1e-300))
-    _, vectors = np.linalg.eigh(x.T @ x)
-    return np.ascontiguousarray(vectors[:, ::-1][:, :rank])
+    _, vectors, dual = spectrum(x)
+    axes = x.T @ vectors[:, :rank] if dual else vectors[:, :rank]
+    return np.ascontiguousarray(axes / np.linalg.norm(axes, axis=0) if dual else axes)
 
 
 def random_map(weights: NDArray[np.floating], rng: np.random.Generator) -> Array:

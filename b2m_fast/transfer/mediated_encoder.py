@@ -15,16 +15,38 @@ from b2m_fast.transfer.mediated_algebra import NEEDS_SCIKIT_LEARN
 try:
     from sklearn.base import BaseEstimator, TransformerMixin
     from sklearn.frozen import FrozenEstimator
-    from sklearn.utils.validation import check_is_fitted, validate_data
+    from sklearn.utils.validation import (
+        check_array,
+        check_consistent_length,
+        check_is_fitted,
+        validate_data,
+    )
 except ImportError as error:  # pragma: no cover
     raise ImportError(NEEDS_SCIKIT_LEARN) from error
 
 if TYPE_CHECKING:
-    from b2m_fast.teachers.ridge import Folds
+    from b2m_fast.teachers.folds import Folds
 
-__all__ = ["BrainEncoder", "fit_brains"]
+__all__ = ["BrainEncoder", "fit_brains", "not_sparse"]
 
 Array = NDArray[np.float64]
+
+
+def not_sparse(y: Any) -> None:
+    """Know that labels or responses are no sparse matrix.
+
+    Parameters
+    ----------
+    y : object
+        What was given.
+
+    Raises
+    ------
+    TypeError
+        If it is one.
+    """
+    if hasattr(y, "toarray"):
+        raise TypeError("y is a sparse matrix; give an array: y.toarray()")
 
 
 class BrainEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -42,9 +64,9 @@ class BrainEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     alphas : sequence of float
         Penalties to choose from, relative to the mean squared norm of a feature.
     folds : int or sequence of (train, test), or "loo"
-        How they are chosen.
+        How they are chosen; no more folds than stimuli.
     shuffle : bool, default False
-        Deal stimuli into folds at random; the default, contiguous blocks, is what films need.
+        Deal stimuli into a number of folds at random; the default, contiguous blocks, is what films need.
     shared_alpha : bool, default False
         One penalty for all units.
     standardise : bool, default True
@@ -115,8 +137,10 @@ class BrainEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         ValueError
-            If there are NaNs, numbers of stimuli differ, or no unit ever varies.
+            If there are NaNs, numbers of stimuli differ, there are too few of them to choose a
+            penalty, or no unit ever varies.
         """
+        not_sparse(y)
         x, responses = validate_data(
             self, X, y, multi_output=True, y_numeric=True, dtype=np.float64, ensure_min_samples=2
         )
@@ -126,7 +150,9 @@ class BrainEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
                 f"the brain has no variance: none of its {responses.shape[1]} units varies over "
                 f"the {len(x)} stimuli"
             )
-        folds = min(self.folds, len(x)) if isinstance(self.folds, int) else self.folds
+        folds = self.folds
+        if isinstance(folds, int | np.integer):
+            folds = min(int(folds), len(x))
         self.ridge_ = fit_ridge(
             x,
             responses,
@@ -172,9 +198,16 @@ class BrainEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         -------
         float
             A unit that does not vary counts as 0.
+
+        Raises
+        ------
+        ValueError
+            If there are NaNs, or numbers of stimuli differ.
         """
         predicted = self.transform(X)
-        measured = np.asarray(y, dtype=np.float64).reshape(len(predicted), -1)
+        measured = check_array(y, dtype=np.float64, ensure_2d=False, input_name="y")
+        check_consistent_length(predicted, measured)
+        measured = measured.reshape(len(predicted), -1)
         return float(predictability(predicted.T, measured.T).mean())
 
     @property
@@ -221,14 +254,20 @@ def fit_brains(
     Raises
     ------
     ValueError
-        If there is no brain, numbers of features differ, or a brain cannot be fitted; the message
-        says which.
+        If there is no brain, what is given for one is no pair, numbers of features differ, or a
+        brain cannot be fitted; the message says which.
     """
-    named = dict(recordings) if isinstance(recordings, Mapping) else {
+    named: dict[str, Any] = dict(recordings) if isinstance(recordings, Mapping) else {
         f"brain {k}": pair for k, pair in enumerate(recordings)
     }  # fmt: skip
     if not named:
         raise ValueError("there is no brain: recordings is empty")
+    for name, pair in named.items():
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise ValueError(
+                f"{name} must be (features, responses), got a {type(pair).__name__}; recordings of a "
+                "single brain are [(features, responses)]"
+            )
     fitted = []
     for name, (features, responses) in named.items():
         try:

@@ -21,7 +21,6 @@ from b2m_fast.data.recordings import cowley_v4_files
 from b2m_fast.evaluate.variability import correlation_distance
 from b2m_fast.teachers.reliability import predictability
 from b2m_fast.transfer.experiment import finite
-from b2m_fast.transfer.experiment import jobs as each
 from b2m_fast.transfer.mediated_algebra import (
     PENALTIES,
     block_order,
@@ -33,7 +32,8 @@ from b2m_fast.transfer.mediated_algebra import (
     random_map,
     standardised,
 )
-from b2m_fast.transfer.mediated_material import encoder_map, make_material
+from b2m_fast.transfer.mediated_brains import encoder_map
+from b2m_fast.transfer.mediated_material import make_material
 from b2m_fast.transfer.provenance import machine, versions
 
 if TYPE_CHECKING:
@@ -42,11 +42,11 @@ if TYPE_CHECKING:
 
     from b2m_fast.teachers.ridge import Ridge
     from b2m_fast.transfer.experiment import Payload
-    from b2m_fast.transfer.mediated_material import Brain, Material
+    from b2m_fast.transfer.mediated_material import Material
     from b2m_fast.transfer.mediated_settings import MediatedExperiment
     from b2m_fast.transfer.runs import Job
 
-__all__ = ["ALL", "data_fingerprint", "jobs", "make_material", "run", "split"]
+__all__ = ["ALL", "data_fingerprint", "make_material", "run", "split"]
 
 ALL = "all"
 Array = NDArray[np.float64]
@@ -81,30 +81,6 @@ def data_fingerprint(experiment: MediatedExperiment, root: str | None) -> str:
     if experiment.labels == "cifar10":
         files.append(CIFAR10_SUBSET.path(data_root(root), "cifar10_subset.npz"))
     return fingerprint(files)
-
-
-def jobs(
-    experiment: MediatedExperiment, arms: Sequence[str], seeds: Sequence[int], data: str
-) -> list[Job]:
-    """One job per seed and arm, seeds outermost, so that whole comparisons finish first.
-
-    Parameters
-    ----------
-    experiment : MediatedExperiment
-        The experiment.
-    arms : sequence of str
-        Arms.
-    seeds : sequence of int
-        Seeds.
-    data : str
-        Fingerprint of the data.
-
-    Returns
-    -------
-    list of Job
-        Without payload.
-    """
-    return each(lambda arm, seed: experiment.run_config(arm, seed, data), arms, seeds)
 
 
 def split(
@@ -178,7 +154,7 @@ def run(job: Job, tick: Callable[[], object]) -> dict[str, Any]:
         "labelled": sizes,
         "tested": len(test),
         "regressors": [int(v.shape[1]) for v in views],
-        "encoders": [b.quality for b in _used(arm, material)],
+        "encoders": [b.quality for b in material.named(arm)],
         "distance": None if not compare else _rounded(material.distance),
         "distance_of": material.distance_of,
         "seconds": time.perf_counter() - start,
@@ -190,13 +166,6 @@ def run(job: Job, tick: Callable[[], object]) -> dict[str, Any]:
 # --------------------------------------------------------------------------------------------------
 # What stands between features and labels
 # --------------------------------------------------------------------------------------------------
-def _used(arm: str, material: Material) -> list[Brain]:
-    """The brains that an arm named after them goes through."""
-    if arm in {"brain-mean", "brain-stacked"}:
-        return list(material.brains)
-    return [b for b in material.brains if arm == f"brain-{b.name}"]
-
-
 def _views(
     arm: str, material: Material, experiment: MediatedExperiment, pool: NDArray[np.int64], seed: int
 ) -> list[Array]:
@@ -220,7 +189,7 @@ def _views(
         return [
             features @ encoder_map(s, r[order]) for (s, r), order in zip(shown, orders, strict=True)
         ]
-    used = _used(arm, material) or material.brains
+    used = material.named(arm) or material.brains
     maps = [
         encoder_map(*pair) if b.weights is None else b.weights
         for b, pair in zip(material.brains, shown, strict=True)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from b2m_fast.transfer.drawing import named, png, sheet
 from b2m_fast.transfer.mediated_arms import CONTROLS
 from b2m_fast.transfer.mediated_numbers import (
     any_run,
@@ -15,7 +16,7 @@ from b2m_fast.transfer.mediated_numbers import (
     sizes_of,
     unchosen,
 )
-from b2m_fast.transfer.tables import canvas, difference, png
+from b2m_fast.transfer.tables import difference
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,9 +97,7 @@ def _encoders(panel: Any, runs: Runs) -> None:
         panel.plot(place, q["r"], "o", color="C1", ms=5)
         if q["ceiling"] is not None:
             panel.plot(place, q["ceiling"], "_", color="0.3", ms=14)
-    panel.set_xticks(
-        range(len(found)), [q["name"] for q in found], rotation=60, ha="right", fontsize=8
-    )
+    named(panel, [q["name"] for q in found])
     panel.set(ylabel="encoder, held-out r (line: quartiles; bar: ceiling)", ylim=(0, 1))
 
 
@@ -131,7 +130,7 @@ def figure(runs: Runs, settings: dict[str, Any], title: str) -> bytes:
     kinds.append(("encoders", bool(encoders(runs))))
     kinds.append(("distances", any(between(seeds) for seeds in runs.values())))
     wanted = [name for name, there in kinds if there]
-    drawing = canvas(4.8 * len(wanted), 4.4)
+    drawing = sheet(title, 4.8 * len(wanted), 4.4)
     panels = dict(zip(wanted, drawing.subplots(1, len(wanted), squeeze=False)[0], strict=True))
     _curves(panels["curves"], runs, settings, x)
     if "differences" in panels:
@@ -140,5 +139,4 @@ def figure(runs: Runs, settings: dict[str, Any], title: str) -> bytes:
         _encoders(panels["encoders"], runs)
     if "distances" in panels:
         _distances(panels["distances"], runs)
-    drawing.suptitle(title, fontsize=10)
     return png(drawing)

@@ -1,4 +1,4 @@
-"""What the runs of `b2m mediated` need: labelled images, brains, and how good the encoders are."""
+"""What the runs of `b2m mediated` need: labelled images, and brains from recordings or made up."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from b2m_fast.data.object2vec import object2vec
 from b2m_fast.data.recordings import Recording, cowley_v4
 from b2m_fast.evaluate.variability import correlation_distance, representational_distance
 from b2m_fast.teachers.components import fit_components
-from b2m_fast.teachers.encoding import encoder_quality
+from b2m_fast.teachers.encoder_quality import encoder_quality
 from b2m_fast.teachers.reliability import predictability
-from b2m_fast.teachers.ridge import fit_ridge
 from b2m_fast.teachers.synthetic_brains import ratings, synthetic_brains
 from b2m_fast.transfer.mediated_algebra import standardised
+from b2m_fast.transfer.mediated_brains import Brain, make_brain, quality_by_folds
 from b2m_fast.transfer.mediated_features import image_features
 
 if TYPE_CHECKING:
@@ -27,41 +27,11 @@ if TYPE_CHECKING:
 
     from b2m_fast.transfer.mediated_settings import MediatedExperiment
 
-__all__ = ["Brain", "Material", "encoder_map", "make_material"]
+__all__ = ["Material", "make_material"]
 
 Array = NDArray[np.float64]
 
 DISTANCE_IMAGES = 200  # of the synthetic labelled images, for distances between measured responses
-
-
-@dataclass(frozen=True, eq=False)
-class Brain:
-    """One brain, animal, session or area.
-
-    Attributes
-    ----------
-    name : str
-        Its name.
-    stimuli : ndarray
-        (n, p), features of what it was shown.
-    responses : ndarray
-        (n, units), as recorded.
-    weights : ndarray, optional
-        (p, units), its encoder, fitted on all stimuli; None if the stimuli are the labelled images
-        (`labelled`), so that it must be fitted without those that are tested on. Predictions are in
-        standard deviations of each unit's responses, those it was fitted to.
-    labelled : bool
-        Whether row i of the stimuli is labelled image i.
-    quality : dict
-        How well its responses are predicted.
-    """
-
-    name: str
-    stimuli: Array
-    responses: Array
-    weights: Array | None
-    labelled: bool
-    quality: dict[str, Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,44 +73,40 @@ class Material:
     distance_of: str = ""
     report: dict[str, Any] | None = None
 
-    def of(self, _: str) -> Material:
-        """The part one arm needs: all, as all arms share the split of the images.
+    def named(self, arm: str) -> tuple[Brain, ...]:
+        """The brains that an arm is named after.
 
         Parameters
         ----------
-        _ : str
+        arm : str
+            Arm.
+
+        Returns
+        -------
+        tuple of Brain
+            None, one, or all.
+        """
+        if arm in {"brain-mean", "brain-stacked"}:
+            return self.brains
+        return tuple(b for b in self.brains if arm == f"brain-{b.name}")
+
+    def of(self, arm: str) -> Material:
+        """The part one arm needs.
+
+        Parameters
+        ----------
+        arm : str
             Arm.
 
         Returns
         -------
         Material
-            Without the report.
+            All labelled images, as all arms share their split; the brains that the arm goes through,
+            or is a control of.
         """
-        return replace(self, report={})
-
-
-def encoder_map(stimuli: Array, responses: Array) -> Array:
-    """An encoder as a map from features to units, these in standard deviations of the responses given.
-
-    Ridge with the penalty of each unit chosen by exact leave-one-out: images, unlike frames of a
-    film, do not depend on their neighbours.
-
-    Parameters
-    ----------
-    stimuli : ndarray
-        (n, p).
-    responses : ndarray
-        (n, units).
-
-    Returns
-    -------
-    ndarray
-        (p, units), float64.
-    """
-    y = standardised(responses, responses)
-    return np.asarray(
-        fit_ridge(stimuli, y, folds="loo", standardise=False, dtype="float64").weights
-    )
+        brains = () if arm in {"direct", "measured"} else self.named(arm) or self.brains
+        measured = self.measured if arm == "measured" else ()
+        return replace(self, brains=brains, measured=measured, report={})
 
 
 def make_material(
@@ -207,61 +173,8 @@ def make_material(
 
 
 # --------------------------------------------------------------------------------------------------
-# Brains
+# Brains and labels
 # --------------------------------------------------------------------------------------------------
-def _brain(
-    name: str, stimuli: Array, responses: NDArray[np.floating], quality: dict[str, Any], *,
-    labelled: bool = False,
-) -> Brain:  # fmt: skip
-    """A brain with its encoder."""
-    r = np.asarray(responses, dtype=np.float64)
-    if not np.isfinite(r).all():
-        bad = int((~np.isfinite(r)).any(axis=0).sum())
-        raise DataError(f"{name}: {bad} of {r.shape[1]} units have NaN or infinite responses")
-    if len(r) != len(stimuli):
-        raise DataError(f"{name}: responses to {len(r)} stimuli, but there are {len(stimuli)}")
-    if not (r != r[0]).any():
-        raise DataError(f"{name}: none of its {r.shape[1]} units ever varies")
-    weights = None if labelled else encoder_map(stimuli, r)
-    return Brain(name, stimuli, r, weights, labelled, {"name": name, **quality})
-
-
-def _quality(
-    recording: Recording, layers: Sequence[NDArray[np.float32]], components: int
-) -> dict[str, Any]:
-    """How well responses to held-out images are predicted from these features."""
-    found = encoder_quality(recording, layers=layers, k=components)
-    return _as_quality(found.r, found.images, found.ceiling)
-
-
-def _as_quality(
-    r: NDArray[np.float64], stimuli: int, ceiling: NDArray[np.float64] | None = None
-) -> dict[str, Any]:
-    low, high = (float(q) for q in np.quantile(r, [0.25, 0.75]))
-    return {
-        "units": len(r), "stimuli": stimuli, "r": float(r.mean()), "r_low": low, "r_high": high,
-        "ceiling": None if ceiling is None else float(ceiling.mean()),
-    }  # fmt: skip
-
-
-def _quality_by_folds(
-    stimuli: Array, responses: NDArray[np.floating], fold: NDArray[np.int64]
-) -> dict[str, Any]:
-    """The same for averages over images, in folds that are given."""
-    r = np.asarray(responses, dtype=np.float64)
-    predicted = np.zeros_like(r)
-    for k in np.unique(fold):
-        train, test = fold != k, fold == k
-        mean, offset, spread = (
-            stimuli[train].mean(axis=0),
-            r[train].mean(axis=0),
-            r[train].std(axis=0),
-        )
-        found = (stimuli[test] - mean) @ encoder_map(stimuli[train], r[train])
-        predicted[test] = found * spread + offset
-    return _as_quality(predictability(predicted.T, r.T), len(r))
-
-
 def _layers(
     parts: Sequence[NDArray[np.uint8]], experiment: MediatedExperiment,
     say: Callable[[str], object],
@@ -298,9 +211,11 @@ def _synthetic(
         rng = np.random.default_rng([k, 22])
         counts = brain.record(f[shown], rng)
         recording = Recording(name, "digits", images[shown], counts.T.astype(np.float32))
-        quality = _quality(recording, [v[shown] for v in layers], experiment.features.components)
-        quality["ceiling"] = float(predictability(brain.rates(f[shown]).T, counts.T).mean())
-        brains.append(_brain(name, f[shown], counts, quality))
+        quality = encoder_quality(
+            recording, layers=[v[shown] for v in layers], k=experiment.features.components
+        )
+        quality = replace(quality, ceiling=predictability(brain.rates(f[shown]).T, counts.T))
+        brains.append(make_brain(name, f[shown], counts, quality))
         measured.append(brain.record(f[rest], rng))
     said = ratings(made, f[rest])
     if experiment.labels == "ratings":
@@ -358,9 +273,9 @@ def _cowley_v4(
     for name, recording, f, layer in zip(
         experiment.names, recordings, features, layers, strict=False
     ):
-        quality = _quality(recording, layer, experiment.features.components)
+        quality = encoder_quality(recording, layers=layer, k=experiment.features.components)
         mine = own and name == experiment.session
-        brains.append(_brain(name, f, recording.responses.T, quality, labelled=mine))
+        brains.append(make_brain(name, f, recording.responses.T, quality, labelled=mine))
     if not own:
         empty = np.empty((len(classes), 0))
         return Material(features[-1], empty, classes, names, tuple(brains))
@@ -387,7 +302,9 @@ def _object2vec(
     shown = recording.average(space.transform(layers[0]))
     say(f"encoders of {len(recording.areas)} areas")
     brains = tuple(
-        _brain(name, shown, area, _quality_by_folds(shown, area, recording.fold), labelled=own)
+        make_brain(
+            name, shown, area, quality_by_folds(name, shown, area, recording.fold), labelled=own
+        )
         for name, area in ((n, recording.areas[n]) for n in experiment.names)
     )
     distance = _geometry([b.responses for b in brains])

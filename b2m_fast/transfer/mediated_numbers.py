@@ -150,7 +150,7 @@ def encoders(runs: Runs) -> list[dict[str, Any]]:
     Returns
     -------
     list of dict
-        As `b2m_fast.transfer.mediated_material.Brain.quality`.
+        As `b2m_fast.transfer.mediated_brains.Brain.quality`.
     """
     found = {q["name"]: q for seeds in runs.values() for r in seeds.values() for q in r["encoders"]}
     return list(found.values())

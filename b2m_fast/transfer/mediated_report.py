@@ -27,6 +27,7 @@ from b2m_fast.transfer.tables import (
     Metric,
     Runs,
     comparison,
+    contrasts_of,
     difference,
     difference_table,
     mean_table,
@@ -89,10 +90,7 @@ def contrasts(arms: Sequence[str], settings: dict[str, Any]) -> list[tuple[str, 
         (arm, baseline).
     """
     main = f"brain-{settings['combine']}"
-    pairs = [(arm, "direct") for arm in arms if arm != "direct" and "direct" in arms]
-    if main in arms:
-        others = (*CONTROLS, "brain-mean", "brain-stacked")
-        pairs += [(main, arm) for arm in others if arm in arms and arm != main]
+    pairs = contrasts_of(arms, "direct", main, (*CONTROLS, "brain-mean", "brain-stacked"))
     if "measured" in arms:  # like with like: the brains that were measured
         every = settings["measured"] == settings["brains"]
         like = [main] if every else [f"brain-{name}" for name in settings["measured"]]

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
 from b2m_fast.data.recordings import COWLEY_V4_SESSIONS
 from b2m_fast.teachers.features import NetworkFeatures
-from b2m_fast.transfer.experiment import plain
+from b2m_fast.teachers.taps import check_network
+from b2m_fast.transfer.experiment import Settings
 
 __all__ = [
     "AREAS",
     "BRAINS",
     "CLASSES",
     "LABELS",
-    "METHOD_VERSION",
     "CortexSettings",
     "FeatureSettings",
     "MediatedExperiment",
@@ -28,8 +28,6 @@ BRAINS = {
 LABELS = ("ratings", "digits", "cifar10", "attributes")
 CLASSES = {"digits": 10, "cifar10": 10}
 AREAS = ("EVC", "LOC", "PFS", "OPA", "PPA", "RSC", "FFA", "OFA", "STS", "EBA")
-METHOD_VERSION = 3  # raise when a change makes stored results of older code incomparable
-ARM_VERSIONS: dict[str, int] = {}  # of arms whose results alone have changed since
 
 
 @dataclass(frozen=True)
@@ -45,6 +43,7 @@ class FeatureSettings(NetworkFeatures):
     components: int = 512
 
     def __post_init__(self) -> None:
+        check_network(self.network)
         if not self.taps or len(set(self.taps)) < len(self.taps):
             raise ValueError(f"taps must be at least one, each once, got {list(self.taps)}")
         if self.size is not None and self.size < 32:
@@ -79,7 +78,7 @@ class CortexSettings:
 
 
 @dataclass(frozen=True)
-class MediatedExperiment:
+class MediatedExperiment(Settings):
     """A whole experiment.
 
     Attributes
@@ -106,6 +105,8 @@ class MediatedExperiment:
     cortex : CortexSettings
         The synthetic brains.
     """
+
+    method_version: ClassVar[int] = 3
 
     brain: str = "synthetic"
     labels: str = "ratings"
@@ -165,29 +166,6 @@ class MediatedExperiment:
         if self.brain == "cowley-v4" and self.labels == "attributes":
             return (self.session,)
         return self.names if self.brain == "synthetic" or self.labels == "attributes" else ()
-
-    def run_config(self, arm: str, seed: int, data: str) -> dict[str, Any]:
-        """Everything that decides one run's result, as JSON can hold it.
-
-        Parameters
-        ----------
-        arm : str
-            Arm.
-        seed : int
-            Seed.
-        data : str
-            Fingerprint of the data files.
-
-        Returns
-        -------
-        dict
-            Configuration; its hash names the run.
-        """
-        config: dict[str, Any] = plain(asdict(self)) | {
-            "arm": arm, "seed": seed, "data": data,
-            "method_version": ARM_VERSIONS.get(arm, METHOD_VERSION),
-        }  # fmt: skip
-        return config
 
     def shown(self) -> dict[str, Any]:
         """What a report needs to know.

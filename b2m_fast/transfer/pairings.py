@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from b2m_fast.transfer.batches import Shuffled
+from b2m_fast.transfer.batches import InOrder, Shuffled
 from b2m_fast.transfer.chance import Chance, Stream
 
 if TYPE_CHECKING:
@@ -334,7 +334,7 @@ class ConditionResponses(_Random):
         )
 
 
-class StimulusResponses(_Random):
+class StimulusResponses(InOrder):
     """Images shown to a brain, as the mean of the student's encoder, beside the responses to them.
 
     The mean, not a sample of z: noise would only blur the pairs. Images are held out in blocks that
@@ -431,21 +431,6 @@ class StimulusResponses(_Random):
         stimuli, responses, label = fabric.to_device(drawn)
         return Pairs(self.student.encode(stimuli)[0], responses, label)
 
-    def state(self) -> dict[str, Any]:
-        """Generator and what is left of the order."""
-        return {"chance": super().state(), "order": self.order.state()}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` returned.
-
-        Parameters
-        ----------
-        state : dict
-            As returned.
-        """
-        super().load_state(state["chance"])
-        self.order.load_state(state["order"])
-
 
 def _steps(
     task: DecisionTask, window: tuple[int, int] | None, valid: NDArray[np.bool_] | None
@@ -471,12 +456,16 @@ def _deal(count: int, chance: Chance) -> NDArray[np.int64]:
     return chance.numpy.permutation(count)
 
 
+def _check_share(share: float) -> None:
+    if not 0 < share < 1:
+        raise ValueError(f"share must be between 0 and 1, got {share}")
+
+
 def _split(
     items: NDArray[np.int64], share: float, rng: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Items to train on and items kept back, at least one of each, in their order."""
-    if not 0 < share < 1:
-        raise ValueError(f"held_out must be between 0 and 1, got {share}")
+    _check_share(share)
     kept = min(max(1, round(share * len(items))), len(items) - 1)
     order = rng.permutation(len(items))
     return items[np.sort(order[kept:])], items[np.sort(order[:kept])]
@@ -486,8 +475,7 @@ def _split_blocks(
     items: NDArray[np.int64], share: float, rng: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """As `_split`, keeping back blocks of neighbours, each half of the share."""
-    if not 0 < share < 1:
-        raise ValueError(f"held_out must be between 0 and 1, got {share}")
+    _check_share(share)
     blocks = np.array_split(items, min(len(items), math.ceil(2 / share - 1e-9)))
     train, kept = _split(np.arange(len(blocks)), share, rng)
     return np.concatenate([blocks[b] for b in train]), np.concatenate([blocks[b] for b in kept])

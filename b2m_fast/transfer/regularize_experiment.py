@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -18,8 +18,7 @@ from b2m_fast.students.resnet import ResNet
 from b2m_fast.teachers.similarity import Target
 from b2m_fast.teachers.synthetic import synthetic_recordings
 from b2m_fast.teachers.targets import needs_brain, prepare
-from b2m_fast.transfer.experiment import Payload, finite, plain
-from b2m_fast.transfer.experiment import jobs as each
+from b2m_fast.transfer.experiment import Payload, Settings, finite
 from b2m_fast.transfer.provenance import machine, versions
 from b2m_fast.transfer.regularize import EPSILON, Regularization, SimilarityHead, train
 
@@ -36,14 +35,12 @@ __all__ = [
     "Experiment",
     "Material",
     "data_fingerprint",
-    "jobs",
     "make_material",
     "run",
 ]
 
 BRAINS = ("synthetic", "cowley-v4")
 TASKS = ("digits", "cifar10-subset")
-METHOD_VERSION = 2  # raise when a change makes stored results of older code incomparable
 
 
 @dataclass(frozen=True)
@@ -74,8 +71,8 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
-class Experiment:
-    """A whole experiment: everything its results depend on, but for the arm and the seed.
+class Experiment(Settings):
+    """A whole experiment.
 
     Attributes
     ----------
@@ -95,6 +92,8 @@ class Experiment:
         How they are evaluated.
     """
 
+    method_version: ClassVar[int] = 2
+
     brain: str = "synthetic"
     task: str = "digits"
     width: int = 8
@@ -108,28 +107,6 @@ class Experiment:
     def size(self) -> int:
         """Height and width of what the student sees, in pixels."""
         return 16 if self.task == "digits" else 32
-
-    def run_config(self, arm: str, seed: int, data: str) -> dict[str, Any]:
-        """Everything that decides one run's result, as JSON can hold it.
-
-        Parameters
-        ----------
-        arm : str
-            Arm.
-        seed : int
-            Seed.
-        data : str
-            Fingerprint of the data files.
-
-        Returns
-        -------
-        dict
-            Configuration; its hash names the run.
-        """
-        config: dict[str, Any] = plain(asdict(self)) | {
-            "arm": arm, "seed": seed, "data": data, "method_version": METHOD_VERSION
-        }  # fmt: skip
-        return config
 
 
 @dataclass(frozen=True)
@@ -241,28 +218,6 @@ def make_material(experiment: Experiment, arms: Sequence[str], root: str | None)
         if targets
     }
     return Material(task, teaching.targets, probes, teaching.report)
-
-
-def jobs(experiment: Experiment, arms: Sequence[str], seeds: Sequence[int], data: str) -> list[Job]:
-    """One job per seed and arm, seeds outermost, so that whole comparisons finish first.
-
-    Parameters
-    ----------
-    experiment : Experiment
-        The experiment.
-    arms : sequence of str
-        Arms.
-    seeds : sequence of int
-        Seeds.
-    data : str
-        Fingerprint of the data.
-
-    Returns
-    -------
-    list of Job
-        Without payload.
-    """
-    return each(lambda arm, seed: experiment.run_config(arm, seed, data), arms, seeds)
 
 
 def run(job: Job, tick: Callable[[], object]) -> dict[str, Any]:

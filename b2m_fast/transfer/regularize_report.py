@@ -1,4 +1,4 @@
-"""Tables, figure and plain words about an experiment, whichever way it came out."""
+"""Tables and plain words about `b2m regularize`, whichever way it came out."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from b2m_fast.teachers.targets import ARMS
+from b2m_fast.transfer.regularize_figure import figure
 from b2m_fast.transfer.tables import (
     DIFFERENCES,
     Metric,
     Runs,
-    canvas,
     comparison,
+    contrasts_of,
     difference,
     difference_table,
     mean_table,
     or_nan,
-    png,
     summary,
     table,
 )
@@ -83,10 +82,7 @@ def contrasts(arms: Sequence[str]) -> list[tuple[str, str]]:
     list of (str, str)
         (arm, baseline).
     """
-    pairs = [(arm, "none") for arm in arms if arm != "none" and "none" in arms]
-    if "neural" in arms:
-        pairs += [("neural", arm) for arm in arms if arm not in {"none", "neural"}]
-    return pairs
+    return contrasts_of(arms, "none", "neural", arms)
 
 
 def markdown(runs: Runs, evaluation: dict[str, Any]) -> str:
@@ -233,54 +229,3 @@ def summarise(runs: Runs, evaluation: dict[str, Any]) -> dict[str, Any]:
         ``means`` and ``differences``.
     """
     return summary(runs, metrics(evaluation), contrasts(list(runs)))
-
-
-def figure(runs: Runs, evaluation: dict[str, Any], title: str) -> bytes:
-    """A figure: accuracy against noise, smallest perturbations, mixture of layers.
-
-    Parameters
-    ----------
-    runs : dict
-        Arm -> seed -> result.
-    evaluation : dict
-        An `Evaluation` as JSON holds it.
-    title : str
-        Title.
-
-    Returns
-    -------
-    bytes
-        PNG.
-
-    Raises
-    ------
-    ImportError
-        If matplotlib is not installed.
-    """
-    drawing = canvas(15, 4.2)
-    panels = drawing.subplots(1, 4, width_ratios=[1.5, 1, 1, 1.2])
-    colours = {arm: f"C{k}" for k, arm in enumerate(ARMS)}
-    for arm, seeds in runs.items():
-        curves = np.array([r["noise"] for r in seeds.values()])
-        x, mean = evaluation["noise"], curves.mean(axis=0)
-        panels[0].plot(x, mean, "o-", color=colours[arm], label=arm, markersize=3)
-        if len(curves) > 1:
-            panels[0].fill_between(
-                x, curves.min(axis=0), curves.max(axis=0), color=colours[arm], alpha=0.12, lw=0
-            )
-    panels[0].set(xlabel="noise, standard deviation", ylabel="accuracy (band: range over seeds)")
-    panels[0].legend(fontsize=8)
-    for panel, norm, name in zip(panels[1:3], ("linf", "l2"), ("Linf", "L2"), strict=True):
-        for place, (arm, seeds) in enumerate(runs.items()):
-            values = [or_nan(r[f"minimal_{norm}"]) for r in seeds.values()]
-            panel.plot([place] * len(values), values, "o", color=colours[arm], alpha=0.5)
-            panel.plot(place, np.mean(values), "_", color=colours[arm], markersize=22, mew=2.5)
-        panel.set_xticks(range(len(runs)), list(runs), rotation=60, ha="right", fontsize=8)
-        panel.set(ylabel=f"smallest perturbation, median {name}", ylim=(0, None))
-    for arm, seeds in runs.items():
-        mixtures = [r["gamma"] for r in seeds.values() if r["gamma"] is not None]
-        if mixtures:
-            panels[3].plot(range(1, 6), np.mean(mixtures, axis=0), "o-", color=colours[arm])
-    panels[3].set(xlabel="layer (tap)", ylabel="learned weight gamma", ylim=(0, 1))
-    drawing.suptitle(title, fontsize=10)
-    return png(drawing)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,8 +18,8 @@ __all__ = [
     "Metric",
     "Runs",
     "arrivals",
-    "canvas",
     "comparison",
+    "contrasts_of",
     "counted",
     "difference",
     "difference_table",
@@ -28,7 +27,6 @@ __all__ = [
     "mean_table",
     "missing_words",
     "or_nan",
-    "png",
     "share_values",
     "signed",
     "summary",
@@ -250,6 +248,33 @@ def mean_table(runs: Runs, columns: Sequence[Metric]) -> list[str]:
     return table(["arm", "seeds", *(m.name for m in columns)], rows)
 
 
+def contrasts_of(
+    arms: Sequence[str], base: str, main: str, controls: Sequence[str]
+) -> list[tuple[str, str]]:
+    """Pairs of arms worth comparing: each with a baseline, and one with each of its controls.
+
+    Parameters
+    ----------
+    arms : sequence of str
+        Arms that were run.
+    base : str
+        The baseline.
+    main : str
+        The arm that the controls are of.
+    controls : sequence of str
+        Its controls, in order; those that were not run, the baseline and the arm itself are left out.
+
+    Returns
+    -------
+    list of (str, str)
+        (arm, baseline).
+    """
+    pairs = [(arm, base) for arm in arms if arm != base and base in arms]
+    if main in arms:
+        pairs += [(main, arm) for arm in controls if arm in arms and arm not in {base, main}]
+    return pairs
+
+
 def difference_table(
     runs: Runs, columns: Sequence[Metric], pairs: Sequence[tuple[str, str]]
 ) -> list[str]:
@@ -381,49 +406,3 @@ def summary(
             for a, b in pairs
         },
     }
-
-
-def canvas(width: float, height: float) -> Any:
-    """An empty figure.
-
-    Parameters
-    ----------
-    width, height : float
-        In inches.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        The figure, which needs no display.
-
-    Raises
-    ------
-    ImportError
-        If matplotlib is not installed.
-    """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
-        from matplotlib.figure import Figure  # noqa: PLC0415
-    except ImportError as error:
-        raise ImportError(
-            "the figure needs matplotlib: pip install 'b2m-fast[transfer]'"
-        ) from error
-    return FigureCanvasAgg(Figure(figsize=(width, height), layout="constrained")).figure
-
-
-def png(figure: Any) -> bytes:
-    """A figure as PNG.
-
-    Parameters
-    ----------
-    figure : matplotlib.figure.Figure
-        The figure.
-
-    Returns
-    -------
-    bytes
-        The file.
-    """
-    out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=110)
-    return out.getvalue()

@@ -9,12 +9,21 @@ student is asked to keep in mind? The second question is the hard one.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from typing_extensions import Self
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["ARMS", "SCRAMBLED", "check_arms", "default_arms"]
+    from b2m_fast.teachers.latents import LatentTeacher
+    from b2m_fast.teachers.paired import PairedTeacher
+    from b2m_fast.transfer.transfer_settings import TransferExperiment
+
+__all__ = ["ARMS", "SCRAMBLED", "Teachers", "check_arms", "default_arms"]
+
+Material = TypeVar("Material", bound="Teachers")
 
 ARMS = {
     "none": "no teacher: the student alone",
@@ -32,6 +41,44 @@ ARMS = {
 }
 SCRAMBLED = ("shuffled", "gaussian")
 NEED_TIME = ("reversed", "phase")
+
+
+@dataclass(frozen=True, eq=False)
+class Teachers:
+    """What the arms of an experiment are taught by: part of the material of every kind of student.
+
+    Attributes
+    ----------
+    experiment : TransferExperiment
+        The experiment.
+    brain : LatentTeacher or PairedTeacher, optional
+        The brain's teacher (of the arm network: the network's); None if no arm has one.
+    network : LatentTeacher or PairedTeacher, optional
+        The network's.
+    report : dict
+        Quality of the teachers.
+    """
+
+    experiment: TransferExperiment
+    brain: LatentTeacher | PairedTeacher | None
+    network: LatentTeacher | PairedTeacher | None
+    report: dict[str, Any]
+
+    def of(self, arm: str) -> Self:
+        """The part one arm needs.
+
+        Parameters
+        ----------
+        arm : str
+            Arm.
+
+        Returns
+        -------
+        Teachers
+            With one teacher, in the brain's place.
+        """
+        brain = self.network if arm == "network" and self.network is not None else self.brain
+        return replace(self, brain=brain, network=None, report={})
 
 
 def _impossible(arm: str, method: str, student: str) -> str | None:

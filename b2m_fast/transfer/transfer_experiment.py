@@ -15,7 +15,6 @@ from b2m_fast.data.spike_loaders import spike_files
 from b2m_fast.evaluate.convergence import area_under_curve, steps_to_criterion
 from b2m_fast.transfer.brain2model import Weight, brain_objective
 from b2m_fast.transfer.experiment import finite
-from b2m_fast.transfer.experiment import jobs as each
 from b2m_fast.transfer.loop import train
 from b2m_fast.transfer.provenance import machine, versions
 from b2m_fast.transfer.runs import digest
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
     from b2m_fast.transfer.transfer_settings import TransferExperiment
     from b2m_fast.transfer.transfer_trials import TrialMaterial
 
-__all__ = ["data_fingerprint", "jobs", "make_material", "run"]
+__all__ = ["data_fingerprint", "make_material", "run"]
 
 
 def data_fingerprint(experiment: TransferExperiment, root: str | None) -> str:
@@ -104,30 +103,6 @@ def make_material(
     """
     make = frame_material if experiment.draws_frames else trial_material
     return make(experiment, arms, root, kept, say)
-
-
-def jobs(
-    experiment: TransferExperiment, arms: Sequence[str], seeds: Sequence[int], data: str
-) -> list[Job]:
-    """One job per seed and arm, seeds outermost, so that whole comparisons finish first.
-
-    Parameters
-    ----------
-    experiment : TransferExperiment
-        The experiment.
-    arms : sequence of str
-        Arms.
-    seeds : sequence of int
-        Seeds.
-    data : str
-        Fingerprint of the data.
-
-    Returns
-    -------
-    list of Job
-        Without payload.
-    """
-    return each(lambda arm, seed: experiment.run_config(arm, seed, data), arms, seeds)
 
 
 @dataclass(frozen=True)

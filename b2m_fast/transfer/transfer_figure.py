@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from b2m_fast.transfer.tables import arrivals, canvas, or_nan, png, share_values
+from b2m_fast.transfer.drawing import curve, png, sheet, strip
+from b2m_fast.transfer.tables import arrivals, or_nan, share_values
 from b2m_fast.transfer.transfer_arms import ARMS
 
 if TYPE_CHECKING:
@@ -30,21 +31,19 @@ def _colours(arms: Sequence[str]) -> dict[str, str]:
 
 def _curves(panel: Any, runs: Runs, settings: dict[str, Any], colours: dict[str, str]) -> None:
     """Learning curves: mean and, of few arms, range over seeds."""
-    metric, curve = settings["metric"], settings["curve"]
+    metric, key = settings["metric"], settings["curve"]
+    bands = len(runs) <= MOST_BANDS
     for arm, seeds in runs.items():
-        histories = [[e for e in r["history"] if e.get(curve) is not None] for r in seeds.values()]
+        histories = [[e for e in r["history"] if e.get(key) is not None] for r in seeds.values()]
         length = min(len(h) for h in histories)
         x = [e["step"] for e in histories[0][:length]]
-        y = np.array([[e[curve] for e in h[:length]] for h in histories])
-        panel.plot(x, y.mean(axis=0), "-", color=colours[arm], label=arm, lw=1.4)
-        if len(y) > 1 and len(runs) <= MOST_BANDS:
-            low, high = y.min(axis=0), y.max(axis=0)
-            panel.fill_between(x, low, high, color=colours[arm], alpha=0.08, lw=0)
+        y = [[e[key] for e in h[:length]] for h in histories]
+        curve(panel, x, y, colours[arm], band=0.08 if bands else 0, label=arm, lw=1.4)
     panel.axhline(settings["criterion"], color="0.6", lw=0.8, ls=":")
     if metric == "mse":
         panel.set_yscale("log")
-    band = " (band: range over seeds)" if len(runs) <= MOST_BANDS else " (mean over seeds)"
-    panel.set(xlabel="training step", ylabel=f"{metric}, validation{band}")
+    what = "band: range over seeds" if bands else "mean over seeds"
+    panel.set(xlabel="training step", ylabel=f"{metric}, validation ({what})")
     panel.legend(fontsize=7)
 
 
@@ -59,36 +58,20 @@ def _arrived(panel: Any, runs: Runs, settings: dict[str, Any], colours: dict[str
     panel.set(xlabel="training step", ylabel="share of seeds at criterion", ylim=(0, 1.02))
 
 
-def _strip(
-    panel: Any, values: dict[str, list[float]], hidden: dict[str, list[float]],
-    colours: dict[str, str], label: str,
-) -> None:  # fmt: skip
-    """One dot a seed, censored ones as open triangles, and a bar at the median."""
-    for place, (arm, numbers) in enumerate(values.items()):
-        panel.plot([place] * len(numbers), numbers, "o", color=colours[arm], alpha=0.5, ms=4)
-        late = hidden.get(arm, [])
-        panel.plot([place] * len(late), late, "^", color=colours[arm], mfc="none", ms=5)
-        if numbers or late:
-            middle = np.median([*numbers, *(np.inf for _ in late)])
-            if np.isfinite(middle):
-                panel.plot(place, middle, "_", color=colours[arm], markersize=18, mew=2.5)
-    panel.set_xticks(range(len(values)), list(values), rotation=60, ha="right", fontsize=8)
-    panel.set_ylabel(label)
-
-
 def _steps_strip(panel: Any, runs: Runs, colours: dict[str, str]) -> None:
     found = {arm: arrivals(runs, arm) for arm in runs}
     reached = {k: [float(a.step) for a in v if not a.censored] for k, v in found.items()}
     late = {k: [float(a.step) for a in v if a.censored] for k, v in found.items()}
-    _strip(panel, reached, late, colours, "steps to criterion (triangle: not reached)")
-    panel.set_ylim(0, None)
+    strip(panel, reached, colours, hidden=late)
+    panel.set(ylabel="steps to criterion (triangle: not reached)", ylim=(0, None))
 
 
 def _last_panel(panel: Any, runs: Runs, settings: dict[str, Any], colours: dict[str, str]) -> None:
     """Longer delays of a recurrent student, or the test error of an autoencoder."""
     if settings["student"] == "vae":
         values = {arm: [or_nan(r["test"]["ssim"]) for r in s.values()] for arm, s in runs.items()}
-        _strip(panel, values, {}, colours, "SSIM, test images")
+        strip(panel, values, colours)
+        panel.set_ylabel("SSIM, test images")
         return
     x = [settings["delay_ms"], *settings["delays_ms"]]
     for arm, seeds in runs.items():
@@ -96,7 +79,7 @@ def _last_panel(panel: Any, runs: Runs, settings: dict[str, Any], colours: dict[
             [or_nan(v) for v in (r["test"]["accuracy"], *r["delays"][: len(x) - 1])]
             for r in seeds.values()
         ]
-        panel.plot(x, np.mean(y, axis=0), "o-", color=colours[arm], ms=3, lw=1.4)
+        curve(panel, x, y, colours[arm], marker="o", ms=3, lw=1.4)
     panel.set(xlabel="delay, ms (first: as trained)", ylabel="accuracy, test trials")
 
 
@@ -131,7 +114,7 @@ def figure(runs: Runs, settings: dict[str, Any], title: str) -> bytes:
         If matplotlib is not installed.
     """
     less = any(r["efficiency"] for seeds in runs.values() for r in seeds.values())
-    drawing = canvas(18 if less else 15, 4.4)
+    drawing = sheet(title, 18 if less else 15, 4.4)
     panels = drawing.subplots(1, 5 if less else 4)
     colours = _colours(list(runs))
     _curves(panels[0], runs, settings, colours)
@@ -140,5 +123,4 @@ def figure(runs: Runs, settings: dict[str, Any], title: str) -> bytes:
     _last_panel(panels[3], runs, settings, colours)
     if less:
         _less_data(panels[4], runs, settings["metric"], colours)
-    drawing.suptitle(title, fontsize=10)
     return png(drawing)

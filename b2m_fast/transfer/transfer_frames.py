@@ -13,6 +13,7 @@ from b2m_fast.data.recordings import cowley_v4
 from b2m_fast.teachers import paired_controls
 from b2m_fast.teachers.paired_brains import fit_sensory_model, image_responses, stand_in
 from b2m_fast.teachers.synthetic_population import observe_images
+from b2m_fast.transfer.transfer_arms import Teachers
 from b2m_fast.transfer.transfer_lessons import SceneLesson, encoded, kept_frames
 from b2m_fast.transfer.transfer_networks import (
     CHANCE,
@@ -61,49 +62,23 @@ def load_scenes(task: str, root: str | None) -> Scenes:
 
 
 @dataclass(frozen=True, eq=False)
-class FrameMaterial:
-    """What runs with an autoencoder need.
+class FrameMaterial(Teachers):
+    """What runs with an autoencoder need besides teachers.
 
     Attributes
     ----------
-    experiment : TransferExperiment
-        The experiment.
     scenes : Scenes
         The scenes.
-    brain : PairedTeacher, optional
-        The brain's teacher (of the arm network: the network's); None if no arm has one.
-    network : PairedTeacher, optional
-        The network's.
     of_scenes : bool
         Whether what the brain saw are the training frames; its labels are then their numbers.
-    report : dict
-        Quality of the teachers.
     """
 
-    experiment: TransferExperiment
-    scenes: Scenes
     brain: PairedTeacher | None
     network: PairedTeacher | None
+    scenes: Scenes
     of_scenes: bool
-    report: dict[str, Any]
 
     window = None
-
-    def of(self, arm: str) -> FrameMaterial:
-        """The part one arm needs.
-
-        Parameters
-        ----------
-        arm : str
-            Arm.
-
-        Returns
-        -------
-        FrameMaterial
-            With one teacher.
-        """
-        brain = self.network if arm == "network" and self.network is not None else self.brain
-        return replace(self, brain=brain, network=None, report={})
 
     def lesson(self, seed: int, share: float | None) -> SceneLesson:
         """An untrained student with its task.
@@ -200,7 +175,7 @@ def frame_material(
     """
     scenes, settings = load_scenes(experiment.task, root), experiment.teacher
     if set(arms) <= {"none"}:
-        return FrameMaterial(experiment, scenes, None, None, of_scenes=False, report={})
+        return FrameMaterial(experiment, None, None, {}, scenes, of_scenes=False)
     report: dict[str, Any] = {}
     if experiment.brain == "synthetic":
         brain, report["truth"] = _synthetic(experiment, scenes, kept, say)
@@ -226,7 +201,7 @@ def frame_material(
         network = paired_controls.network(brain, encoded(lesson.student, brain.stimuli))
     report["words"] = words(report)
     own = brain.stimuli is scenes.train
-    return FrameMaterial(experiment, scenes, brain, network, own, report)
+    return FrameMaterial(experiment, brain, network, report, scenes, own)
 
 
 def _synthetic(

@@ -9,7 +9,6 @@ import torch
 
 from b2m_fast.transfer.brain2model import BrainObjective
 from b2m_fast.transfer.loop import train
-from b2m_fast.transfer.transfer_settings import METHOD_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,7 +61,7 @@ def teach_alone(
         validate_first=False,
     )
     known = (
-        METHOD_VERSION, experiment.task, experiment.task_options, experiment.batch,
+        experiment.method_version, experiment.task, experiment.task_options, experiment.batch,
         experiment.beta, lesson.kind, lesson.data, seed,
     )  # fmt: skip
     threads = torch.get_num_threads()

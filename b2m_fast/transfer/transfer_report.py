@@ -14,6 +14,7 @@ from b2m_fast.transfer.tables import (
     Runs,
     arrivals,
     comparison,
+    contrasts_of,
     counted,
     difference,
     difference_table,
@@ -122,10 +123,7 @@ def contrasts(arms: Sequence[str]) -> list[tuple[str, str]]:
     list of (str, str)
         (arm, baseline).
     """
-    pairs = [(arm, "none") for arm in arms if arm != "none" and "none" in arms]
-    if "brain" in arms:
-        pairs += [("brain", arm) for arm in arms if arm not in {"none", "zero", "brain"}]
-    return pairs
+    return contrasts_of(arms, "none", "brain", [arm for arm in arms if arm != "zero"])
 
 
 def _pairs(runs: Runs, settings: dict[str, Any]) -> list[tuple[str, str]]:

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import inspect
 import math
-from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
 
 from b2m_fast.data.decisions import DECISION_TASKS, decision_task
 from b2m_fast.transfer.brain2model import TransferConfig
-from b2m_fast.transfer.experiment import plain
+from b2m_fast.transfer.experiment import Settings
 from b2m_fast.transfer.loop import LoopConfig
 
 __all__ = [
     "BRAINS",
     "FRAME_TASKS",
     "METHODS",
-    "METHOD_VERSION",
     "STUDENTS",
     "TASKS",
     "TeacherSettings",
@@ -36,7 +35,6 @@ BRAINS = {
     "cowley-v4": FRAME_TASKS,
 }
 RECORDED = {"pfc-memory": {"directions": 6}, "hippocampus": {"directions": 2}}
-METHOD_VERSION = 2  # raise when a change makes stored results of older code incomparable
 
 
 @dataclass(frozen=True)
@@ -128,7 +126,7 @@ CURVES = {"accuracy": "validation_accuracy", "mse": "validation_error", "ssim": 
 
 
 @dataclass(frozen=True)
-class TransferExperiment:
+class TransferExperiment(Settings):
     """A whole experiment.
 
     Attributes
@@ -156,6 +154,8 @@ class TransferExperiment:
     evaluation : TransferEvaluation
         What students are measured by.
     """
+
+    method_version: ClassVar[int] = 2
 
     student: Literal["gru", "rnn", "vae"] = "gru"
     brain: str = "synthetic"
@@ -203,28 +203,6 @@ class TransferExperiment:
     def draws_frames(self) -> bool:
         """Whether the student is an autoencoder."""
         return self.student == "vae"
-
-    def run_config(self, arm: str, seed: int, data: str) -> dict[str, Any]:
-        """Everything that decides one run's result, as JSON can hold it.
-
-        Parameters
-        ----------
-        arm : str
-            Arm.
-        seed : int
-            Seed.
-        data : str
-            Fingerprint of the data files.
-
-        Returns
-        -------
-        dict
-            Configuration; its hash names the run.
-        """
-        config: dict[str, Any] = plain(asdict(self)) | {
-            "arm": arm, "seed": seed, "data": data, "method_version": METHOD_VERSION
-        }  # fmt: skip
-        return config
 
     def shown(self) -> dict[str, Any]:
         """What a report needs to know.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from b2m_fast.teachers.latents import LatentTeacher, make_latents
 from b2m_fast.teachers.paired_brains import condition_responses
 from b2m_fast.teachers.populations import make_population
 from b2m_fast.teachers.synthetic_population import observe
+from b2m_fast.transfer.transfer_arms import Teachers
 from b2m_fast.transfer.transfer_lessons import TrialLesson, condition_states
 from b2m_fast.transfer.transfer_networks import (
     CHANCE,
@@ -68,47 +69,19 @@ def mapping(brain: str, task: EpochTask) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, eq=False)
-class TrialMaterial:
-    """What runs with a recurrent student need.
+class TrialMaterial(Teachers):
+    """What runs with a recurrent student need besides teachers.
 
     Attributes
     ----------
-    experiment : TransferExperiment
-        The experiment.
     task : EpochTask
         The task.
-    brain : LatentTeacher or PairedTeacher, optional
-        The brain's teacher (of the arm network: the network's); None if no arm has one.
-    network : LatentTeacher or PairedTeacher, optional
-        The network's.
     window : (int, int), optional
         Steps of a trial that the brain says something about, where that is not in the teacher.
-    report : dict
-        Quality of the teachers.
     """
 
-    experiment: TransferExperiment
     task: EpochTask
-    brain: LatentTeacher | PairedTeacher | None
-    network: LatentTeacher | PairedTeacher | None
     window: tuple[int, int] | None
-    report: dict[str, Any]
-
-    def of(self, arm: str) -> TrialMaterial:
-        """The part one arm needs.
-
-        Parameters
-        ----------
-        arm : str
-            Arm.
-
-        Returns
-        -------
-        TrialMaterial
-            With one teacher.
-        """
-        brain = self.network if arm == "network" and self.network is not None else self.brain
-        return replace(self, brain=brain, network=None, report={})
 
     def lesson(self, seed: int, share: float | None) -> TrialLesson:
         """An untrained student with its task.
@@ -210,7 +183,7 @@ def trial_material(
     """
     task = decision_task(experiment.task, **experiment.task_options)
     if set(arms) <= {"none"}:
-        return TrialMaterial(experiment, task, None, None, None, {})
+        return TrialMaterial(experiment, None, None, {}, task, None)
     settings = experiment.teacher
     report: dict[str, Any] = {}
     if experiment.brain == "synthetic":
@@ -241,7 +214,7 @@ def trial_material(
         )
         network = _in_place_of(brain, lesson, task, window)
     report["words"] = words(report)
-    return TrialMaterial(experiment, task, brain, network, window, report)
+    return TrialMaterial(experiment, brain, network, report, task, window)
 
 
 def _window(population: Population, task: EpochTask, known: dict[str, Any]) -> tuple[int, int]:
