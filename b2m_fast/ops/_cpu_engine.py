@@ -140,6 +140,18 @@ def self_scores(x: Tensor, scoring: Scoring) -> Tensor:
     return out
 
 
+def add_cross_products(sums: Tensor, a: Tensor, b: Tensor) -> None:
+    """Add a' b to `sums` (p, q), float64 and contiguous, for rows a (n, p) and b (n, q)."""
+    _C.add_cross_products(matrix(a), matrix(b), address(sums), _executor())
+
+
+def sum_of_products(a: Tensor, x: Tensor, b: Tensor, y: Tensor) -> Tensor:
+    """Return a x + b y."""
+    out = torch.empty((len(a), x.shape[1]), dtype=a.dtype, device="cpu")
+    _C.sum_of_products(matrix(a), matrix(x), matrix(b), matrix(y), matrix(out), _executor())
+    return out
+
+
 def scaled_rows(x: Tensor, center: Tensor | None, metric: str, factor: Tensor, out: Tensor) -> None:
     """Write factor times the rows of x, minus a center and prepared for a bilinear metric, to `out`."""
     _C.scaled_rows(

@@ -17,7 +17,7 @@ from .contrastive import (
     sigmoid_contrastive,
     sigmoid_contrastive_backward,
 )
-from .rows import scaled_rows, scaled_rows_backward
+from .rows import add_cross_products, scaled_rows, scaled_rows_backward, sum_of_products
 from .scores import (
     pair_list,
     pair_list_backward,
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
+    "add_cross_products",
     "info_nce",
     "info_nce_backward",
     "linear_gradient",
@@ -46,6 +47,7 @@ __all__ = [
     "self_scores",
     "sigmoid_contrastive",
     "sigmoid_contrastive_backward",
+    "sum_of_products",
     "topk",
 ]
 
