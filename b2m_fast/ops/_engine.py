@@ -114,8 +114,13 @@ class Engine(Protocol):
     ) -> tuple[Tensor | None, Tensor | None, Scalar, Scalar]:
         """Gradients of query, key, logit_scale and logit_bias."""
 
-    def pair_moments(self, comparison: Comparison, *, shifted: bool, row_sums: bool) -> PairMoments:
-        """First and second moments; `shifted` by a typical score, so that centred ones do not cancel."""
+    def typical_scores(self, comparison: Comparison) -> tuple[Scalar, Scalar]:
+        """Score that those of c, and of t, lie around: what moments are best shifted by."""
+
+    def pair_moments(
+        self, comparison: Comparison, shifts: tuple[Scalar, Scalar], *, row_sums: bool
+    ) -> PairMoments:
+        """First and second moments of scores minus shifts (numbers of the computing dtype)."""
 
     def mean_squared_difference(
         self, comparison: Comparison, *, atanh: bool, epsilon: float, with_gradient: bool

@@ -25,6 +25,7 @@ from .._torch_engine import (
     scalar,
     self_scores,
     sum_of_products,
+    typical_scores,
 )
 from .comparison import linear_gradient, mean_squared_difference, pair_moments
 from .contrastive import (
@@ -57,6 +58,7 @@ __all__ = [
     "sigmoid_contrastive_backward",
     "sum_of_products",
     "topk",
+    "typical_scores",
 ]
 
 

@@ -10,7 +10,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .comparison import linear_gradient, mean_squared_difference, pair_moments
+from .comparison import (
+    linear_gradient,
+    mean_squared_difference,
+    pair_moments,
+    typical_scores,
+)
 from .contrastive import (
     info_nce,
     info_nce_backward,
@@ -49,6 +54,7 @@ __all__ = [
     "sigmoid_contrastive_backward",
     "sum_of_products",
     "topk",
+    "typical_scores",
 ]
 
 
