@@ -131,6 +131,10 @@ def sigmoid_backward(
     executor: _Executor,
     /,
 ) -> tuple[float, float]: ...
+def add_cross_products(a: _Matrix, b: _Matrix, sums: int, executor: _Executor, /) -> None: ...
+def sum_of_products(
+    a: _Matrix, x: _Matrix, b: _Matrix, y: _Matrix, out: _Matrix, executor: _Executor, /
+) -> None: ...
 def scaled_rows(
     x: _Matrix,
     center: int,

@@ -402,3 +402,21 @@ def test_distances_do_not_cancel_far_from_the_origin(metric: str) -> None:
     assert torch.equal(near, far)
     assert far[100, 3] == 0
     assert (far.diagonal() == 0).all()
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("case", ["one pair weighs", "one pair", "one row"])
+def test_pearson_of_one_pair_is_nothing(case: str, seed: int) -> None:
+    """A single pair has no variance, whatever rounding leaves of it: correlation 0, gradient 0."""
+    n = {"one pair weighs": 40, "one pair": 2, "one row": 1}[case]
+    options: dict[str, Any] = {"form": "feature"}
+    if case == "one pair weighs":
+        weights = torch.zeros(n, n)
+        weights[3, 17] = 0.7
+        options = {"pair_weights": weights}
+    x, y = randoms(seed, n, 9).requires_grad_(), randoms(seed + 100, n, 5)
+    value = ops.rsa_penalty(x, y, compare="pearson", **options)
+    value.backward()
+    assert value.item() == 1
+    assert x.grad is not None
+    assert not x.grad.any()

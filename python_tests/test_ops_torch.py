@@ -251,7 +251,7 @@ def test_rsa_penalty_makes_no_gradient_that_nobody_wants(compare: str, form: str
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_comparison, "penalty", watched)
-        options = {"compare": compare, "form": form}
+        options: dict[str, Any] = {"compare": compare, "form": form}
         without = ops.rsa_penalty(x, y, **options)
         with torch.no_grad():
             ops.rsa_penalty(x.clone().requires_grad_(), y, **options)

@@ -19,6 +19,7 @@ no sum first, then compute the scores once, and the feature form its products.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -28,7 +29,7 @@ from . import _feature_form
 from ._engine import engine_of, may_wait
 from ._feature_form import FeatureSums
 from ._problems import DISTANCES, Comparison, PairMoments, Scoring, Similarities
-from ._scalars import Condition, Scalar, sqrt, where
+from ._scalars import Condition, Scalar, sqrt, to_tensor, where
 
 DIFFERENCES = ("mse", "atanh")
 MATRIX_COMPARISONS = ("cka", "cka_debiased", "whitened_cosine")
@@ -132,7 +133,24 @@ def _sums(
             if trusted or features.hold(centred=centred):
                 return features.moments, features
     engine = engine_of(comparison.device)
-    return engine.pair_moments(comparison, shifted=centred, row_sums=row_sums), None
+    shifts = engine.typical_scores(comparison) if centred else (0.0, 0.0)
+    moments = engine.pair_moments(comparison, shifts, row_sums=row_sums)
+    if centred and comparison.w is not None:
+        # The pairs that weigh most may lie far from where most pairs lie: about their own mean.
+        shifts = _means(moments, comparison.dtype)
+        moments = engine.pair_moments(comparison, shifts, row_sums=row_sums)
+    return moments, None
+
+
+def _means(m: PairMoments, dtype: torch.dtype) -> tuple[Scalar, Scalar]:
+    """Weighted means of the scores, rounded to the dtype they are subtracted in."""
+
+    def mean(shift: Scalar, total: Scalar) -> Scalar:
+        exact = to_tensor(shift + total / where(m.w == 0, 1.0, m.w), torch.float64, m.c_row.device)
+        rounded = exact.to(dtype).to(torch.float64)
+        return rounded if isinstance(total, Tensor) else rounded.item()
+
+    return mean(m.c_shift, m.wc), mean(m.t_shift, m.wt)
 
 
 def _similarity(
@@ -142,7 +160,9 @@ def _similarity(
     rounding = _ROUNDING_ERRORS * torch.finfo(comparison.dtype).eps
     if compare in MATRIX_COMPARISONS:
         return _matrix_cosine(comparison, compare, moments, rounding)
-    return _cosine(moments) if compare == "cosine" else _pearson(moments, rounding)
+    if compare == "cosine":
+        return _cosine(moments)
+    return _pearson(moments, rounding, one_pair=comparison.items <= 2)
 
 
 def _either(first: Condition, second: Condition) -> Condition:
@@ -164,14 +184,16 @@ def _cosine(m: PairMoments) -> tuple[Scalar, Recipe]:
     return similarity, Recipe(0.0, of_c=-similarity * inverse_square, of_t=inverse_norms)
 
 
-def _pearson(m: PairMoments, rounding: float) -> tuple[Scalar, Recipe]:
-    """Cosine of the scores minus their weighted means."""
+def _pearson(m: PairMoments, rounding: float, *, one_pair: bool) -> tuple[Scalar, Recipe]:
+    """Cosine of the scores minus their weighted means; of one pair at most nothing is left."""
     weight = where(m.w == 0, 1.0, m.w)
     c_mean, t_mean = m.wc / weight, m.wt / weight  # of the shifted scores
     cc, tt = m.wcc - m.wc * c_mean, m.wtt - m.wt * t_mean
     ct = m.wct - m.wc * t_mean
     c_zero = m.w * (rounding * (m.c_shift + c_mean)) ** 2
     t_zero = m.w * (rounding * (m.t_shift + t_mean)) ** 2
+    if one_pair:  # anything but NaN
+        c_zero, t_zero = math.inf, math.inf
     is_zero = _either(cc <= c_zero, tt <= t_zero)
     inverse_norms, inverse_square = _inverse_norms(cc, tt, is_zero)
     similarity = where(is_zero, 0.0, ct * inverse_norms)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
@@ -18,6 +20,9 @@ from ._problems import (
     Scoring,
     Similarities,
 )
+
+if TYPE_CHECKING:
+    from ._scalars import Scalar
 
 
 def scalar(x: Tensor) -> float:
@@ -137,6 +142,18 @@ def self_scores(x: Tensor, scoring: Scoring) -> Tensor:
     """score(x_i, x_i) of every row, (n,) float64."""
     out = _doubles(len(x))
     _C.self_scores(matrix(x), METRICS[scoring.metric], scoring.gamma, address(out), _executor())
+    return out
+
+
+def add_cross_products(sums: Tensor, a: Tensor, b: Tensor) -> None:
+    """Add a' b to `sums` (p, q), float64 and contiguous, for rows a (n, p) and b (n, q)."""
+    _C.add_cross_products(matrix(a), matrix(b), address(sums), _executor())
+
+
+def sum_of_products(a: Tensor, x: Tensor, b: Tensor, y: Tensor) -> Tensor:
+    """Return a x + b y."""
+    out = torch.empty((len(a), x.shape[1]), dtype=a.dtype, device="cpu")
+    _C.sum_of_products(matrix(a), matrix(x), matrix(b), matrix(y), matrix(out), _executor())
     return out
 
 
@@ -294,20 +311,25 @@ def _pattern_gradient(comparison: Comparison) -> Tensor:
     return torch.empty(comparison.c.data.shape, dtype=comparison.dtype, device="cpu")
 
 
-def pair_moments(comparison: Comparison, *, shifted: bool, row_sums: bool) -> PairMoments:
-    """First and second moments; `shifted` by a typical score, so that centred ones do not cancel."""
+def typical_scores(comparison: Comparison) -> tuple[float, float]:
+    """Score that those of c, and of t, lie around: what moments are best shifted by."""
     executor = _executor()
-    shifts = (0.0, 0.0)
-    if shifted:
-        shifts = (
-            _C.typical_score(_side(comparison.c), comparison.items, executor),
-            _C.typical_score(_side(comparison.t), comparison.items, executor),
-        )
+    return (
+        _C.typical_score(_side(comparison.c), comparison.items, executor),
+        _C.typical_score(_side(comparison.t), comparison.items, executor),
+    )
+
+
+def pair_moments(
+    comparison: Comparison, shifts: tuple[Scalar, Scalar], *, row_sums: bool
+) -> PairMoments:
+    """First and second moments of scores minus shifts (numbers of the computing dtype)."""
+    c_shift, t_shift = float(shifts[0]), float(shifts[1])
     c_row = _doubles(comparison.items if row_sums else 0)
     t_row = torch.empty_like(c_row)
     addresses = (address(c_row), address(t_row)) if row_sums else (0, 0)
-    sums = _C.pair_moments(*_comparison(comparison), *shifts, *addresses, executor)
-    return PairMoments(*sums, *shifts, c_row, t_row)
+    sums = _C.pair_moments(*_comparison(comparison), c_shift, t_shift, *addresses, _executor())
+    return PairMoments(*sums, c_shift, t_shift, c_row, t_row)
 
 
 def mean_squared_difference(

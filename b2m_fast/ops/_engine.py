@@ -76,6 +76,15 @@ class Engine(Protocol):
     ) -> tuple[Tensor, Scalar]:
         """Gradients of x, in the dtype of `grad`, and of factor from that of `out`."""
 
+    def add_cross_products(self, sums: Tensor, a: Tensor, b: Tensor) -> None:
+        """Add a' b to `sums` (p, q), float64 and contiguous, for rows a (n, p) and b (n, q).
+
+        Multiplied in the dtype of a and b, float64 or float32; a and b may be one.
+        """
+
+    def sum_of_products(self, a: Tensor, x: Tensor, b: Tensor, y: Tensor) -> Tensor:
+        """Return a x + b y."""
+
     def info_nce(
         self, problem: ContrastiveProblem, symmetric: bool, *, top1: bool, logit_mean: bool
     ) -> tuple[Tensor, Tensor | None]:
@@ -105,8 +114,13 @@ class Engine(Protocol):
     ) -> tuple[Tensor | None, Tensor | None, Scalar, Scalar]:
         """Gradients of query, key, logit_scale and logit_bias."""
 
-    def pair_moments(self, comparison: Comparison, *, shifted: bool, row_sums: bool) -> PairMoments:
-        """First and second moments; `shifted` by a typical score, so that centred ones do not cancel."""
+    def typical_scores(self, comparison: Comparison) -> tuple[Scalar, Scalar]:
+        """Score that those of c, and of t, lie around: what moments are best shifted by."""
+
+    def pair_moments(
+        self, comparison: Comparison, shifts: tuple[Scalar, Scalar], *, row_sums: bool
+    ) -> PairMoments:
+        """First and second moments of scores minus shifts (numbers of the computing dtype)."""
 
     def mean_squared_difference(
         self, comparison: Comparison, *, atanh: bool, epsilon: float, with_gradient: bool

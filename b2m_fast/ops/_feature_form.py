@@ -10,7 +10,7 @@ section 3); the other comparisons follow once the diagonal is taken out. All in 
 means of the scores are subtracted only afterwards; rows are prepared in chunks.
 
 Where float32 may lose a little ("high", see `single_allowed`) the products of a chunk are float32,
-which takes a third of the time; their sums stay float64, and where too much of them cancels they are
+which takes half the time; their sums stay float64, and where too much of them cancels they are
 not taken.
 """
 
@@ -110,14 +110,6 @@ def _squares(rows: Tensor) -> Tensor:
     return squares
 
 
-def _add(sums: Tensor, a: Tensor, b: Tensor) -> None:
-    """Add a @ b to `sums` (float64), multiplied in the precision of a and b."""
-    if a.dtype == sums.dtype:
-        sums.addmm_(a, b)
-    else:
-        sums.add_(a @ b)
-
-
 class FeatureSums:
     """The moments of all pairs, what they were computed from, and the gradient that follows.
 
@@ -128,15 +120,16 @@ class FeatureSums:
         self.comparison, self.single = comparison, single
         self.rows = _Rows(comparison, single=single)
         n, d, k = comparison.items, comparison.c.data.shape[1], comparison.t.data.shape[1]
-        scalar = engine_of(comparison.device).scalar
+        engine = engine_of(comparison.device)
+        scalar, add = engine.scalar, engine.add_cross_products
         c_own = torch.empty(n, dtype=torch.float64, device=comparison.device)
         t_own = torch.empty_like(c_own)
         cc, tt, ct = c_own.new_zeros(d, d), c_own.new_zeros(k, k), c_own.new_zeros(d, k)
         c_sum, t_sum = c_own.new_zeros(d), c_own.new_zeros(k)
         for own, z, u in self.rows:
-            _add(cc, z.T, z)
-            _add(tt, u.T, u)
-            _add(ct, z.T, u)
+            add(cc, z, z)
+            add(tt, u, u)
+            add(ct, z, u)
             c_sum += z.sum(dim=0, dtype=torch.float64)
             t_sum += u.sum(dim=0, dtype=torch.float64)
             c_own[own] = _squares(z)
@@ -200,6 +193,7 @@ class FeatureSums:
             for own, z, _ in self.rows:
                 item_total += item[own] @ z.to(torch.float64)
         cc, tc = (of_c * self._cc).to(self.rows.dtype), (of_t * self._ct.T).to(self.rows.dtype)
+        sum_of_products = engine_of(self.comparison.device).sum_of_products
         patterns, scoring = self.comparison.c.data, self.comparison.c.scoring
         gradient = torch.empty(
             patterns.shape, dtype=self.comparison.dtype, device=self.comparison.device
@@ -210,7 +204,7 @@ class FeatureSums:
             with_itself = (
                 with_itself + of_c * self._c_own[own, None] + of_t * self._t_own[own, None]
             )
-            g = torch.addmm(u @ tc, z, cc).to(torch.float64)
+            g = sum_of_products(u, tc, z, cc).to(torch.float64)
             wide = z.to(torch.float64)
             g += (constant + p) * self._c_sum + item_total
             g -= with_itself * wide

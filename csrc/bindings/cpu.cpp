@@ -1,6 +1,7 @@
 // The CPU engine's functions. The GIL is released around every computation.
 #include "b2m/contrastive.h"
 #include "b2m/pairwise.h"
+#include "b2m/products.h"
 #include "b2m/rows.h"
 #include "b2m/rsa.h"
 #include "bindings/arguments.h"
@@ -102,6 +103,19 @@ void register_pairwise(py::module_& m) {
       "self_scores",
       [](const MatrixTuple& x, int metric, double gamma, Address out, const ExecutorTuple& how) {
         b2m::self_scores(matrix(x), scoring(metric, gamma), array<double>(out), executor(how));
+      },
+      Release());
+  m.def(
+      "add_cross_products",
+      [](const MatrixTuple& a, const MatrixTuple& b, Address sums, const ExecutorTuple& how) {
+        b2m::add_cross_products(matrix(a), matrix(b), array<double>(sums), executor(how).threads);
+      },
+      Release());
+  m.def(
+      "sum_of_products",
+      [](const MatrixTuple& a, const MatrixTuple& x, const MatrixTuple& b, const MatrixTuple& y, const MatrixTuple& out,
+         const ExecutorTuple& how) {
+        b2m::sum_of_products(matrix(a), matrix(x), matrix(b), matrix(y), matrix(out), executor(how).threads);
       },
       Release());
   m.def(

@@ -18,7 +18,15 @@ import torch
 
 from b2m_fast import _C
 
-from .._torch_engine import pair_list, pair_list_backward, scalar, self_scores
+from .._torch_engine import (
+    add_cross_products,
+    pair_list,
+    pair_list_backward,
+    scalar,
+    self_scores,
+    sum_of_products,
+    typical_scores,
+)
 from .comparison import linear_gradient, mean_squared_difference, pair_moments
 from .contrastive import (
     info_nce,
@@ -30,6 +38,7 @@ from .rows import scaled_rows, scaled_rows_backward
 from .scores import pairwise, pairwise_backward, topk
 
 __all__ = [
+    "add_cross_products",
     "emulated",
     "info_nce",
     "info_nce_backward",
@@ -47,7 +56,9 @@ __all__ = [
     "self_scores",
     "sigmoid_contrastive",
     "sigmoid_contrastive_backward",
+    "sum_of_products",
     "topk",
+    "typical_scores",
 ]
 
 

@@ -12,8 +12,8 @@ from b2m_fast import _C
 from .._addresses import address
 from .._problems import METRICS, Coefficients, Comparison, PairMoments, Similarities
 from .._rows import mean_row
-from .._scalars import inverse_or_zero, to_vector
-from .._torch_engine.comparison import StoredScores, typical_score
+from .._scalars import Scalar, inverse_or_zero, to_vector
+from .._torch_engine.comparison import StoredScores
 from .kernels import KERNELS, Stream, Weights, band, bands, padded, running_on, size_of, tiles
 from .rows import Precision, Side, precision_of
 
@@ -89,12 +89,12 @@ class _Pairs:
         return torch.zeros(shape, dtype=torch.float64, device=self.comparison.device)
 
 
-def pair_moments(comparison: Comparison, *, shifted: bool, row_sums: bool) -> PairMoments:
-    """First and second moments; `shifted` by a typical score, so that centred ones do not cancel."""
+def pair_moments(
+    comparison: Comparison, shifts: tuple[Scalar, Scalar], *, row_sums: bool
+) -> PairMoments:
+    """First and second moments of scores minus shifts (numbers of the computing dtype)."""
     device, n, tile = comparison.device, comparison.items, KERNELS.TILE
-    shifts = torch.zeros(2, dtype=torch.float64, device=device)
-    if shifted:
-        shifts = torch.stack([typical_score(comparison, s) for s in (comparison.c, comparison.t)])
+    both_shifts = to_vector(shifts, device)
     sums = torch.zeros(6, dtype=torch.float64, device=device)
     rows_of = torch.zeros(2, n if row_sums else 0, dtype=torch.float64, device=device)
     with running_on(device) as stream:
@@ -109,7 +109,7 @@ def pair_moments(comparison: Comparison, *, shifted: bool, row_sums: bool) -> Pa
             KERNELS.pair_moments(
                 pairs.arguments(rows),
                 band(rows),
-                address(shifts),
+                address(both_shifts),
                 address(partials),
                 address(rows_of[0]) if row_sums else 0,
                 address(rows_of[1]) if row_sums else 0,
@@ -118,7 +118,7 @@ def pair_moments(comparison: Comparison, *, shifted: bool, row_sums: bool) -> Pa
             )
             sums += partials.sum(dim=(1, 2))
     w, wc, wt, wcc, wtt, wct = sums
-    c_shift, t_shift = shifts
+    c_shift, t_shift = both_shifts
     c_row, t_row = rows_of
     return PairMoments(w, wc, wt, wcc, wtt, wct, c_shift, t_shift, c_row, t_row)
 

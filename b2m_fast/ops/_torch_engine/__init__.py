@@ -10,14 +10,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .comparison import linear_gradient, mean_squared_difference, pair_moments
+from .comparison import (
+    linear_gradient,
+    mean_squared_difference,
+    pair_moments,
+    typical_scores,
+)
 from .contrastive import (
     info_nce,
     info_nce_backward,
     sigmoid_contrastive,
     sigmoid_contrastive_backward,
 )
-from .rows import scaled_rows, scaled_rows_backward
+from .rows import add_cross_products, scaled_rows, scaled_rows_backward, sum_of_products
 from .scores import (
     pair_list,
     pair_list_backward,
@@ -31,6 +36,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 __all__ = [
+    "add_cross_products",
     "info_nce",
     "info_nce_backward",
     "linear_gradient",
@@ -46,7 +52,9 @@ __all__ = [
     "self_scores",
     "sigmoid_contrastive",
     "sigmoid_contrastive_backward",
+    "sum_of_products",
     "topk",
+    "typical_scores",
 ]
 
 

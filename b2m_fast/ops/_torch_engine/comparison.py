@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .._problems import Coefficients, Comparison, PairMoments, Similarities
 from .._rows import CHUNK, prepare, prepared
-from .._scalars import inverse_or_zero, to_vector
+from .._scalars import Scalar, inverse_or_zero, to_tensor, to_vector
 from .blocks import chain, pairs_of, raw_scores, scored, triangle, triangles
 from .scores import patterns
 
@@ -108,13 +108,17 @@ def typical_score(comparison: Comparison, side: Similarities) -> Tensor:
     return torch.where(typical.isfinite(), typical, 0.0)
 
 
-def pair_moments(comparison: Comparison, *, shifted: bool, row_sums: bool) -> PairMoments:
-    """First and second moments; `shifted` by a typical score, so that centred ones do not cancel."""
+def typical_scores(comparison: Comparison) -> tuple[Tensor, Tensor]:
+    """Score that those of c, and of t, lie around: what moments are best shifted by."""
+    return typical_score(comparison, comparison.c), typical_score(comparison, comparison.t)
+
+
+def pair_moments(
+    comparison: Comparison, shifts: tuple[Scalar, Scalar], *, row_sums: bool
+) -> PairMoments:
+    """First and second moments of scores minus shifts (numbers of the computing dtype)."""
     device = comparison.device
-    c_shift = t_shift = torch.zeros((), dtype=torch.float64, device=device)
-    if shifted:
-        c_shift = typical_score(comparison, comparison.c)
-        t_shift = typical_score(comparison, comparison.t)
+    c_shift, t_shift = (to_tensor(shift, torch.float64, device) for shift in shifts)
     sums = torch.zeros(6, dtype=torch.float64, device=device)
     rows_of = torch.zeros(
         2, comparison.items if row_sums else 0, dtype=torch.float64, device=device

@@ -1,4 +1,4 @@
-"""Rows prepared for a bilinear metric, as a matrix."""
+"""Rows prepared for a bilinear metric, and products of such matrices with small ones."""
 
 from __future__ import annotations
 
@@ -25,3 +25,16 @@ def scaled_rows_backward(
 
 def _centred(x: Tensor, center: Tensor | None, dtype: torch.dtype) -> Tensor:
     return x if center is None else (x.to(torch.float64) - center).to(dtype)
+
+
+def add_cross_products(sums: Tensor, a: Tensor, b: Tensor) -> None:
+    """Add a' b to `sums` (p, q), float64 and contiguous, for rows a (n, p) and b (n, q)."""
+    if a.dtype == sums.dtype:
+        sums.addmm_(a.T, b)
+    else:
+        sums.add_(a.T @ b)
+
+
+def sum_of_products(a: Tensor, x: Tensor, b: Tensor, y: Tensor) -> Tensor:
+    """Return a x + b y."""
+    return torch.addmm(a @ x, b, y)
