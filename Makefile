@@ -66,7 +66,7 @@ test-emulated: $(TEST)/.installed test-python
 	    -k 'test_ops and (cpu or precision or edges)' $(PYTEST_ARGS); \
 	fi
 
-bench: $(TEST)/.installed  ## time the ops (about 15 minutes; B2M_BENCH=short: one)
+bench: $(TEST)/.installed  ## time the ops and judge the figures to reach (about 20 minutes; B2M_BENCH=short: one)
 	$(say) "Running the benchmarks"
 	@$(TEST)/bin/pytest benches -q --benchmark-quiet $(PYTEST_ARGS)
 

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from b2m_fast.transfer.tables import canvas
+from b2m_fast.transfer.drawing import sheet
 from cases import OURS, STEP
 from timed_levels import PEAK
 from timed_sizes import SWEEP, SWEEP_AT
@@ -146,7 +146,7 @@ def _figure(
     caption: str,
 ) -> Any:
     """Curves over a logarithmic axis whose ticks are the sizes that were measured."""
-    figure = canvas(5.6, 3.9)
+    figure = sheet(f"info_nce, forward and backward, {what}", 5.6, 3.9)
     axes = figure.add_subplot()
     for name, of in points.items():
         style = styles[name]
@@ -166,7 +166,6 @@ def _figure(
     axes.set_ylabel(units[1])
     axes.grid(visible=True, color="#dddddd", linewidth=0.6)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title(f"info_nce, forward and backward, {what}", fontsize=10, loc="left")
     axes.legend(fontsize=8, frameon=False)
     figure.supxlabel(caption, fontsize=7, color="#555555")
     return figure
