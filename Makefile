@@ -18,7 +18,7 @@ SOURCES := CMakeLists.txt pyproject.toml constraints.txt LICENSE README.md \
 
 say = @printf '\n==> %s\n'
 
-.PHONY: help demo test test-cpp test-python test-emulated bench lint format clean
+.PHONY: help demo test test-cpp test-python test-emulated bench bench-figures lint format clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -69,6 +69,9 @@ test-emulated: $(TEST)/.installed test-python
 bench: $(TEST)/.installed  ## time the ops and judge the figures to reach (about 20 minutes; B2M_BENCH=short: one)
 	$(say) "Running the benchmarks"
 	@$(TEST)/bin/pytest benches -q --benchmark-quiet $(PYTEST_ARGS)
+
+bench-figures: $(TEST)/.installed  ## draw the newest whole run of `make bench` into docs/figures
+	@$(TEST)/bin/python benches/plots.py
 
 lint: $(TEST)/.installed  ## ruff, mypy, clang-format: report, change nothing
 	$(say) "Checking the Python style: ruff"
