@@ -6,6 +6,8 @@
 
 #include "b2m/contrastive.h"
 #include "b2m/pairwise.h"
+#include "b2m/products.h"
+#include "b2m/rows.h"
 #include "b2m/rsa.h"
 #include "check.h"
 #include "cpu/dispatch.h"
@@ -251,6 +253,53 @@ void comparisons(std::int64_t n, std::int64_t d, Executor executor, double toler
   for (Patterns<T>* patterns : {&x, &t, &w, &dx}) patterns->check_guards();
 }
 
+/// Rows for mixtures of layers, and the products of comparisons in feature space.
+template <class T>
+void features(std::int64_t n, std::int64_t p, std::int64_t q, int threads, double tolerance) {
+  Patterns<T> a(n, p, 20), b(n, q, 21), x(p, q, 22), y(q, q, 23), out(n, q, 24), scaled(n, p, 25), da(n, p, 26);
+  std::vector<double> sums(static_cast<std::size_t>(p * q), 0.5), squares(static_cast<std::size_t>(p * p), 0.0);
+  add_cross_products(a.matrix(), b.matrix(), sums.data(), threads);
+  add_cross_products(a.matrix(), a.matrix(), squares.data(), threads);
+  sum_of_products(a.matrix(), x.matrix(), b.matrix(), y.matrix(), out.matrix(), threads);
+  const auto cross = [&](const Patterns<T>& right, std::int64_t i, std::int64_t j) {
+    double sum = 0;
+    for (std::int64_t row = 0; row < n; ++row) sum += a(row, i) * right(row, j);
+    return sum;
+  };
+  for (std::int64_t i = 0; i < p; ++i) {
+    for (std::int64_t j = 0; j < q; ++j) {
+      CHECK_NEAR(sums[static_cast<std::size_t>(i * q + j)], 0.5 + cross(b, i, j), static_cast<double>(n) * tolerance);
+    }
+    for (std::int64_t j = 0; j < p; ++j) {
+      CHECK_NEAR(squares[static_cast<std::size_t>(i * p + j)], cross(a, i, j), static_cast<double>(n) * tolerance);
+    }
+  }
+  for (std::int64_t i = 0; i < n; ++i) {
+    for (std::int64_t j = 0; j < q; ++j) {
+      double sum = 0;
+      for (std::int64_t k = 0; k < p; ++k) sum += a(i, k) * x(k, j);
+      for (std::int64_t k = 0; k < q; ++k) sum += b(i, k) * y(k, j);
+      CHECK_NEAR(out.stored(i, j), sum, static_cast<double>(p + q) * tolerance);
+    }
+  }
+  const std::vector<double> center = check::normal(static_cast<std::size_t>(p), 27);
+  scaled_rows(a.matrix(), center.data(), Metric::cosine, 0.7, scaled.matrix(), threads);
+  // The sum of scaled rows times fixed weights: of degree 0 in a - center, and linear in the factor.
+  const double of_factor =
+      scaled_rows_backward(scaled.matrix(), a.matrix(), center.data(), Metric::cosine, 0.7, da.matrix(), threads);
+  CHECK_NEAR(of_factor, 0.7 * static_cast<double>(n), static_cast<double>(n) * tolerance);
+  for (std::int64_t i = 0; i < n; ++i) {
+    double square = 0, along = 0;
+    for (std::int64_t k = 0; k < p; ++k) {
+      square += scaled.stored(i, k) * scaled.stored(i, k);
+      along += da.stored(i, k) * (a(i, k) - center[static_cast<std::size_t>(k)]);
+    }
+    CHECK_NEAR(square, 0.49, tolerance);
+    CHECK_NEAR(along, 0, tolerance);
+  }
+  for (Patterns<T>* patterns : {&a, &b, &x, &y, &out, &scaled, &da}) patterns->check_guards();
+}
+
 void inversions() {
   std::vector<double> values = check::normal(777, 16), scratch(777), original = values;
   std::int64_t expected = 0;
@@ -278,6 +327,8 @@ void all_ops(Precision precision, double tolerance) {
     comparisons<T>(130, 100, executor, tolerance);
     condensed_and_best<T>(270, 5, executor, tolerance);
     comparisons<T>(270, 5, executor, tolerance);
+    contrastive<T>(520, 560, 3, true, executor, tolerance);  // so many that they are taken in the order of their labels
+    for (const std::int64_t p : {1, 5, 17, 33, 130}) features<T>(3 * p, p, 140 - p, executor.threads, tolerance);
   }
 }
 
