@@ -207,7 +207,9 @@ def test_second_derivative_is_refused(name: str) -> None:
         (gradient.square().sum() + value.sum()).backward()
 
 
-@pytest.mark.parametrize("name", sorted(n for n in DIFFERENTIABLE if not n.startswith("rsa")))
+@pytest.mark.parametrize(
+    "name", sorted(n for n in DIFFERENTIABLE if not n.startswith("rsa") or "layers" in n)
+)
 def test_changed_inputs_are_noticed(name: str) -> None:
     """Changing an input between forward and backward is torch's error, not a wrong gradient."""
     x, y = randoms(1, 7, 3), randoms(2, 7, 3)

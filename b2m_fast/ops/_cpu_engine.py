@@ -145,9 +145,9 @@ def self_scores(x: Tensor, scoring: Scoring) -> Tensor:
     return out
 
 
-def add_cross_products(sums: Tensor, a: Tensor, b: Tensor) -> None:
-    """Add a' b to `sums` (p, q), float64 and contiguous, for rows a (n, p) and b (n, q)."""
-    _C.add_cross_products(matrix(a), matrix(b), address(sums), _executor())
+def add_cross_products(sums: Tensor, a: Tensor, b: Tensor | None) -> None:
+    """Add a' b to `sums` (p, q), float64 and contiguous, for rows a (n, p) and b (n, q) or a again."""
+    _C.add_cross_products(matrix(a), maybe_matrix(b), address(sums), _executor())
 
 
 def sum_of_products(a: Tensor, x: Tensor, b: Tensor, y: Tensor) -> Tensor:

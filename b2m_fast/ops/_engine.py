@@ -76,10 +76,10 @@ class Engine(Protocol):
     ) -> tuple[Tensor, Scalar]:
         """Gradients of x, in the dtype of `grad`, and of factor from that of `out`."""
 
-    def add_cross_products(self, sums: Tensor, a: Tensor, b: Tensor) -> None:
+    def add_cross_products(self, sums: Tensor, a: Tensor, b: Tensor | None) -> None:
         """Add a' b to `sums` (p, q), float64 and contiguous, for rows a (n, p) and b (n, q).
 
-        Multiplied in the dtype of a and b, float64 or float32; a and b may be one.
+        b None: a' a. Multiplied in the dtype of the rows, float64 or float32.
         """
 
     def sum_of_products(self, a: Tensor, x: Tensor, b: Tensor, y: Tensor) -> Tensor:

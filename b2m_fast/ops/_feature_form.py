@@ -127,8 +127,8 @@ class FeatureSums:
         cc, tt, ct = c_own.new_zeros(d, d), c_own.new_zeros(k, k), c_own.new_zeros(d, k)
         c_sum, t_sum = c_own.new_zeros(d), c_own.new_zeros(k)
         for own, z, u in self.rows:
-            add(cc, z, z)
-            add(tt, u, u)
+            add(cc, z, None)
+            add(tt, u, None)
             add(ct, z, u)
             c_sum += z.sum(dim=0, dtype=torch.float64)
             t_sum += u.sum(dim=0, dtype=torch.float64)

@@ -21,7 +21,8 @@ __all__ = ["ops"]
 # ----------------------------------------------------------------------------------- mixed_layers
 
 # centers: a mean or another center (d,) of each layer, or nothing (0,). own_mean: it is the mean of
-# the layer's own rows, and the gradient goes through it.
+# the layer's own rows, and the gradient goes through it. wanted: gradients of each layer, and of the
+# roots of the weights.
 _LAYERS = "Tensor[] layers, Tensor[] centers, bool[] own_mean, Tensor roots, str metric"
 
 
@@ -75,7 +76,7 @@ def _(layers: list[Tensor], *_others: Any) -> Tensor:
     return _mixed_rows(layers)
 
 
-@op(f"mixed_layers_backward(Tensor grad, {_LAYERS}) -> (Tensor[], Tensor)")
+@op(f"mixed_layers_backward(Tensor grad, {_LAYERS}, bool[] wanted) -> (Tensor[], Tensor)")
 def _mixed_layers_backward(
     grad: Tensor,
     layers: list[Tensor],
@@ -83,10 +84,16 @@ def _mixed_layers_backward(
     own_mean: list[bool],
     roots: Tensor,
     metric: str,
+    wanted: list[bool],
 ) -> tuple[list[Tensor], Tensor]:
+    of_roots_wanted = wanted[-1]
     backward = engine_of(grad.device).scaled_rows_backward
     gradients, of_roots = [], []
     for k, (rows, center, factor, columns) in enumerate(_layers(layers, centers, roots)):
+        if not (wanted[k] or of_roots_wanted):
+            gradients.append(rows.new_empty((0,)))
+            of_roots.append(0.0)
+            continue
         dx, dfactor = backward(grad[:, columns], rows, center, metric, factor)
         if own_mean[k]:
             dx -= dx.mean(dim=0)
@@ -103,8 +110,11 @@ def _(
     _own_mean: list[bool],
     roots: Tensor,
     _metric: str,
+    wanted: list[bool],
 ) -> tuple[list[Tensor], Tensor]:
-    return [x.new_empty(x.shape) for x in layers], torch.empty_like(roots)
+    shapes = [x.shape if wanted[k] or wanted[-1] else (0,) for k, x in enumerate(layers)]
+    gradients = [x.new_empty(shape) for x, shape in zip(layers, shapes, strict=True)]
+    return gradients, torch.empty_like(roots)
 
 
 def _mixed_layers_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -117,10 +127,13 @@ def _mixed_layers_setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> No
 def _mixed_layers_gradient(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     *tensors, roots = ctx.saved_tensors
     layers, centers = tensors[: ctx.count], tensors[ctx.count :]
+    of_layers, _, _, of_roots_wanted, _ = ctx.needs_input_grad
+    wanted = [*of_layers, of_roots_wanted]
     gradients, of_roots = ops.mixed_layers_backward(
-        grad, layers, centers, ctx.own_mean, roots, ctx.metric
+        grad, layers, centers, ctx.own_mean, roots, ctx.metric, wanted
     )
-    return gradients, [None] * ctx.count, None, of_roots, None
+    given = [g if want else None for g, want in zip(gradients, of_layers, strict=True)]
+    return given, [None] * ctx.count, None, of_roots, None
 
 
 gradient("mixed_layers", _mixed_layers_gradient, _mixed_layers_setup)

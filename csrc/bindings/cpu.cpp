@@ -107,8 +107,8 @@ void register_pairwise(py::module_& m) {
       Release());
   m.def(
       "add_cross_products",
-      [](const MatrixTuple& a, const MatrixTuple& b, Address sums, const ExecutorTuple& how) {
-        b2m::add_cross_products(matrix(a), matrix(b), array<double>(sums), executor(how).threads);
+      [](const MatrixTuple& a, const OptionalMatrix& b, Address sums, const ExecutorTuple& how) {
+        b2m::add_cross_products(matrix(a), MaybeMatrix(b).get(), array<double>(sums), executor(how).threads);
       },
       Release());
   m.def(

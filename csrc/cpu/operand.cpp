@@ -10,17 +10,6 @@
 #include "pair/elements.h"
 
 namespace b2m {
-namespace {
-
-/// Rows whose distance is a multiple of 256 bytes fall into the same few sets of the first-level cache; one vector more spreads them.
-template <class T>
-std::int64_t padded_stride(std::int64_t depth, std::int64_t width) {
-  std::int64_t stride = std::max<std::int64_t>((depth + width - 1) / width, 1) * width;
-  if (stride * static_cast<std::int64_t>(sizeof(T)) % 256 == 0) stride += width;
-  return stride;
-}
-
-}  // namespace
 
 template <class T>
 Operand<T> prepare(const Matrix& matrix, Metric metric, int threads, const double* origin, Roles roles, int parts,

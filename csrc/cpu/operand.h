@@ -2,6 +2,8 @@
 // for the kernels; and the way back, from the gradient of the prepared rows to the gradient of the caller's rows.
 #pragma once
 
+#include <algorithm>
+
 #include "b2m/types.h"
 #include "cpu/buffer.h"
 #include "cpu/kernels.h"
@@ -25,6 +27,15 @@ struct Operand {
   /// it keeps its digits. The scores themselves use the rows as they are, whose differences are exact.
   const T* gradient_rows() const { return shifted_rows.size() > 0 ? shifted_rows.data() : rows.data(); }
 };
+
+/// Values from row to row: whole vectors. Rows whose distance is a multiple of 256 bytes fall into the same few sets of the first-level
+/// cache; one vector more spreads them.
+template <class T>
+std::int64_t padded_stride(std::int64_t depth, std::int64_t width) {
+  std::int64_t stride = std::max<std::int64_t>((depth + width - 1) / width, 1) * width;
+  if (stride * static_cast<std::int64_t>(sizeof(T)) % 256 == 0) stride += width;
+  return stride;
+}
 
 /// origin: `depth` values for `shifted_rows`, or null. The roles decide what is packed if rows are multiplied in parts. places: the order
 /// to take the rows in, kept by reference, or null.

@@ -257,13 +257,19 @@ void comparisons(std::int64_t n, std::int64_t d, Executor executor, double toler
 template <class T>
 void features(std::int64_t n, std::int64_t p, std::int64_t q, int threads, double tolerance) {
   Patterns<T> a(n, p, 20), b(n, q, 21), x(p, q, 22), y(q, q, 23), out(n, q, 24), scaled(n, p, 25), da(n, p, 26);
+  // A narrower matrix over the same memory is not the same matrix.
+  Matrix narrow = a.matrix();
+  narrow.columns = (p + 1) / 2;
+  std::vector<double> of_part(static_cast<std::size_t>(p * narrow.columns), 0.0);
+  add_cross_products(a.matrix(), &narrow, of_part.data(), threads);
   std::vector<double> sums(static_cast<std::size_t>(p * q), 0.5), squares(static_cast<std::size_t>(p * p), 0.0);
-  add_cross_products(a.matrix(), b.matrix(), sums.data(), threads);
-  add_cross_products(a.matrix(), a.matrix(), squares.data(), threads);
+  const Matrix right = b.matrix();
+  add_cross_products(a.matrix(), &right, sums.data(), threads);
+  add_cross_products(a.matrix(), nullptr, squares.data(), threads);
   sum_of_products(a.matrix(), x.matrix(), b.matrix(), y.matrix(), out.matrix(), threads);
-  const auto cross = [&](const Patterns<T>& right, std::int64_t i, std::int64_t j) {
+  const auto cross = [&](const Patterns<T>& other, std::int64_t i, std::int64_t j) {
     double sum = 0;
-    for (std::int64_t row = 0; row < n; ++row) sum += a(row, i) * right(row, j);
+    for (std::int64_t row = 0; row < n; ++row) sum += a(row, i) * other(row, j);
     return sum;
   };
   for (std::int64_t i = 0; i < p; ++i) {
@@ -272,6 +278,9 @@ void features(std::int64_t n, std::int64_t p, std::int64_t q, int threads, doubl
     }
     for (std::int64_t j = 0; j < p; ++j) {
       CHECK_NEAR(squares[static_cast<std::size_t>(i * p + j)], cross(a, i, j), static_cast<double>(n) * tolerance);
+    }
+    for (std::int64_t j = 0; j < narrow.columns; ++j) {
+      CHECK_NEAR(of_part[static_cast<std::size_t>(i * narrow.columns + j)], cross(a, i, j), static_cast<double>(n) * tolerance);
     }
   }
   for (std::int64_t i = 0; i < n; ++i) {

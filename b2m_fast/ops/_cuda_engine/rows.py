@@ -163,7 +163,7 @@ def scaled_rows(x: Tensor, center: Tensor | None, metric: str, factor: Tensor, o
     """Write factor times the rows of x, minus a center and prepared for a bilinear metric, to `out`."""
     with running_on(x.device) as stream:
         rows = prepare(x, metric, _exact(out.dtype), stream, center)
-    out.copy_(rows.data * factor)
+    torch.mul(rows.data, factor, out=out)
 
 
 def scaled_rows_backward(

@@ -10,7 +10,7 @@ from .._rows import finish, prepare
 
 def scaled_rows(x: Tensor, center: Tensor | None, metric: str, factor: Tensor, out: Tensor) -> None:
     """Write factor times the rows of x, minus a center and prepared for a bilinear metric, to `out`."""
-    out.copy_(prepare(_centred(x, center, out.dtype), metric) * factor)
+    torch.mul(prepare(_centred(x, center, out.dtype), metric), factor, out=out)
 
 
 def scaled_rows_backward(
@@ -27,8 +27,9 @@ def _centred(x: Tensor, center: Tensor | None, dtype: torch.dtype) -> Tensor:
     return x if center is None else (x.to(torch.float64) - center).to(dtype)
 
 
-def add_cross_products(sums: Tensor, a: Tensor, b: Tensor) -> None:
-    """Add a' b to `sums` (p, q), float64 and contiguous, for rows a (n, p) and b (n, q)."""
+def add_cross_products(sums: Tensor, a: Tensor, b: Tensor | None) -> None:
+    """Add a' b to `sums` (p, q), float64 and contiguous, for rows a (n, p) and b (n, q) or a again."""
+    b = a if b is None else b
     if a.dtype == sums.dtype:
         sums.addmm_(a.T, b)
     else:
