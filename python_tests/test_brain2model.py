@@ -349,3 +349,9 @@ def test_teachers_that_do_not_fit() -> None:
         brain_objective(frame_lesson(), condition_teacher(), TransferConfig(), 0)
     with pytest.raises(ValueError, match="method must be"):
         TransferConfig("telepathy")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("held_out", [0.0, 1.0, -0.2])
+def test_a_share_to_hold_out_is_named(held_out: float) -> None:
+    with pytest.raises(ValueError, match=f"held_out must be between 0 and 1, got {held_out}"):
+        TransferConfig(held_out=held_out)

@@ -14,8 +14,8 @@ from b2m_fast.data.recordings import Recording, cowley_v4
 from b2m_fast.teachers import encoder_quality as quality_of
 from b2m_fast.teachers.encoder_quality import encoder_quality
 from b2m_fast.teachers.encoding import LayerEncoder, crossfit, fit_encoder, fit_layers
+from b2m_fast.teachers.folds import folds_of
 from b2m_fast.teachers.reliability import noise_ceiling
-from b2m_fast.teachers.ridge import folds_of
 from test_data import real
 
 Array = NDArray[np.float64]

@@ -12,8 +12,11 @@ from typing import Any
 
 import pytest
 
-from b2m_fast.transfer.experiment import as_json, with_history
+from b2m_fast.transfer.experiment import Settings, as_json, jobs, with_history
+from b2m_fast.transfer.mediated_settings import MediatedExperiment
+from b2m_fast.transfer.regularize_experiment import Experiment
 from b2m_fast.transfer.runs import Job, RunStore, digest, perform, write_atomically
+from b2m_fast.transfer.transfer_settings import TransferExperiment
 
 
 def job(name: str, **config: Any) -> Job:
@@ -164,3 +167,21 @@ def test_results_as_text_keep_every_number_but_digits_of_curves() -> None:
         {"step": 5, "error": 6.6667e-08, "loss": None},
     ]
     assert json.loads(as_json({"command": "compare"})) == {"command": "compare"}
+
+
+@pytest.mark.parametrize(
+    ("experiment", "key"),
+    [
+        (Experiment(), "brain-seed3-2cf3188370b4c622"),
+        (TransferExperiment(), "brain-seed3-b361de5f201126c6"),
+        (MediatedExperiment(), "brain-seed3-b49584172ad116bd"),
+    ],
+    ids=lambda x: type(x).__name__,
+)
+def test_names_of_runs_stay(experiment: Settings, key: str) -> None:
+    """Another name means that everybody's stored runs are done again.
+
+    Where that is right (a new setting, a raised method version) the name here changes with it.
+    """
+    (job,) = jobs(experiment, ["brain"], [3], "data")
+    assert job.key == key

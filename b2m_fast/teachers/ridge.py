@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
-from b2m_fast.teachers.folds import folds_of, splits_of
+from b2m_fast.teachers.folds import splits_of
 from b2m_fast.teachers.ridge_path import Solver, Sums
 
 if TYPE_CHECKING:
@@ -36,9 +36,7 @@ __all__ = [
     "Ridge",
     "finite_matrix",
     "fit_ridge",
-    "folds_of",
     "penalty_grid",
-    "splits_of",
     "usable_device",
     "varying_targets",
 ]

@@ -137,6 +137,8 @@ class TransferConfig:
     def __post_init__(self) -> None:
         if self.method not in {"latent", "contrastive"}:
             raise ValueError(f"method must be 'latent' or 'contrastive', got {self.method!r}")
+        if not 0 < self.held_out < 1:
+            raise ValueError(f"held_out must be between 0 and 1, got {self.held_out}")
 
     @property
     def averages(self) -> bool:

@@ -10,20 +10,18 @@ student is asked to keep in mind? The second question is the hard one.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
-
-from typing_extensions import Self
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from typing_extensions import Self
 
     from b2m_fast.teachers.latents import LatentTeacher
     from b2m_fast.teachers.paired import PairedTeacher
     from b2m_fast.transfer.transfer_settings import TransferExperiment
 
 __all__ = ["ARMS", "SCRAMBLED", "Teachers", "check_arms", "default_arms"]
-
-Material = TypeVar("Material", bound="Teachers")
 
 ARMS = {
     "none": "no teacher: the student alone",
