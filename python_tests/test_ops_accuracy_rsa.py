@@ -104,8 +104,9 @@ def test_rsa_with_stored_similarities(compare: str, kind: str, dtype: torch.dtyp
 @pytest.mark.parametrize("compare", ["mse", "pearson", "cka"])
 def test_rsa_of_layers(compare: str, metric: str, dtype: torch.dtype) -> None:
     """Several layers mixed by learned weights, centred by their means; weights get gradients."""
-    # (The weights' gradient is a small rest of large sums: some fifty roundings in plain float32 too, and
-    # as many again where the kept gradient is scaled.)
+    # (The weights' gradient is a small rest of large sums: some fifty roundings in plain float32, and up
+    # to 140 beyond twice that where the kept gradient is rounded before it is scaled: emulated kernels,
+    # pearson of dot products.)
     n = 113
     inputs = {
         "features 0": randoms(1, n, 17, dtype=dtype),

@@ -16,6 +16,8 @@ from ._scalars import to_tensor, to_vector
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from ._scalars import Scalar
+
 __all__ = ["ops"]
 
 # ----------------------------------------------------------------------------------- mixed_layers
@@ -88,7 +90,8 @@ def _mixed_layers_backward(
 ) -> tuple[list[Tensor], Tensor]:
     of_roots_wanted = wanted[-1]
     backward = engine_of(grad.device).scaled_rows_backward
-    gradients, of_roots = [], []
+    gradients: list[Tensor] = []
+    of_roots: list[Scalar] = []
     for k, (rows, center, factor, columns) in enumerate(_layers(layers, centers, roots)):
         if not (wanted[k] or of_roots_wanted):
             gradients.append(rows.new_empty((0,)))
