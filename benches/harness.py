@@ -27,6 +27,7 @@ SMALLEST_FOR_MEMORY = 4096
 COMPILED_MEMORY_AT = 4096, 128
 
 OVERTIME = 1 / 4  # of the time that is given
+OUT_OF_TIME = "out of time: see B2M_BENCH_SECONDS"
 
 
 @dataclass

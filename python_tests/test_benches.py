@@ -133,6 +133,39 @@ def test_json_has_the_promised_fields(document: dict[str, object], tmp_path: Pat
     assert {mean["contender"] for mean in found["geometric_means"]} >= {"reference", "torch eager"}
 
 
+def test_a_run_is_whole_if_nothing_is_missing() -> None:
+    op = next(op for op in suite.all_ops() if op.name == "topk_similarity")
+    groups = [cases.Group(op, "forward", n, D) for n in (N, 2 * N)]
+    contenders = [c.name for c in op.contenders]
+    whole = {
+        group.name: {name: harness.Measured(group, name, [1.0]) for name in contenders}
+        for group in groups
+    }
+    late = whole | {groups[1].name: harness.skip(groups[1], harness.OUT_OF_TIME)}
+    for_other_reasons = whole | {groups[1].name: harness.skip(groups[1], "faiss is not installed")}
+    begun = {groups[0].name: whole[groups[0].name]}
+    good: dict[str, object] = {"failed": None}
+    bad: dict[str, object] = {"failed": "not done after 400 s"}
+    for measured, answers, expected in (
+        (whole, {"pearson": good}, True),
+        (for_other_reasons, {"pearson": good}, True),
+        (late, {"pearson": good}, False),
+        (begun, {"pearson": good}, False),
+        (whole, {"pearson": bad}, False),
+        (whole, {}, False),
+    ):
+        assert report.complete(groups, ["pearson"], measured, answers) is expected
+
+
+def test_a_part_does_not_take_the_place_of_a_whole_run(
+    document: dict[str, object], tmp_path: Path
+) -> None:
+    whole = report.write(document, tmp_path)
+    part = report.write(document, tmp_path, part=True)
+    assert part.name == f"{whole.stem}-part.json"
+    assert report.write(document, tmp_path, str(tmp_path / "mine"), part=True).name == "mine"
+
+
 def test_tables_name_every_contender(document: dict[str, object]) -> None:
     text = report.render(document)
     assert all(name in text for name in (cases.OURS, "reference", "torch eager", "torch chunked"))
