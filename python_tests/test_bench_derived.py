@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import re
+import subprocess
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -183,6 +186,26 @@ def test_the_peak_program_knows_every_unit() -> None:
         pytest.skip(found.missing["all"])
     assert set(found.gflops) | set(found.missing) == set(peak.UNITS.values())
     assert all(gflops > 1 for gflops in found.gflops.values())
+
+
+def test_the_peak_program_builds_with_compilers_that_lack_units(tmp_path: Path) -> None:
+    """Every compiler that knows C++17: what it has no instructions of is missing, with the reason."""
+    using = peak.compiler()
+    if using is None:
+        pytest.skip("no C++ compiler")
+    text = peak.SOURCE.read_text(encoding="utf-8")
+    for unit in ("AVX512BF16", "AMX"):
+        text, count = re.subn(rf"#define KNOWS_{unit} .*", f"#define KNOWS_{unit} 0", text)
+        assert count == 1
+    old = tmp_path / "old.cpp"
+    old.write_text(text, encoding="utf-8")
+    flags = ["-O0", "-std=c++17", "-Wall", "-Werror"]
+    subprocess.run([using, *flags, str(old), "-o", str(tmp_path / "old")], check=True, timeout=120)
+    if platform.machine() not in {"x86_64", "AMD64"}:
+        pytest.skip("only the units of x86-64 are known")
+    said = subprocess.run([tmp_path / "old"], capture_output=True, check=True, timeout=120).stdout
+    missing = peak.parse(said.decode()).missing
+    assert missing["avx512bf16"] == missing["amx"] == "not known to this compiler"
 
 
 def test_a_process_answers() -> None:
