@@ -10,8 +10,8 @@ import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import large
 from cases import FORWARD, OURS, STEP
+from large import Question, counted
 from timed_losses import AVX512, high_penalty
 from timed_similarities import MANY_KEYS, WIDE
 
@@ -107,21 +107,23 @@ class Limit:
     def judge(self, processes: Sequence[Record]) -> Record:
         unit = {"seconds": "s", "peak_gb": "GB"}[self.quantity]
         record = next((r for r in processes if r["name"] == self.name), None)
-        failed = record["failed"] if record else "not run"
-        value = None if record is None or failed else float(record[self.quantity])
-        verdict = UNKNOWN
-        if value is not None:
+        why = record["failed"] if record else "not run"
+        value = None if record is None or why else record[self.quantity]
+        if value is None:
+            verdict, why = UNKNOWN, why or "the system does not tell"
+        else:
             verdict = REACHED if value < self.below else MISSED
+        against = "time" if self.quantity == "seconds" else "peak resident memory"
         return {
             "case": self.name,
-            "against": "time" if self.quantity == "seconds" else "peak resident memory",
+            "against": against + (f", {counted(record['threads'])}" if record else ""),
             "precision": "high",
             "to_reach": f"< {self.below:g} {unit}",
             "sizes": 1,
             "measured": {} if value is None else {unit: value},
             "mean": None,
             "verdict": verdict,
-            "why": failed or "",
+            "why": why or "",
         }
 
 
@@ -240,7 +242,7 @@ RATIOS = (
 )
 
 LIMITS = tuple(
-    Limit(large.name(compare), quantity, below)
+    Limit(Question(compare).name, quantity, below)
     for compare, seconds in (("pearson", 10), ("atanh", 60))
     for quantity, below in (("seconds", seconds), ("peak_gb", 1.5))
 )

@@ -213,10 +213,21 @@ def test_a_process_answers() -> None:
         pytest.skip("peak memory is read from /proc")
     found = large.ask(large.Question("pearson", n=300, d=16, responses=40, threads=1))
     assert found["failed"] is None
-    assert found["name"] == large.name("pearson")
+    assert found["name"] == "rsa_score pearson, 300 patterns"
     assert 0.2 < found["value"] < 1  # the target holds the patterns
     assert found["seconds"] > 0
     assert 0.05 < found["peak_gb"] < 2  # torch alone takes more than the lower bound
+
+
+def test_without_proc_the_seconds_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(large, "STATUS", tmp_path / "missing")
+    found = large.answer(
+        large.Question("pearson", n=300, d=16, responses=40, threads=torch.get_num_threads())
+    )
+    assert found["seconds"] > 0
+    assert found["peak_gb"] is None
+    line = more_tables.processes({"processes": [found | {"threads": 1}]})[-1]
+    assert line.endswith("memory unknown  (1 thread)")
 
 
 def test_a_process_that_fails_says_why() -> None:

@@ -121,16 +121,25 @@ def test_the_fastest_of_several_others_counts() -> None:
 @pytest.mark.parametrize(
     ("found", "verdict", "why"),
     [
-        ([{"name": "p", "seconds": 9.9, "failed": None}], REACHED, ""),
-        ([{"name": "p", "seconds": 10.0, "failed": None}], MISSED, ""),
-        ([{"name": "p", "failed": "killed"}], UNKNOWN, "killed"),
-        ([{"name": "another", "seconds": 1.0, "failed": None}], UNKNOWN, "not run"),
+        ({"name": "p", "seconds": 9.9, "failed": None}, REACHED, ""),
+        ({"name": "p", "seconds": 10.0, "failed": None}, MISSED, ""),
+        ({"name": "p", "seconds": None, "failed": None}, UNKNOWN, "the system does not tell"),
+        ({"name": "p", "failed": "killed"}, UNKNOWN, "killed"),
+        ({"name": "another", "seconds": 1.0, "failed": None}, UNKNOWN, "not run"),
     ],
 )
-def test_limits(found: list[dict[str, Any]], verdict: str, why: str) -> None:
-    judged = Limit("p", "seconds", 10).judge(found)
+def test_limits(found: dict[str, Any], verdict: str, why: str) -> None:
+    judged = Limit("p", "seconds", 10).judge([found | {"threads": 2}])
     assert (judged["verdict"], judged["why"]) == (verdict, why)
     assert judged["to_reach"] == "< 10 s"
+    assert judged["against"] == ("time" if why == "not run" else "time, 2 threads")
+
+
+def test_fewer_patterns_satisfy_no_limit() -> None:
+    few = large.Question("pearson", n=300)
+    assert few.name == "rsa_score pearson, 300 patterns"
+    quick = {"name": few.name, "seconds": 0.1, "peak_gb": 0.1, "failed": None, "threads": 2}
+    assert {limit.judge([quick])["verdict"] for limit in to_reach.LIMITS} == {UNKNOWN}
 
 
 @pytest.mark.parametrize("figure", to_reach.RATIOS, ids=lambda f: f"{f.case} - {f.against}")
