@@ -18,7 +18,7 @@ import report
 import suite
 import to_reach
 from cases import FORWARD, OURS, STEP, Group
-from to_reach import MISSED, REACHED, UNKNOWN, Limit, Ratio
+from to_reach import MISSED, REACHED, UNKNOWN, UNRESOLVED, Limit, Ratio
 
 SIZES = ((4096, 64), (8192, 64))
 BOTH = Ratio("case", "torch", "high", "op", ("torch",), SIZES, each=3, mean=4)
@@ -33,6 +33,8 @@ def record(who: str, n: int, milliseconds: float | None, **more: Any) -> dict[st
         "n": n,
         "d": 64,
         "median_ms": milliseconds,
+        "spread": 0.001,
+        "rounds": 100,
         "failed": None,
         "skipped": None,
         **more,
@@ -50,7 +52,9 @@ def run(*ratios: float, ours: str = OURS, other: str = "torch") -> list[dict[str
 @pytest.mark.parametrize(
     ("ratios", "verdict"),
     [
-        ((3.0, 6.0), REACHED),  # each at its limit, mean 4.24
+        ((3.1, 6.0), REACHED),  # the mean is 4.31
+        ((3.0, 6.0), UNRESOLVED),  # one at its limit
+        ((3.0, 3.1), MISSED),  # that one does not matter: the mean misses
         ((2.9, 60.0), MISSED),  # the mean does not make up for one
         ((3.5, 3.6), MISSED),  # each, but not the mean
         ((2.0, 2.0), MISSED),
@@ -68,9 +72,48 @@ def test_faster_means_more_than_as_fast() -> None:
     faster = Ratio("case", "torch", "high", "op", ("torch",), SIZES, each=1, above=True)
     as_fast = Ratio("case", "torch", "high", "op", ("torch",), SIZES, each=1)
     assert faster.wanted == "> 1x each"
-    assert faster.judge(run(1.0, 2.0))["verdict"] == MISSED
-    assert as_fast.judge(run(1.0, 2.0))["verdict"] == REACHED
-    assert faster.judge(run(1.001, 2.0))["verdict"] == REACHED
+    assert as_fast.wanted == "1x each"
+    for figure in (faster, as_fast):
+        assert figure.judge(run(1.0, 2.0))["verdict"] == UNRESOLVED
+        assert figure.judge(run(1.001, 2.0))["verdict"] == REACHED
+        assert figure.judge(run(0.999, 2.0))["verdict"] == MISSED
+
+
+def with_noise(records: list[dict[str, Any]], who: str, **noise: Any) -> list[dict[str, Any]]:
+    return [r | noise if r["contender"] == who else r for r in records]
+
+
+@pytest.mark.parametrize(
+    ("ratio", "verdict"),
+    [(2.7, MISSED), (2.9, UNRESOLVED), (3.0, UNRESOLVED), (3.1, UNRESOLVED), (3.3, REACHED)],
+)
+@pytest.mark.parametrize("who", [OURS, "torch"])
+def test_what_lies_within_the_noise_is_not_resolved(who: str, ratio: float, verdict: str) -> None:
+    """Of the two contenders the noisier one counts: 0.2 of 16 rounds are 5 %."""
+    one = Ratio("case", "torch", "high", "op", ("torch",), SIZES[:1], each=3)
+    judged = one.judge(with_noise(run(ratio), who, spread=0.2, rounds=16))
+    assert (judged["verdict"], judged["noise"]) == (verdict, {"4096 x 64": 0.05})
+
+
+@pytest.mark.parametrize("noise", [{"spread": None}, {"rounds": 2}])
+def test_too_few_rounds_are_taken_to_be_noisy(noise: dict[str, Any]) -> None:
+    one = Ratio("case", "torch", "high", "op", ("torch",), SIZES[:1], each=3)
+    for ratio, verdict in ((2.69, MISSED), (2.71, UNRESOLVED), (3.29, UNRESOLVED), (3.31, REACHED)):
+        assert one.judge(with_noise(run(ratio), OURS, **noise))["verdict"] == verdict
+
+
+def test_the_noise_of_a_mean_is_that_of_its_sizes() -> None:
+    """5 % at one size and next to nothing at the other: 2.5 %."""
+    mean = Ratio("case", "torch", "high", "op", ("torch",), SIZES, mean=4)
+    for ratio, verdict in ((3.88, MISSED), (3.92, UNRESOLVED), (4.08, UNRESOLVED), (4.12, REACHED)):
+        first, *rest = run(ratio, ratio)
+        assert mean.judge([first | {"spread": 0.5}, *rest])["verdict"] == verdict
+
+
+def test_the_noise_of_slower_others_does_not_count() -> None:
+    several = Ratio("case", "torch", "high", "op", ("torch", "slow"), SIZES[:1], each=3)
+    slow = record("slow", 4096, 90.0, spread=None)
+    assert several.judge([*run(3.1), slow])["verdict"] == REACHED
 
 
 def test_half_a_figure_is_none_unless_it_is_missed() -> None:
