@@ -224,22 +224,41 @@ def test_the_table_says_that_others_computed() -> None:
     assert "OTHERS USED 31 %" in "\n".join(more_tables.figures(found | {"other_work": 0.31}))
 
 
+@pytest.mark.parametrize(
+    ("numbers", "part"),
+    [
+        ({0, 2}, (15 - 5) / 20),  # ten seconds of two, which worked 15, 5 of them for us
+        (None, (25 - 5) / 40),  # of all four
+        ({0, 7}, (25 - 5) / 40),  # of one of ours nothing is told
+    ],
+)
 def test_work_of_others_is_what_is_not_ours(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    numbers: set[int] | None, part: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """Of ten seconds of four processors they worked 25 and this process 5: half was others'."""
     stat, now = tmp_path / "stat", [100.0]
     own = [1.0]
     monkeypatch.setattr(others, "STAT", stat)
+    monkeypatch.setattr(others, "usable", lambda: numbers)
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     monkeypatch.setattr("os.times", lambda: (own[0], 0.0, 0.0, 0.0, 0.0))
     monkeypatch.setattr("os.cpu_count", lambda: 4)
     monkeypatch.setattr("os.sysconf", lambda name: 100)
-    stat.write_text("cpu 100 10 20 5000 600 1 2 3 0 0\ncpu0 1 2 3\n", encoding="ascii")
+    before = [
+        "cpu  100 10 20 5000 600 1 2 3 0 0",
+        *(f"cpu{k} 1 1 1 9 9 1 1 1 0 0" for k in range(4)),
+    ]
+    stat.write_text("\n".join([*before, "intr 1 2"]), encoding="ascii")
     work = others.OtherWork()
-    stat.write_text("cpu 1100 510 520 9000 900 201 202 103 0 0\ncpu0 1 2 3\n", encoding="ascii")
+    after = [
+        "cpu  1100 510 520 9000 900 201 202 103 0 0",
+        "cpu0 401 201 101 9 9 1 1 101 0 0",
+        "cpu1 901 1 1 9 9 1 1 1 0 0",
+        "cpu2 1 1 1 9 9 501 201 1 0 0",
+        "cpu3 101 1 1 9 9 1 1 1 0 0",
+    ]
+    stat.write_text("\n".join([*after, "intr 1 2"]), encoding="ascii")
     now[0], own[0] = 110.0, 6.0
-    assert work.part() == pytest.approx((25 - 5) / 40)
+    assert work.part() == pytest.approx(part)
     stat.unlink()
     assert work.part() is None
 
