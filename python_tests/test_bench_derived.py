@@ -143,6 +143,27 @@ def test_nanoseconds_a_pair() -> None:
     assert second["why"] == "wrong"
 
 
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ({}, 4_000),
+        ({"memory.max": "max\n"}, 4_000),
+        ({"memory.max": "3000\n"}, 3_000),
+        ({"memory/memory.limit_in_bytes": "9223372036854771712\n"}, 4_000),
+        ({"memory/memory.limit_in_bytes": "2000\n"}, 2_000),
+    ],
+)
+def test_memory_is_that_of_the_container(
+    limits: dict[str, str], expected: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(timed_sizes, "CGROUP", tmp_path)
+    monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 4, "SC_PHYS_PAGES": 1000}.__getitem__)
+    (tmp_path / "memory").mkdir()
+    for name, text in limits.items():
+        (tmp_path / name).write_text(text, encoding="ascii")
+    assert timed_sizes.memory() == expected
+
+
 def test_threads_are_compared_with_one() -> None:
     name = f"{timed_sizes.THREADS}info_nce"
     records = [
