@@ -136,11 +136,21 @@ def test_nanoseconds_a_pair() -> None:
         record(timed_sizes.SIZES, timed_sizes.ANY_ORDER, 1000, 3, 3.0),
         record(timed_sizes.SIZES, timed_sizes.NO_LABELS, 2000, 3, None) | {"failed": "wrong"},
     ]
-    first, second = derived.sizes(records)
+    records += [
+        record(timed_sizes.SIZES, who, 3000, 3, None) | {"skipped": "out of time"}
+        for who in (timed_sizes.NO_LABELS, timed_sizes.ANY_ORDER)
+    ]
+    records += [
+        record(timed_sizes.SIZES, timed_sizes.NO_LABELS, 8000, 1, 0.1),
+        record(timed_sizes.SIZES, timed_sizes.ANY_ORDER, 8000, 1, 0.2),
+    ]
+    first, second, third, fourth = derived.sizes(records)
     assert (first["ns_a_pair"], first["ns_a_pair_labelled"]) == (2.0, 3.0)
     assert first["labelled_over_plain"] == 1.5
     assert (second["ns_a_pair"], second["labelled_over_plain"]) == (None, None)
-    assert second["why"] == "wrong"
+    assert [r["why"] for r in (first, second, third)] == ["", "wrong", "out of time"]
+    assert (fourth["ns_a_pair"], fourth["ns_a_pair_labelled"]) == (0.002, 0.003)
+    assert fourth["labelled_over_plain"] == 2.0  # of the numbers before they were rounded
 
 
 @pytest.mark.parametrize(
