@@ -6,7 +6,7 @@ pytest-benchmark by itself would time one contender to the end before the next; 
 never quite idle the two would have met different machines, and their ratio would say little. Medians,
 because disturbances only ever add time.
 
-B2M_BENCH=short takes a minute, B2M_BENCH=full (the default) about 17 on two idle cores. Cases that
+B2M_BENCH=short takes a minute, B2M_BENCH=full (the default) about 20 on two idle cores. Cases that
 a figure to reach is asked of come first. B2M_BENCH_SECONDS sets another time, for a slow machine or
 a part (`-k`); a group that has not begun when a quarter more is over is skipped, and said to be. The
 JSON of a whole run goes to benches/results, that of any run to the file that B2M_BENCH_OUT names; a

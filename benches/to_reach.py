@@ -236,17 +236,23 @@ RATIOS = (
         Ratio(
             f"{PAIRWISE} {metric}, forward, {AT}",
             against,
-            "high",
+            precision,
             f"{PAIRWISE} {metric} high",
             others,
             (WIDE,),
             each=each,
             mode=FORWARD,
         )
-        for metric, against, others, each in (
-            ("cosine", "torch: normalise, mm", ("torch eager",), 1.5),
-            ("correlation", "torch: the same, corrcoef", ("torch eager", "torch.corrcoef"), 1.5),
-            ("correlation", "rsatoolbox calc_rdm", ("rsatoolbox",), 20),
+        for metric, against, precision, others, each in (
+            ("cosine", "torch: normalise, mm", "high", ("torch eager",), 1.5),
+            (
+                "correlation",
+                "torch: the same, corrcoef",
+                "high",
+                ("torch eager", "torch.corrcoef"),
+                1.5,
+            ),
+            ("correlation", "rsatoolbox calc_rdm", "float64", ("rsatoolbox",), 20),
         )
     ),
     *(

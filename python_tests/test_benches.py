@@ -92,9 +92,19 @@ def test_chunked_info_nce_survives_a_column_without_mass(keep: bool) -> None:
 
 
 def test_a_wrong_contender_is_found() -> None:
-    assert harness.disagreement(torch.tensor(1.0), torch.tensor(1.0)) is None
-    assert harness.disagreement(torch.tensor(1.01), torch.tensor(1.0)) is not None
-    assert harness.disagreement(torch.tensor(torch.nan), torch.tensor(1.0)) is not None
+    assert harness.disagreement(torch.tensor(1.0), torch.tensor(1.0), "it") is None
+    assert harness.disagreement(torch.tensor(1.01), torch.tensor(1.0), "it") is not None
+    assert harness.disagreement(torch.tensor(torch.nan), torch.tensor(1.0), "it") is not None
+    factors = {"a": 1.0, "b": 1.0, "c": 2.0}
+
+    def contender(name: str) -> cases.Contender:
+        return cases.plain(name, lambda p: factors[name] * p.scale)
+
+    contenders = map(contender, factors)
+    group = cases.Group(cases.Op("op", tuple(contenders)), cases.FORWARD, 8, 4)
+    found = harness.measure(group, 0.01, None)
+    assert [found[name].failed for name in "ab"] == [None, None]
+    assert str(found["c"].failed).startswith("differs from a by")
 
 
 @pytest.fixture(scope="module")
