@@ -1,7 +1,7 @@
 """What a case is: an op, its contenders, the sizes it is timed at, and settings of a call.
 
-Which ops and contenders there are is said in `against_others`, `levels` and `scaling`; `suite` puts
-them together.
+Which ops and contenders there are is said in `timed_losses`, `timed_similarities`, `timed_levels` and
+`timed_sizes`; `suite` puts them together.
 """
 
 from __future__ import annotations

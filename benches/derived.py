@@ -84,25 +84,26 @@ def sizes(records: Sequence[Record]) -> list[Record]:
             at[r["n"], r["d"]][r["contender"]] = r
     found = []
     for (n, d), of in at.items():
-        plain, labelled = (_nanoseconds(of.get(who), n) for who in (NO_LABELS, ANY_ORDER))
-        both = plain is not None and labelled is not None
+        plain, labelled = (
+            1e6 * of[who]["median_ms"] / n**2 if who in of and of[who]["median_ms"] else None
+            for who in (NO_LABELS, ANY_ORDER)
+        )
+        why = dict.fromkeys(r["failed"] or r["skipped"] for r in of.values())
         found.append(
             {
                 "n": n,
                 "d": d,
-                "ns_a_pair": plain,
-                "ns_a_pair_labelled": labelled,
-                "labelled_over_plain": round(labelled / plain, 3) if both else None,  # type: ignore[operator]
-                "why": "; ".join(str(r["failed"] or "") for r in of.values() if r["failed"]),
+                "ns_a_pair": _rounded(plain),
+                "ns_a_pair_labelled": _rounded(labelled),
+                "labelled_over_plain": _rounded(labelled / plain if plain and labelled else None),
+                "why": "; ".join(filter(None, why)),
             }
         )
     return found
 
 
-def _nanoseconds(record: Record | None, n: int) -> float | None:
-    if record is None or record["median_ms"] is None:
-        return None
-    return round(1e6 * float(record["median_ms"]) / n**2, 3)
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
 
 
 def parts_of_peak(records: Sequence[Record], peaks: Peaks | None) -> list[Record]:

@@ -27,6 +27,7 @@ SMALLEST_FOR_MEMORY = 4096
 COMPILED_MEMORY_AT = 4096, 128
 
 OVERTIME = 1 / 4  # of the time that is given
+OUT_OF_TIME = "out of time: see B2M_BENCH_SECONDS"
 
 
 @dataclass
@@ -78,7 +79,7 @@ def measure(group: cases.Group, seconds: float, memory: MemoryServer | None) -> 
     inputs = cases.make_inputs(group.n, group.d)
     found = {c.name: Measured(group, c.name) for c in group.op.contenders}
     calls: dict[str, Callable[[], object]] = {}
-    ours: Tensor | None = None
+    first: tuple[str, Tensor] | None = None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of other people's libraries
         for contender in group.op.contenders:
@@ -93,13 +94,13 @@ def measure(group: cases.Group, seconds: float, memory: MemoryServer | None) -> 
                 case.failed = f"{type(error).__name__}: {error}"
                 continue
             if isinstance(value, Tensor):
-                ours = value if ours is None else ours
-                case.failed = disagreement(value, ours)
+                first = first or (contender.name, value)
+                case.failed = disagreement(value, first[1], first[0])
             if case.failed is None:
                 calls[contender.name] = call
             if memory is not None and _memory_wanted(contender, group):
                 case.memory_mib = memory.peak_mib(group, contender)
-        ours = value = None
+        first = value = None
         for name, times in _bench.interleave(calls, seconds).items():
             found[name].seconds = times
     return found
@@ -131,17 +132,20 @@ def step(
     return call
 
 
-def disagreement(value: Tensor, ours: Tensor) -> str | None:
-    """Say how a result differs from ours, if it does; condensed values meet our full matrix."""
-    if value.ndim == 1 and ours.ndim == 2:
-        i, j = torch.triu_indices(len(ours), len(ours), offset=1)
-        ours = ours[i, j]
-    tolerance = LOSS_TOLERANCE if ours.ndim == 0 else TOLERANCE
-    worst = float((value.to(ours.dtype) - ours).abs().max())
-    allowed = tolerance * float(ours.abs().max())
+def disagreement(value: Tensor, expected: Tensor, of: str) -> str | None:
+    """Say how a result differs from that of another contender, if it does.
+
+    Condensed values meet a full matrix.
+    """
+    if value.ndim == 1 and expected.ndim == 2:
+        i, j = torch.triu_indices(len(expected), len(expected), offset=1)
+        expected = expected[i, j]
+    tolerance = LOSS_TOLERANCE if expected.ndim == 0 else TOLERANCE
+    worst = float((value.to(expected.dtype) - expected).abs().max())
+    allowed = tolerance * float(expected.abs().max())
     if worst <= allowed:  # False for NaN
         return None
-    return f"differs from {cases.OURS} by {worst:.3g}, more than {allowed:.3g}"
+    return f"differs from {of} by {worst:.3g}, more than {allowed:.3g}"
 
 
 def _memory_wanted(contender: cases.Contender, group: cases.Group) -> bool:

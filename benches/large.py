@@ -25,6 +25,7 @@ from cases import at_high
 
 COMPARISONS = ("pearson", "atanh")
 LIMIT_SECONDS = 400
+STATUS = Path("/proc/self/status")
 
 
 @dataclass(frozen=True)
@@ -39,20 +40,21 @@ class Question:
 
     @property
     def name(self) -> str:
-        return name(self.compare)
+        return f"rsa_score {self.compare}, {self.n:,} patterns"
 
 
-def name(compare: str) -> str:
-    return f"rsa_score {compare}, 100,000 patterns"
+def counted(threads: int) -> str:
+    return f"{threads} thread" + "s" * (threads != 1)
 
 
-def peak_bytes() -> int:
-    """What this process ever held at once; a process that was started anew begins at nothing."""
-    text = Path("/proc/self/status").read_text(encoding="ascii")
+def peak_bytes() -> int | None:
+    """What this process ever held at once, from nothing on; None where the system does not tell."""
+    try:
+        text = STATUS.read_text(encoding="ascii")
+    except OSError:
+        return None
     found = re.search(r"^VmHWM:\s+(\d+) kB", text, re.MULTILINE)
-    if found is None:
-        raise RuntimeError("no VmHWM in /proc/self/status")
-    return 1024 * int(found.group(1))
+    return 1024 * int(found.group(1)) if found else None
 
 
 def answer(question: Question) -> dict[str, Any]:
@@ -67,13 +69,14 @@ def answer(question: Question) -> dict[str, Any]:
         used = time.process_time()
         value = ops.rsa_score(x, y, compare=question.compare)
         seconds, used = time.perf_counter() - start, time.process_time() - used
+    peak = peak_bytes()
     return {
         **asdict(question),
         "name": question.name,
         "value": float(value),
         "seconds": round(seconds, 3),
         "cpu_seconds": round(used, 3),
-        "peak_gb": round(peak_bytes() / 1e9, 3),
+        "peak_gb": None if peak is None else round(peak / 1e9, 3),
         "failed": None,
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import to_reach
+from large import counted
 from others import TOLERABLE
 
 Document = dict[str, Any]
@@ -65,9 +66,10 @@ def processes(found: Document) -> list[str]:
         if r["failed"]:
             lines.append(f"  FAILED {r['name']}: {r['failed']}")
             continue
+        memory = "memory unknown" if r["peak_gb"] is None else f"{r['peak_gb']:.2f} GB"
         lines.append(
             f"  {r['name']:<46}{r['seconds']:>8.1f} s{r['cpu_seconds']:>8.1f} s of processors"
-            f"{r['peak_gb']:>8.2f} GB  ({r['threads']} threads)"
+            f"{memory:>16}  ({counted(r['threads'])})"
         )
     return lines
 

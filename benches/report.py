@@ -13,8 +13,12 @@ import derived
 import more_tables
 import to_reach
 from b2m_fast import _bench
+from harness import OUT_OF_TIME
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
+    from cases import Group
     from harness import Measured
     from peak import Peaks
 
@@ -63,6 +67,22 @@ def _spread(seconds: list[float]) -> float | None:
     return round((high - low) / middle, 3)
 
 
+def complete(
+    groups: Collection[Group],
+    comparisons: Collection[str],
+    measured: Mapping[str, Mapping[str, Measured]],
+    processes: Mapping[str, Mapping[str, Any]],
+) -> bool:
+    """Whether all groups began in time and all processes answered; nothing was deselected then."""
+    begun = {
+        name
+        for name, cases in measured.items()
+        if all(case.skipped != OUT_OF_TIME for case in cases.values())
+    }
+    answered = {compare for compare, answer in processes.items() if not answer["failed"]}
+    return {group.name for group in groups} <= begun and set(comparisons) <= answered
+
+
 def document(
     measured: list[Measured],
     form: str,
@@ -76,8 +96,8 @@ def document(
 ) -> dict[str, Any]:
     """Everything that is kept of a run; load: of the machine, at the start and at the end.
 
-    processes: what was measured in processes of their own; complete: nothing was deselected;
-    other_work: what part of the processors' time others used, None where that is not known.
+    processes: what was measured in processes of their own; complete: of the full form nothing is
+    missing; other_work: what part of the processors' time others used, None where that is not known.
     """
     records = rows(measured)
     return {
@@ -101,10 +121,16 @@ def document(
     }
 
 
-def write(found: dict[str, Any], folder: Path, name: str | None = None) -> Path:
-    """Write the JSON, under the name of the day, the level and the form unless another is given."""
+def write(
+    found: dict[str, Any], folder: Path, name: str | None = None, *, part: bool = False
+) -> Path:
+    """Write the JSON, under the name of the day, the level and the form unless another is given.
+
+    A part has a name of its own, so that it takes the place of no whole run.
+    """
     day = found["date"][:10]
-    path = folder / f"{day}-{found['machine']['level']}-{found['form']}.json"
+    form = found["form"] + "-part" * part
+    path = folder / f"{day}-{found['machine']['level']}-{form}.json"
     path = Path(name) if name else path
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

@@ -6,10 +6,11 @@ pytest-benchmark by itself would time one contender to the end before the next; 
 never quite idle the two would have met different machines, and their ratio would say little. Medians,
 because disturbances only ever add time.
 
-B2M_BENCH=short takes a minute, B2M_BENCH=full (the default) about 17 on two idle cores. Cases that
+B2M_BENCH=short takes a minute, B2M_BENCH=full (the default) about 20 on two idle cores. Cases that
 a figure to reach is asked of come first. B2M_BENCH_SECONDS sets another time, for a slow machine or
 a part (`-k`); a group that has not begun when a quarter more is over is skipped, and said to be. The
-JSON of a whole run goes to benches/results, that of any run to the file that B2M_BENCH_OUT names.
+JSON of a whole run goes to benches/results, that of any run to the file that B2M_BENCH_OUT names; a
+run that was to be whole and was not, for want of time or of a process, gets a name of its own there.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class Run:
 
     def measured(self, group: cases.Group) -> dict[str, harness.Measured]:
         if group.name not in self.found and self._budget.over():
-            self.found[group.name] = harness.skip(group, "out of time: see B2M_BENCH_SECONDS")
+            self.found[group.name] = harness.skip(group, harness.OUT_OF_TIME)
         elif group.name not in self.found:
             if group.op.name == PEAK and self.peaks is None:
                 self.peaks = peak.measure()
@@ -114,13 +115,14 @@ def run(request: pytest.FixtureRequest) -> Iterator[Run]:
         state = Run(server, list(selected.values()))
         yield state
     load.append(os.getloadavg()[0])
-    complete = len(selected) == len(GROUPS) and len(processes) == len(PROCESSES)
+    everything = len(selected) == len(GROUPS) and len(processes) == len(PROCESSES)
+    complete = report.complete(GROUPS, PROCESSES, state.found, state.processes)
     found = state.document(load, complete, work.part())
     capture: Any = request.config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled():
         print("\n\n" + report.render(found))
-        if complete or OUT:
-            print(f"\nWritten: {report.write(found, RESULTS, OUT)}")
+        if everything or OUT:
+            print(f"\nWritten: {report.write(found, RESULTS, OUT, part=not complete)}")
 
 
 def identify(value: cases.Group | cases.Contender) -> str:

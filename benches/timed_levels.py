@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from b2m_fast import _info, ops
+from b2m_fast import _C, ops
 from cases import (
     FEW,
     STEP,
@@ -34,8 +34,7 @@ OF_BFLOAT16 = ("avx512bf16", "amx")
 
 def available() -> list[str]:
     """Levels that tell something about speed, the fastest first."""
-    found = _info.collect()["cpu"]["levels available"].split(", ")
-    return [level for level in reversed(found) if not level.endswith("-emulated")]
+    return [level for level in reversed(_C.isa_available()) if not level.endswith("-emulated")]
 
 
 def every_level() -> list[Op]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import baselines
-from b2m_fast import _info, ops
+from b2m_fast import _C, ops
 from cases import (
     FEW,
     GRID,
@@ -106,8 +106,7 @@ def _no_library_loss() -> str | None:
 
 
 def _no_avx512() -> str | None:
-    available = _info.collect()["cpu"]["levels available"].split(", ")
-    return None if "avx512" in available else "this processor or build has no avx512"
+    return None if "avx512" in _C.isa_available() else "this processor or build has no avx512"
 
 
 def _info_nce() -> Op:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import os
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -38,6 +40,10 @@ ODD_D = (1, 3, 17, 64, 96, 100, 128, 512, 768, 1152, 2048)
 SWEEP_N = (1024, 2048, 4096, 8192, 16384)
 SWEEP_D = (16, 32, 64, 128, 256, 512, 1024)
 SWEEP_AT = 4096, USUAL_D  # N of the curve against D, D of the curve against N
+
+# A container's limits of memory, of the second and the first version of control groups.
+CGROUP = Path("/sys/fs/cgroup")
+LIMITS = ("memory.max", "memory/memory.limit_in_bytes")
 
 
 def every_size() -> list[Op]:
@@ -134,5 +140,13 @@ def _sweep() -> Op:
 
 def _largest_matrix(matrices: int = 5) -> int:
     """The largest N at which eager's matrices of float32 scores fill half of the memory."""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return math.isqrt(memory // 2 // (4 * matrices))
+    return math.isqrt(memory() // 2 // (4 * matrices))
+
+
+def memory() -> int:
+    """Bytes of the machine, or fewer where a container has a limit of its own."""
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    for limit in LIMITS:
+        with suppress(OSError, ValueError):  # there is none, or it is "max"
+            found.append(int((CGROUP / limit).read_text(encoding="ascii")))
+    return min(found)

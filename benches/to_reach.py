@@ -1,24 +1,28 @@
 """The figures to reach, and what a run's records say about each.
 
-A figure is reached, not reached, or not measured, with the reason. One of several cases that misses
-is enough for "not reached"; "reached" takes all of them.
+A figure is reached, not reached, not measured, with the reason, or not resolved: so near to its limit
+that the noise of the times decides. One of several cases that misses is enough for "not reached";
+"reached" takes all of them.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import large
 from cases import FORWARD, OURS, STEP
+from large import Question, counted
 from timed_losses import AVX512, high_penalty
 from timed_similarities import MANY_KEYS, WIDE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-REACHED, MISSED, UNKNOWN = "reached", "not reached", "not measured"
+REACHED, MISSED = "reached", "not reached"
+UNRESOLVED, UNKNOWN = "not resolved", "not measured"
+UNKNOWN_NOISE, FEWEST_ROUNDS = 0.1, 3
 SET_FOR = "amx"  # the level that the figures were set for
 
 Record = dict[str, Any]
@@ -41,7 +45,7 @@ class Ratio:
     sizes: Sizes
     each: float | None = None  # at least, at every size
     mean: float | None = None  # at least, the geometric mean
-    above: bool = False  # each: more than that
+    above: bool = False  # each: more than that; within the noise it is the same
     ours: str = OURS
     mode: str = STEP
 
@@ -60,6 +64,7 @@ class Ratio:
             if (r["op"], r["mode"]) == (self.op, self.mode)
         }
         measured: dict[str, float] = {}
+        noises: dict[str, float] = {}
         missing: dict[str, list[str]] = {}
         for n, d in self.sizes:
             found = [(who, of.get((who, n, d))) for who in (self.ours, *self.others)]
@@ -67,8 +72,10 @@ class Ratio:
             if reasons:
                 missing.setdefault(_joined(reasons, len(found)), []).append(f"{n} x {d}")
                 continue
-            ours, *others = (float(r["median_ms"]) for _, r in found if r is not None)
-            measured[f"{n} x {d}"] = min(others) / ours
+            ours, *others = (r for _, r in found if r is not None)
+            fastest = min(others, key=lambda r: float(r["median_ms"]))
+            measured[f"{n} x {d}"] = fastest["median_ms"] / ours["median_ms"]
+            noises[f"{n} x {d}"] = max(_noise(ours), _noise(fastest))
         why = "; ".join(
             reason if len(at) == len(self.sizes) else f"{', '.join(at)}: {reason}"
             for reason, at in missing.items()
@@ -81,19 +88,24 @@ class Ratio:
             "to_reach": self.wanted,
             "sizes": len(self.sizes),
             "measured": {size: round(ratio, 3) for size, ratio in measured.items()},
+            "noise": {size: round(noise, 4) for size, noise in noises.items()},
             "mean": None if mean is None else round(mean, 3),
-            "verdict": self._verdict(measured, mean, complete=not missing),
+            "verdict": self._verdict(measured, noises, complete=not missing),
             "why": why,
         }
 
-    def _verdict(self, measured: dict[str, float], mean: float | None, complete: bool) -> str:
+    def _verdict(self, measured: dict[str, float], noises: dict[str, float], complete: bool) -> str:
+        verdicts = []
         if self.each is not None:
-            low = min(measured.values(), default=self.each + 1)
-            if low < self.each or (self.above and low == self.each):
-                return MISSED
-        if not complete or mean is None:
+            verdicts += [_held(measured[size], self.each, noises[size]) for size in measured]
+        if self.mean is not None and complete:
+            mean = statistics.geometric_mean(measured.values())
+            verdicts.append(_held(mean, self.mean, statistics.fmean(noises.values())))
+        if MISSED in verdicts:
+            return MISSED
+        if not complete:
             return UNKNOWN
-        return MISSED if self.mean is not None and mean < self.mean else REACHED
+        return UNRESOLVED if UNRESOLVED in verdicts else REACHED
 
 
 @dataclass(frozen=True)
@@ -107,21 +119,23 @@ class Limit:
     def judge(self, processes: Sequence[Record]) -> Record:
         unit = {"seconds": "s", "peak_gb": "GB"}[self.quantity]
         record = next((r for r in processes if r["name"] == self.name), None)
-        failed = record["failed"] if record else "not run"
-        value = None if record is None or failed else float(record[self.quantity])
-        verdict = UNKNOWN
-        if value is not None:
+        why = record["failed"] if record else "not run"
+        value = None if record is None or why else record[self.quantity]
+        if value is None:
+            verdict, why = UNKNOWN, why or "the system does not tell"
+        else:
             verdict = REACHED if value < self.below else MISSED
+        against = "time" if self.quantity == "seconds" else "peak resident memory"
         return {
             "case": self.name,
-            "against": "time" if self.quantity == "seconds" else "peak resident memory",
+            "against": against + (f", {counted(record['threads'])}" if record else ""),
             "precision": "high",
             "to_reach": f"< {self.below:g} {unit}",
             "sizes": 1,
             "measured": {} if value is None else {unit: value},
             "mean": None,
             "verdict": verdict,
-            "why": failed or "",
+            "why": why or "",
         }
 
 
@@ -131,6 +145,20 @@ def _joined(reasons: dict[str, str], contenders: int) -> str:
     if len(reasons) == contenders and len(alike) == 1:
         return alike.pop()
     return "; ".join(f"{who}: {reason}" for who, reason in reasons.items())
+
+
+def _held(ratio: float, limit: float, noise: float) -> str:
+    """The verdict on one ratio that has to be at least the limit."""
+    if abs(ratio / limit - 1) <= noise:
+        return UNRESOLVED
+    return REACHED if ratio > limit else MISSED
+
+
+def _noise(record: Record) -> float:
+    """How far a median may be off, relative to it."""
+    if record["spread"] is None or record["rounds"] < FEWEST_ROUNDS:
+        return UNKNOWN_NOISE
+    return float(record["spread"]) / math.sqrt(record["rounds"])
 
 
 def _median(record: Record | None) -> float | None:
@@ -208,17 +236,23 @@ RATIOS = (
         Ratio(
             f"{PAIRWISE} {metric}, forward, {AT}",
             against,
-            "high",
+            precision,
             f"{PAIRWISE} {metric} high",
             others,
             (WIDE,),
             each=each,
             mode=FORWARD,
         )
-        for metric, against, others, each in (
-            ("cosine", "torch: normalise, mm", ("torch eager",), 1.5),
-            ("correlation", "torch: the same, corrcoef", ("torch eager", "torch.corrcoef"), 1.5),
-            ("correlation", "rsatoolbox calc_rdm", ("rsatoolbox",), 20),
+        for metric, against, precision, others, each in (
+            ("cosine", "torch: normalise, mm", "high", ("torch eager",), 1.5),
+            (
+                "correlation",
+                "torch: the same, corrcoef",
+                "high",
+                ("torch eager", "torch.corrcoef"),
+                1.5,
+            ),
+            ("correlation", "rsatoolbox calc_rdm", "float64", ("rsatoolbox",), 20),
         )
     ),
     *(
@@ -240,7 +274,7 @@ RATIOS = (
 )
 
 LIMITS = tuple(
-    Limit(large.name(compare), quantity, below)
+    Limit(Question(compare).name, quantity, below)
     for compare, seconds in (("pearson", 10), ("atanh", 60))
     for quantity, below in (("seconds", seconds), ("peak_gb", 1.5))
 )

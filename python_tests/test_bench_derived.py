@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import re
+import subprocess
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -133,11 +136,42 @@ def test_nanoseconds_a_pair() -> None:
         record(timed_sizes.SIZES, timed_sizes.ANY_ORDER, 1000, 3, 3.0),
         record(timed_sizes.SIZES, timed_sizes.NO_LABELS, 2000, 3, None) | {"failed": "wrong"},
     ]
-    first, second = derived.sizes(records)
+    records += [
+        record(timed_sizes.SIZES, who, 3000, 3, None) | {"skipped": "out of time"}
+        for who in (timed_sizes.NO_LABELS, timed_sizes.ANY_ORDER)
+    ]
+    records += [
+        record(timed_sizes.SIZES, timed_sizes.NO_LABELS, 8000, 1, 0.1),
+        record(timed_sizes.SIZES, timed_sizes.ANY_ORDER, 8000, 1, 0.2),
+    ]
+    first, second, third, fourth = derived.sizes(records)
     assert (first["ns_a_pair"], first["ns_a_pair_labelled"]) == (2.0, 3.0)
     assert first["labelled_over_plain"] == 1.5
     assert (second["ns_a_pair"], second["labelled_over_plain"]) == (None, None)
-    assert second["why"] == "wrong"
+    assert [r["why"] for r in (first, second, third)] == ["", "wrong", "out of time"]
+    assert (fourth["ns_a_pair"], fourth["ns_a_pair_labelled"]) == (0.002, 0.003)
+    assert fourth["labelled_over_plain"] == 2.0  # of the numbers before they were rounded
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ({}, 4_000),
+        ({"memory.max": "max\n"}, 4_000),
+        ({"memory.max": "3000\n"}, 3_000),
+        ({"memory/memory.limit_in_bytes": "9223372036854771712\n"}, 4_000),
+        ({"memory/memory.limit_in_bytes": "2000\n"}, 2_000),
+    ],
+)
+def test_memory_is_that_of_the_container(
+    limits: dict[str, str], expected: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(timed_sizes, "CGROUP", tmp_path)
+    monkeypatch.setattr("os.sysconf", {"SC_PAGE_SIZE": 4, "SC_PHYS_PAGES": 1000}.__getitem__)
+    (tmp_path / "memory").mkdir()
+    for name, text in limits.items():
+        (tmp_path / name).write_text(text, encoding="ascii")
+    assert timed_sizes.memory() == expected
 
 
 def test_threads_are_compared_with_one() -> None:
@@ -185,15 +219,46 @@ def test_the_peak_program_knows_every_unit() -> None:
     assert all(gflops > 1 for gflops in found.gflops.values())
 
 
+def test_the_peak_program_builds_with_compilers_that_lack_units(tmp_path: Path) -> None:
+    """Every compiler that knows C++17: what it has no instructions of is missing, with the reason."""
+    using = peak.compiler()
+    if using is None:
+        pytest.skip("no C++ compiler")
+    text = peak.SOURCE.read_text(encoding="utf-8")
+    for unit in ("AVX512BF16", "AMX"):
+        text, count = re.subn(rf"#define KNOWS_{unit} .*", f"#define KNOWS_{unit} 0", text)
+        assert count == 1
+    old = tmp_path / "old.cpp"
+    old.write_text(text, encoding="utf-8")
+    flags = ["-O0", "-std=c++17", "-Wall", "-Werror"]
+    subprocess.run([using, *flags, str(old), "-o", str(tmp_path / "old")], check=True, timeout=120)
+    if platform.machine() not in {"x86_64", "AMD64"}:
+        pytest.skip("only the units of x86-64 are known")
+    said = subprocess.run([tmp_path / "old"], capture_output=True, check=True, timeout=120).stdout
+    missing = peak.parse(said.decode()).missing
+    assert missing["avx512bf16"] == missing["amx"] == "not known to this compiler"
+
+
 def test_a_process_answers() -> None:
     if not Path("/proc/self/status").exists():
         pytest.skip("peak memory is read from /proc")
     found = large.ask(large.Question("pearson", n=300, d=16, responses=40, threads=1))
     assert found["failed"] is None
-    assert found["name"] == large.name("pearson")
+    assert found["name"] == "rsa_score pearson, 300 patterns"
     assert 0.2 < found["value"] < 1  # the target holds the patterns
     assert found["seconds"] > 0
     assert 0.05 < found["peak_gb"] < 2  # torch alone takes more than the lower bound
+
+
+def test_without_proc_the_seconds_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(large, "STATUS", tmp_path / "missing")
+    found = large.answer(
+        large.Question("pearson", n=300, d=16, responses=40, threads=torch.get_num_threads())
+    )
+    assert found["seconds"] > 0
+    assert found["peak_gb"] is None
+    line = more_tables.processes({"processes": [found | {"threads": 1}]})[-1]
+    assert line.endswith("memory unknown  (1 thread)")
 
 
 def test_a_process_that_fails_says_why() -> None:

@@ -92,9 +92,19 @@ def test_chunked_info_nce_survives_a_column_without_mass(keep: bool) -> None:
 
 
 def test_a_wrong_contender_is_found() -> None:
-    assert harness.disagreement(torch.tensor(1.0), torch.tensor(1.0)) is None
-    assert harness.disagreement(torch.tensor(1.01), torch.tensor(1.0)) is not None
-    assert harness.disagreement(torch.tensor(torch.nan), torch.tensor(1.0)) is not None
+    assert harness.disagreement(torch.tensor(1.0), torch.tensor(1.0), "it") is None
+    assert harness.disagreement(torch.tensor(1.01), torch.tensor(1.0), "it") is not None
+    assert harness.disagreement(torch.tensor(torch.nan), torch.tensor(1.0), "it") is not None
+    factors = {"a": 1.0, "b": 1.0, "c": 2.0}
+
+    def contender(name: str) -> cases.Contender:
+        return cases.plain(name, lambda p: factors[name] * p.scale)
+
+    contenders = map(contender, factors)
+    group = cases.Group(cases.Op("op", tuple(contenders)), cases.FORWARD, 8, 4)
+    found = harness.measure(group, 0.01, None)
+    assert [found[name].failed for name in "ab"] == [None, None]
+    assert str(found["c"].failed).startswith("differs from a by")
 
 
 @pytest.fixture(scope="module")
@@ -131,6 +141,39 @@ def test_json_has_the_promised_fields(document: dict[str, object], tmp_path: Pat
         assert case["rounds"] >= 1
         assert 0 < case["min_ms"] <= case["median_ms"]
     assert {mean["contender"] for mean in found["geometric_means"]} >= {"reference", "torch eager"}
+
+
+def test_a_run_is_whole_if_nothing_is_missing() -> None:
+    op = next(op for op in suite.all_ops() if op.name == "topk_similarity")
+    groups = [cases.Group(op, "forward", n, D) for n in (N, 2 * N)]
+    contenders = [c.name for c in op.contenders]
+    whole = {
+        group.name: {name: harness.Measured(group, name, [1.0]) for name in contenders}
+        for group in groups
+    }
+    late = whole | {groups[1].name: harness.skip(groups[1], harness.OUT_OF_TIME)}
+    for_other_reasons = whole | {groups[1].name: harness.skip(groups[1], "faiss is not installed")}
+    begun = {groups[0].name: whole[groups[0].name]}
+    good: dict[str, object] = {"failed": None}
+    bad: dict[str, object] = {"failed": "not done after 400 s"}
+    for measured, answers, expected in (
+        (whole, {"pearson": good}, True),
+        (for_other_reasons, {"pearson": good}, True),
+        (late, {"pearson": good}, False),
+        (begun, {"pearson": good}, False),
+        (whole, {"pearson": bad}, False),
+        (whole, {}, False),
+    ):
+        assert report.complete(groups, ["pearson"], measured, answers) is expected
+
+
+def test_a_part_does_not_take_the_place_of_a_whole_run(
+    document: dict[str, object], tmp_path: Path
+) -> None:
+    whole = report.write(document, tmp_path)
+    part = report.write(document, tmp_path, part=True)
+    assert part.name == f"{whole.stem}-part.json"
+    assert report.write(document, tmp_path, str(tmp_path / "mine"), part=True).name == "mine"
 
 
 def test_tables_name_every_contender(document: dict[str, object]) -> None:
