@@ -28,6 +28,7 @@ from b2m_fast.ops import (
     _engine,
     _pairwise_ops,
     _rsa_ops,
+    _sides,
     _validate,
     contrastive,
     pairwise,
@@ -101,6 +102,7 @@ OPS = {
         topk_similarity="_topk",
     ),
     rsa: direct(_rsa_ops, rsa_penalty="_rsa"),
+    _sides: direct(_rsa_ops, mixed_layers="_mixed_layers"),
 }
 
 
@@ -259,6 +261,13 @@ def test_comparisons(launches: Launches, dtype: torch.dtype, metric: str, compar
         )
     )
     assert_on_device(ops.rsa_score(x, y, compare=compare, metric=metric))
+    if metric == "dot":
+        assert_on_device(ops.rsa_penalty([x, x[:, :7]], y, compare=compare, center=True))
+        roots, centers = torch.rand(2, device=DEVICE), [x[0].to(torch.float32), x.new_empty(0)]
+        layers = ([x, x[:, :7]], centers, [True, False], roots, "cosine")
+        mixed = _rsa_ops._mixed_layers(*layers)
+        gradients, of_roots = _rsa_ops._mixed_layers_backward(mixed, *layers, [True, True, True])
+        assert_on_device((*gradients, of_roots))
 
 
 def test_mixed_devices_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
