@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 import b2m_fast
-from b2m_fast.teachers.ridge import fit_ridge
+from b2m_fast.encoding.ridge import fit_ridge
 
 Array = NDArray[np.float32]
 # Penalties, relative to the number of rows; weights and chosen penalties come back.

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from b2m_fast.transfer.drawing import sheet
+from b2m_fast.experiments.drawing import sheet
 from cases import OURS, STEP
 from timed_levels import PEAK
 from timed_sizes import SWEEP, SWEEP_AT

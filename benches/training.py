@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from b2m_fast import ops
 from b2m_fast.data.decisions import decision_task
+from b2m_fast.methods.brain2model import TransferConfig, Weight, brain_objective
+from b2m_fast.methods.lessons import DecisionLesson
 from b2m_fast.students.recurrent import GRUStudent
 from b2m_fast.teachers.paired import PairedTeacher
-from b2m_fast.transfer.brain2model import TransferConfig, Weight, brain_objective
-from b2m_fast.transfer.lessons import DecisionLesson
 
 if TYPE_CHECKING:
     from collections.abc import Callable

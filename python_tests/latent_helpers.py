@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from b2m_fast.data.decisions import EpochTask, direction_task
-from b2m_fast.data.spikes import SpikeRecording
+from b2m_fast.data.recordings import SpikeRecording
 from b2m_fast.teachers.latents import LatentTeacher, make_latents
 from b2m_fast.teachers.populations import make_population
 from b2m_fast.teachers.synthetic_population import observe

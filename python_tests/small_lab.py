@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Any
 
 from b2m_fast.data.images import ImageTask, digits
+from b2m_fast.experiments import regularize_experiment as lab
 from b2m_fast.teachers.synthetic import synthetic_recordings
-from b2m_fast.transfer import regularize_experiment as lab
 
 
 def small_digits(_: int) -> ImageTask:

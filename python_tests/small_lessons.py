@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from b2m_fast.data.decisions import EpochTask, match_to_sample_task
+from b2m_fast.methods.brain2model import BrainObjective, TransferConfig, brain_objective
+from b2m_fast.methods.chance import seeded
+from b2m_fast.methods.lessons import DecisionLesson, FrameLesson
 from b2m_fast.students.recurrent import GRUStudent, LeakyRNN
 from b2m_fast.students.vae import ConvVAE
 from b2m_fast.teachers.latents import LatentTeacher
 from b2m_fast.teachers.paired import PairedTeacher
-from b2m_fast.transfer.brain2model import BrainObjective, TransferConfig, brain_objective
-from b2m_fast.transfer.chance import seeded
-from b2m_fast.transfer.lessons import DecisionLesson, FrameLesson
 
 COMBINATIONS = (
     "rnn latent",

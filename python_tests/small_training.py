@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from b2m_fast.transfer.batches import Shuffled
-from b2m_fast.transfer.checkpoints import write_checkpoint
-from b2m_fast.transfer.loop import History, LoopConfig, train
+from b2m_fast.methods.batches import Shuffled
+from b2m_fast.methods.checkpoints import write_checkpoint
+from b2m_fast.methods.training import History, LoopConfig, train
 
 CONFIG = LoopConfig(
     steps=40, validate_every=4, schedule="cosine", clip=0.5, keep_best="validation_loss"

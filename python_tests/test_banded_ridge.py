@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.linear_model import Ridge as Oracle
 
-from b2m_fast.teachers.banded_ridge import fit_banded_ridge
-from b2m_fast.teachers.ridge import fit_ridge
+from b2m_fast.encoding.banded import fit_banded_ridge
+from b2m_fast.encoding.ridge import fit_ridge
 
 Array = NDArray[np.float64]
 SHAPES = [(120, (20, 30)), (60, (40, 50))]

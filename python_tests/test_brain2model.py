@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 import torch
 
+from b2m_fast.methods.brain2model import TransferConfig, Weight, brain_objective
+from b2m_fast.methods.chance import Chance, seeded
+from b2m_fast.methods.lessons import DecisionLesson
+from b2m_fast.methods.training import History, LoopConfig, train
 from b2m_fast.students.recurrent import GRUStudent
-from b2m_fast.transfer.brain2model import TransferConfig, Weight, brain_objective
-from b2m_fast.transfer.chance import Chance, seeded
-from b2m_fast.transfer.lessons import DecisionLesson
-from b2m_fast.transfer.loop import History, LoopConfig, train
 from small_lessons import (
     COMBINATIONS,
     Still,

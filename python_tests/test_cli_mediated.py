@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from b2m_fast import cli
-from b2m_fast.transfer import mediated_experiment as lab
-from b2m_fast.transfer.mediated_arms import ARMS
+from b2m_fast.experiments import mediated_experiment as lab
+from b2m_fast.experiments.mediated_arms import ARMS
 
 SMALL = [
     "--size", "32", "--taps", "_blocks.3", "--grid", "2", "--components", "40", "--observers", "3",

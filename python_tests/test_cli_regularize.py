@@ -16,8 +16,8 @@ import pytest
 
 import small_lab
 from b2m_fast import cli
-from b2m_fast.transfer import regularize_experiment as lab
-from b2m_fast.transfer.runs import Job
+from b2m_fast.experiments import regularize_experiment as lab
+from b2m_fast.experiments.runs import Job
 
 SMALL = ["--epochs", "1", "--width", "2", "--attack-images", "4", "--batch", "128"]
 

@@ -17,10 +17,10 @@ import pytest
 
 from b2m_fast import cli
 from b2m_fast.data.files import DataError
-from b2m_fast.transfer import runs, transfer_experiment
-from b2m_fast.transfer.comparison import Finished, carried_words, join, read_results
-from b2m_fast.transfer.transfer_arms import ARMS
-from b2m_fast.transfer.transfer_presets import preset
+from b2m_fast.experiments import runs, transfer_experiment
+from b2m_fast.experiments.comparison import Finished, carried_words, join, read_results
+from b2m_fast.experiments.transfer_arms import ARMS
+from b2m_fast.experiments.transfer_presets import preset
 
 pytest.importorskip("lightning_fabric")
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.decomposition import PCA
 
-from b2m_fast.teachers.components import fit_components
+from b2m_fast.encoding.components import fit_components
 
 RNG = np.random.default_rng
 

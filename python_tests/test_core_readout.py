@@ -10,13 +10,13 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from b2m_fast.teachers.core_readout import (
+from b2m_fast.encoding.core_readout import (
     CoreReadoutSettings,
     FactorisedReadout,
     GaussianReadout,
     fit_core_readout,
 )
-from b2m_fast.teachers.reliability import predictability
+from b2m_fast.encoding.reliability import predictability
 
 SMALL = CoreReadoutSettings(size=16, channels=8, layers=2, epochs=25, sparsity=0.005)
 

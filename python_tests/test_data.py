@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from b2m_fast.data import files, images, recordings
+from b2m_fast.data import files, images
+from b2m_fast.data import v4 as recordings
 from b2m_fast.data.files import DataError
 
 REAL = Path(os.environ.get("B2M_DATA") or Path(__file__).parents[1].parent / "shared" / "data")

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from b2m_fast.teachers import delays as module
-from b2m_fast.teachers.delays import delayed, fmri_delays, resample, undelayed
-from b2m_fast.teachers.ridge import fit_ridge
+from b2m_fast.encoding import delays as module
+from b2m_fast.encoding.delays import delayed, fmri_delays, resample, undelayed
+from b2m_fast.encoding.ridge import fit_ridge
 
 
 @settings(deadline=None, max_examples=40)

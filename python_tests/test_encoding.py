@@ -10,12 +10,12 @@ import pytest
 from numpy.typing import NDArray
 
 from b2m_fast.data.files import DataError
-from b2m_fast.data.recordings import Recording, cowley_v4
-from b2m_fast.teachers import encoder_quality as quality_of
-from b2m_fast.teachers.encoder_quality import encoder_quality
-from b2m_fast.teachers.encoding import LayerEncoder, crossfit, fit_encoder, fit_layers
-from b2m_fast.teachers.folds import folds_of
-from b2m_fast.teachers.reliability import noise_ceiling
+from b2m_fast.data.v4 import Recording, cowley_v4
+from b2m_fast.encoding import quality as quality_of
+from b2m_fast.encoding.encoders import LayerEncoder, crossfit, fit_encoder, fit_layers
+from b2m_fast.encoding.folds import folds_of
+from b2m_fast.encoding.quality import encoder_quality
+from b2m_fast.encoding.reliability import noise_ceiling
 from test_data import real
 
 Array = NDArray[np.float64]

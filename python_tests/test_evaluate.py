@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from b2m_fast.evaluate import robustness, statistics
+from b2m_fast.evaluate import robustness
+from b2m_fast.experiments import statistics
 
 
 @pytest.mark.parametrize("n", [2, 3, 4, 7, 20])

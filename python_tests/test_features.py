@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from b2m_fast.teachers.features import NetworkFeatures, cnn_features
-from b2m_fast.teachers.taps import load_network
+from b2m_fast.encoding.features import NetworkFeatures, cnn_features
+from b2m_fast.encoding.taps import load_network
 
 IMAGES = np.random.default_rng(0).integers(0, 256, size=(3, 48, 48, 3)).astype(np.uint8)
 

@@ -11,8 +11,9 @@ import pytest
 
 from b2m_fast.data.decisions import comparison_task, direction_task
 from b2m_fast.data.files import DataError
-from b2m_fast.data.spike_loaders import spike_recording
-from b2m_fast.data.spikes import Session, SpikeRecording
+from b2m_fast.data.recordings import Session, SpikeRecording
+from b2m_fast.data.spike_datasets import spike_recording
+from b2m_fast.experiments.transfer_networks import words
 from b2m_fast.teachers.clocks import align
 from b2m_fast.teachers.embeddings import (
     METHODS,
@@ -25,7 +26,6 @@ from b2m_fast.teachers.embeddings import (
 from b2m_fast.teachers.latents import make_latents, rank_of_averages
 from b2m_fast.teachers.populations import Population, make_population
 from b2m_fast.teachers.synthetic_population import observe
-from b2m_fast.transfer.transfer_networks import words
 from latent_helpers import planted_recording, planted_states, planted_teacher
 from test_data import real
 

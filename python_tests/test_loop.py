@@ -17,8 +17,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from b2m_fast.transfer.checkpoints import CheckpointError, read_checkpoint, write_checkpoint
-from b2m_fast.transfer.loop import LoopConfig, train
+from b2m_fast.methods.checkpoints import CheckpointError, read_checkpoint, write_checkpoint
+from b2m_fast.methods.training import LoopConfig, train
 from small_training import CONFIG, Circle, assert_same, end_of
 
 pytest.importorskip("lightning_fabric", reason="the loop needs Lightning Fabric")
@@ -336,7 +336,7 @@ def test_without_fabric_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_
 def test_the_loop_is_imported_without_its_packages() -> None:
     """Importing the methods does not import Lightning Fabric: it is an extra, and slow to load."""
     code = (
-        "import sys, b2m_fast.transfer.regularize; "
+        "import sys, b2m_fast.methods.regularize; "
         "sys.exit(any(n in sys.modules for n in ('lightning_fabric', 'safetensors')))"
     )
     package = Path(sys.modules["b2m_fast"].__file__ or "").parents[1]

@@ -19,13 +19,13 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
-from b2m_fast.transfer.mediated import (
+from b2m_fast.methods.mediated import (
     BrainEncoder,
     BrainMediatedClassifier,
     BrainMediatedRegressor,
     fit_brains,
 )
-from b2m_fast.transfer.mediated_algebra import (
+from b2m_fast.methods.mediated_algebra import (
     block_order,
     codes,
     decided,

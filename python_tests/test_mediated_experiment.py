@@ -13,24 +13,24 @@ import pytest
 from numpy.typing import NDArray
 
 from b2m_fast.data.files import DataError
-from b2m_fast.data.recordings import COWLEY_V4_SESSIONS
+from b2m_fast.data.v4 import COWLEY_V4_SESSIONS
+from b2m_fast.encoding.quality import EncoderQuality
 from b2m_fast.evaluate.variability import correlation_distance
-from b2m_fast.teachers.encoder_quality import EncoderQuality
-from b2m_fast.teachers.synthetic_brains import ratings, synthetic_brains
-from b2m_fast.transfer import mediated_experiment as lab
-from b2m_fast.transfer import mediated_material as material_of
-from b2m_fast.transfer.experiment import Payload, jobs
-from b2m_fast.transfer.mediated_algebra import dimensions, fit_readout
-from b2m_fast.transfer.mediated_arms import ARMS, expand_arms
-from b2m_fast.transfer.mediated_brains import make_brain
-from b2m_fast.transfer.mediated_features import image_features
-from b2m_fast.transfer.mediated_presets import preset
-from b2m_fast.transfer.mediated_settings import (
+from b2m_fast.experiments import mediated_experiment as lab
+from b2m_fast.experiments import mediated_material as material_of
+from b2m_fast.experiments.experiment import Payload, jobs
+from b2m_fast.experiments.mediated_arms import ARMS, expand_arms
+from b2m_fast.experiments.mediated_brains import make_brain
+from b2m_fast.experiments.mediated_features import image_features
+from b2m_fast.experiments.mediated_presets import preset
+from b2m_fast.experiments.mediated_settings import (
     BRAINS,
     CortexSettings,
     FeatureSettings,
     MediatedExperiment,
 )
+from b2m_fast.methods.mediated_algebra import dimensions, fit_readout
+from b2m_fast.teachers.synthetic_brains import ratings, synthetic_brains
 
 Array = NDArray[np.float64]
 EXPERIMENT = MediatedExperiment(

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from b2m_fast.transfer import mediated_report as report
-from b2m_fast.transfer.mediated_numbers import metrics, variability
-from b2m_fast.transfer.tables import Runs
+from b2m_fast.experiments import mediated_report as report
+from b2m_fast.experiments.mediated_numbers import metrics, variability
+from b2m_fast.experiments.tables import Runs
 
 SIZES = {"10": 10, "50": 50, "all": 900}
 SETTINGS: dict[str, Any] = {

@@ -10,9 +10,9 @@ import pytest
 from b2m_fast.data.decisions import comparison_task, direction_task
 from b2m_fast.data.driving import to_frames
 from b2m_fast.data.files import DataError
-from b2m_fast.data.recordings import Recording, cowley_v4
+from b2m_fast.data.v4 import Recording, cowley_v4
+from b2m_fast.encoding.encoders import fit_encoder
 from b2m_fast.teachers import synthetic
-from b2m_fast.teachers.encoding import fit_encoder
 from b2m_fast.teachers.paired_brains import (
     SensoryModel,
     condition_responses,

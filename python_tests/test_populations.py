@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from b2m_fast.data.files import DataError
-from b2m_fast.data.spikes import Session, SpikeRecording
+from b2m_fast.data.recordings import Session, SpikeRecording
 from b2m_fast.teachers.populations import gaussian_smoother, make_population, rebin
 from latent_helpers import planted_recording
 

@@ -15,17 +15,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from b2m_fast.data.images import ImageTask
-from b2m_fast.ops import rsa_penalty
-from b2m_fast.students.resnet import ResNet
-from b2m_fast.teachers.similarity import Target, cosine_similarity
-from b2m_fast.transfer.batches import ImageBatches, PairBatches, augment
-from b2m_fast.transfer.regularize import (
+from b2m_fast.methods.batches import ImageBatches, PairBatches, augment
+from b2m_fast.methods.regularize import (
     Regularization,
     SimilarityHead,
     fisher_z,
     pair_penalty,
     train,
 )
+from b2m_fast.ops import rsa_penalty
+from b2m_fast.students.resnet import ResNet
+from b2m_fast.teachers.similarity import Target, cosine_similarity
 
 
 def tiny_task(count: int = 96, size: int = 12) -> ImageTask:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from b2m_fast.transfer import regularize_report as report
-from b2m_fast.transfer import tables
-from b2m_fast.transfer.regularize_experiment import Evaluation
+from b2m_fast.experiments import regularize_report as report
+from b2m_fast.experiments import tables
+from b2m_fast.experiments.regularize_experiment import Evaluation
 
 EVALUATION = asdict(Evaluation(noise=(0.0, 0.1), linf=(0.01,), l2=(0.1,)))
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.linear_model import Ridge as Oracle
 
-from b2m_fast.teachers import ridge_path
-from b2m_fast.teachers.folds import folds_of
-from b2m_fast.teachers.ridge import ALPHAS, fit_ridge
+from b2m_fast.encoding import ridge_path
+from b2m_fast.encoding.folds import folds_of
+from b2m_fast.encoding.ridge import ALPHAS, fit_ridge
 
 Array = NDArray[np.float64]
 SHAPES = [(60, 20), (40, 90)]

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from b2m_fast.transfer.experiment import Settings, as_json, jobs, with_history
-from b2m_fast.transfer.mediated_settings import MediatedExperiment
-from b2m_fast.transfer.regularize_experiment import Experiment
-from b2m_fast.transfer.runs import Job, RunStore, digest, perform, write_atomically
-from b2m_fast.transfer.transfer_settings import TransferExperiment
+from b2m_fast.data.files import digest, write_atomically
+from b2m_fast.experiments.experiment import Settings, as_json, jobs, with_history
+from b2m_fast.experiments.mediated_settings import MediatedExperiment
+from b2m_fast.experiments.regularize_experiment import Experiment
+from b2m_fast.experiments.runs import Job, RunStore, perform
+from b2m_fast.experiments.transfer_settings import TransferExperiment
 
 
 def job(name: str, **config: Any) -> Job:

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from b2m_fast.data import spike_loaders
+from b2m_fast.data import spike_datasets as spike_loaders
 from b2m_fast.data.decisions import direction_task
 from b2m_fast.data.files import DataError
-from b2m_fast.data.spikes import Session, SpikeRecording, bin_spikes
+from b2m_fast.data.recordings import Session, SpikeRecording, bin_spikes
 from test_data import real
 
 

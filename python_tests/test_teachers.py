@@ -7,8 +7,10 @@ import sys
 import numpy as np
 import pytest
 
-from b2m_fast.data.recordings import Recording
-from b2m_fast.teachers import controls, encoding, features, reliability, similarity, synthetic
+from b2m_fast.data.v4 import Recording
+from b2m_fast.encoding import encoders as encoding
+from b2m_fast.encoding import features, reliability
+from b2m_fast.teachers import controls, similarity, synthetic
 from b2m_fast.teachers.targets import prepare
 
 RNG = np.random.default_rng

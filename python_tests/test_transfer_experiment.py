@@ -14,21 +14,21 @@ import torch
 from b2m_fast.data.decisions import DECISION_TASKS, decision_task
 from b2m_fast.data.driving import Scenes
 from b2m_fast.evaluate.convergence import Arrival, median_ratio
-from b2m_fast.teachers.latents import LatentTeacher
-from b2m_fast.transfer import transfer_experiment as lab
-from b2m_fast.transfer import transfer_frames, transfer_lessons, transfer_trials
-from b2m_fast.transfer.brain2model import TransferConfig, Weight
-from b2m_fast.transfer.experiment import Payload, jobs
-from b2m_fast.transfer.loop import LoopConfig
-from b2m_fast.transfer.runs import Job
-from b2m_fast.transfer.transfer_arms import ARMS, check_arms, default_arms
-from b2m_fast.transfer.transfer_presets import longer_delays, preset
-from b2m_fast.transfer.transfer_settings import (
+from b2m_fast.experiments import transfer_experiment as lab
+from b2m_fast.experiments import transfer_frames, transfer_lessons, transfer_trials
+from b2m_fast.experiments.experiment import Payload, jobs
+from b2m_fast.experiments.runs import Job
+from b2m_fast.experiments.transfer_arms import ARMS, check_arms, default_arms
+from b2m_fast.experiments.transfer_presets import longer_delays, preset
+from b2m_fast.experiments.transfer_settings import (
     BRAINS,
     TeacherSettings,
     TransferEvaluation,
     TransferExperiment,
 )
+from b2m_fast.methods.brain2model import TransferConfig, Weight
+from b2m_fast.methods.training import LoopConfig
+from b2m_fast.teachers.latents import LatentTeacher
 
 pytest.importorskip("lightning_fabric")
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from b2m_fast.transfer import transfer_report as report
-from b2m_fast.transfer.tables import Runs
+from b2m_fast.experiments import transfer_report as report
+from b2m_fast.experiments.tables import Runs
 
 SETTINGS: dict[str, Any] = {
     "method": "latent",

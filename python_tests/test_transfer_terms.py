@@ -14,12 +14,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from b2m_fast.data.files import DataError
+from b2m_fast.methods.contrastive import ContrastiveHeads
+from b2m_fast.methods.latent import LatentReadout, ridge_solution
+from b2m_fast.methods.lessons import Activity
+from b2m_fast.methods.pairings import ConditionResponses, Pairs, StimulusResponses, TrialLatents
 from b2m_fast.students.vae import ConvVAE
 from b2m_fast.teachers.paired import PairedTeacher
-from b2m_fast.transfer.contrastive import ContrastiveHeads
-from b2m_fast.transfer.latent import LatentReadout, ridge_solution
-from b2m_fast.transfer.lessons import Activity
-from b2m_fast.transfer.pairings import ConditionResponses, Pairs, StimulusResponses, TrialLatents
 from small_lessons import Still, condition_teacher, image_teacher, latent_teacher, small_task
 
 STILL: Any = Still()

@@ -196,8 +196,8 @@ def conduct(
         Exit code.
     """
     from b2m_fast.data.files import DataError  # noqa: PLC0415
-    from b2m_fast.transfer.experiment import Payload, jobs  # noqa: PLC0415
-    from b2m_fast.transfer.runs import RunStore  # noqa: PLC0415
+    from b2m_fast.experiments.experiment import Payload, jobs  # noqa: PLC0415
+    from b2m_fast.experiments.runs import RunStore  # noqa: PLC0415
 
     try:
         plan = planner(options)
@@ -256,7 +256,7 @@ def _missing(
 
 def _note_teacher(plan: Plan, data: str, report: dict[str, Any]) -> None:
     """Keep what is known of the teachers, with what was known of those of arms run before."""
-    from b2m_fast.transfer.runs import write_atomically  # noqa: PLC0415
+    from b2m_fast.data.files import write_atomically  # noqa: PLC0415
 
     path = _teacher_file(plan, data)
     with suppress(FileNotFoundError, ValueError):
@@ -268,7 +268,7 @@ def _note_teacher(plan: Plan, data: str, report: dict[str, Any]) -> None:
 
 def _teacher_file(plan: Plan, data: str) -> Path:
     """What is known of the teachers of an experiment; other settings have a file of their own."""
-    from b2m_fast.transfer.runs import digest  # noqa: PLC0415
+    from b2m_fast.data.files import digest  # noqa: PLC0415
 
     of = digest([json.loads(json.dumps(asdict(plan.experiment))), data])
     return plan.out / "teachers" / f"report-{of}.json"
@@ -304,7 +304,7 @@ def _perform(
     runs: dict[str, dict[int, Any]],
 ) -> tuple[int, dict[tuple[str, int], str]]:  # fmt: skip
     """Run jobs under a progress bar; results go into `runs`. Exit code, and why runs failed."""
-    from b2m_fast.transfer.runs import perform  # noqa: PLC0415
+    from b2m_fast.experiments.runs import perform  # noqa: PLC0415
 
     code, done = OK, 0
     failed: dict[tuple[str, int], str] = {}
@@ -347,8 +347,8 @@ def _report(
     missing: Sequence[dict[str, Any]], options: argparse.Namespace,
 ) -> None:  # fmt: skip
     """Write and print what there is, and name what there is not."""
-    from b2m_fast.transfer import provenance  # noqa: PLC0415
-    from b2m_fast.transfer.tables import missing_words  # noqa: PLC0415
+    from b2m_fast.experiments import provenance  # noqa: PLC0415
+    from b2m_fast.experiments.tables import missing_words  # noqa: PLC0415
 
     runs = {arm: seeds for arm, seeds in runs.items() if seeds}
     if not runs:
@@ -376,8 +376,8 @@ def write_results(
     settings: dict[str, Any], words: Sequence[str], full: dict[str, Any],
 ) -> None:  # fmt: skip
     """Write and print tables, words and figure; `full` becomes results.json."""
-    from b2m_fast.transfer.experiment import as_json  # noqa: PLC0415
-    from b2m_fast.transfer.runs import write_atomically  # noqa: PLC0415
+    from b2m_fast.data.files import write_atomically  # noqa: PLC0415
+    from b2m_fast.experiments.experiment import as_json  # noqa: PLC0415
 
     table = report.markdown(runs, settings)
     bullets = "".join(f"- {line}\n" for line in words)

@@ -64,8 +64,8 @@ def _check_out(out: Path, folders: Sequence[Path]) -> None:
 
 def _compare(options: argparse.Namespace) -> int:
     from b2m_fast.data.files import DataError  # noqa: PLC0415
-    from b2m_fast.transfer import transfer_report as report  # noqa: PLC0415
-    from b2m_fast.transfer.comparison import (  # noqa: PLC0415
+    from b2m_fast.experiments import transfer_report as report  # noqa: PLC0415
+    from b2m_fast.experiments.comparison import (  # noqa: PLC0415
         carried_words,
         join,
         read_results,

@@ -64,8 +64,8 @@ examples
 
 def add(commands: Any) -> None:
     """The command's parser."""
-    from b2m_fast.transfer.mediated_arms import ARMS  # noqa: PLC0415
-    from b2m_fast.transfer.mediated_settings import BRAINS, LABELS  # noqa: PLC0415
+    from b2m_fast.experiments.mediated_arms import ARMS  # noqa: PLC0415
+    from b2m_fast.experiments.mediated_settings import BRAINS, LABELS  # noqa: PLC0415
 
     arms = "\n".join(f"  {name:14} {text}" for name, text in ARMS.items())
     tables = "quality of\n                encoders, labels one by one, variability between brains"
@@ -109,10 +109,10 @@ def add(commands: Any) -> None:
 
 def _plan(options: argparse.Namespace) -> Plan:
     """Experiment, arms and seeds from presets and the user's wishes."""
-    from b2m_fast.transfer import mediated_experiment as lab  # noqa: PLC0415
-    from b2m_fast.transfer import mediated_report as report  # noqa: PLC0415
-    from b2m_fast.transfer.mediated_arms import ARMS, expand_arms  # noqa: PLC0415
-    from b2m_fast.transfer.mediated_presets import preset  # noqa: PLC0415
+    from b2m_fast.experiments import mediated_experiment as lab  # noqa: PLC0415
+    from b2m_fast.experiments import mediated_report as report  # noqa: PLC0415
+    from b2m_fast.experiments.mediated_arms import ARMS, expand_arms  # noqa: PLC0415
+    from b2m_fast.experiments.mediated_presets import preset  # noqa: PLC0415
 
     experiment, seeds = preset(options.brain, options.labels)
     cortex = given(options, ("observers", "units", "planted"))

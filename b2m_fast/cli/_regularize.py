@@ -51,8 +51,8 @@ examples
 
 def add(commands: Any) -> None:
     """The command's parser."""
+    from b2m_fast.experiments.regularize_experiment import BRAINS, TASKS  # noqa: PLC0415
     from b2m_fast.teachers.targets import ARMS  # noqa: PLC0415
-    from b2m_fast.transfer.regularize_experiment import BRAINS, TASKS  # noqa: PLC0415
 
     arms = "\n".join(f"  {name:16} {text}" for name, text in ARMS.items())
     parser = commands.add_parser(
@@ -93,8 +93,8 @@ def add(commands: Any) -> None:
 
 def _presets(task: str) -> tuple[Any, list[str]]:
     """Experiment and arms of a task, before the user's wishes."""
-    from b2m_fast.transfer.regularize import Regularization  # noqa: PLC0415
-    from b2m_fast.transfer.regularize_experiment import Evaluation, Experiment  # noqa: PLC0415
+    from b2m_fast.experiments.regularize_experiment import Evaluation, Experiment  # noqa: PLC0415
+    from b2m_fast.methods.regularize import Regularization  # noqa: PLC0415
 
     if task == "digits":
         evaluation = Evaluation(
@@ -117,8 +117,8 @@ def _presets(task: str) -> tuple[Any, list[str]]:
 
 def _plan(options: argparse.Namespace) -> Plan:
     """Experiment, arms and seeds from presets and the user's wishes."""
-    from b2m_fast.transfer import regularize_experiment as lab  # noqa: PLC0415
-    from b2m_fast.transfer import regularize_report as report  # noqa: PLC0415
+    from b2m_fast.experiments import regularize_experiment as lab  # noqa: PLC0415
+    from b2m_fast.experiments import regularize_report as report  # noqa: PLC0415
 
     if options.demo and (options.brain != "synthetic" or options.task not in {None, "digits"}):
         raise ValueError("--demo is digits and the synthetic cortex: leave out --brain and --task")

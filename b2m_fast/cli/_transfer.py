@@ -108,8 +108,8 @@ def add(commands: Any) -> None:
 
 
 def _add_method(strategies: Any, method: str) -> None:
-    from b2m_fast.transfer.transfer_arms import ARMS  # noqa: PLC0415
-    from b2m_fast.transfer.transfer_settings import BRAINS, STUDENTS, TASKS  # noqa: PLC0415
+    from b2m_fast.experiments.transfer_arms import ARMS  # noqa: PLC0415
+    from b2m_fast.experiments.transfer_settings import BRAINS, STUDENTS, TASKS  # noqa: PLC0415
 
     arms = "\n".join(f"  {name:12} {text}" for name, text in ARMS.items())
     tables = "steps to criterion with censoring"
@@ -186,10 +186,10 @@ def _add_method(strategies: Any, method: str) -> None:
 
 def _plan(method: str, options: argparse.Namespace) -> Plan:
     """Experiment, arms and seeds from presets and the user's wishes."""
-    from b2m_fast.transfer import transfer_experiment as lab  # noqa: PLC0415
-    from b2m_fast.transfer import transfer_report as report  # noqa: PLC0415
-    from b2m_fast.transfer.transfer_arms import check_arms, default_arms  # noqa: PLC0415
-    from b2m_fast.transfer.transfer_presets import preset  # noqa: PLC0415
+    from b2m_fast.experiments import transfer_experiment as lab  # noqa: PLC0415
+    from b2m_fast.experiments import transfer_report as report  # noqa: PLC0415
+    from b2m_fast.experiments.transfer_arms import check_arms, default_arms  # noqa: PLC0415
+    from b2m_fast.experiments.transfer_presets import preset  # noqa: PLC0415
 
     student = options.student or _student(options)
     experiment, arms, seeds = preset(method, student, options.brain, options.task)
@@ -225,7 +225,7 @@ def _plan(method: str, options: argparse.Namespace) -> Plan:
 
 def _student(options: argparse.Namespace) -> str:
     """The student that goes with a brain or a task, where none is named."""
-    from b2m_fast.transfer.transfer_settings import BRAINS, FRAME_TASKS  # noqa: PLC0415
+    from b2m_fast.experiments.transfer_settings import BRAINS, FRAME_TASKS  # noqa: PLC0415
 
     if options.task is not None:
         return "vae" if options.task in FRAME_TASKS else "gru"
@@ -250,7 +250,7 @@ def _check_use(options: argparse.Namespace, experiment: Any, arms: Sequence[str]
 
 def _with_wishes(experiment: Any, options: argparse.Namespace) -> Any:
     """The experiment with what the user has set."""
-    from b2m_fast.transfer.transfer_presets import longer_delays  # noqa: PLC0415
+    from b2m_fast.experiments.transfer_presets import longer_delays  # noqa: PLC0415
 
     weight = experiment.transfer.weight
     if options.weight is not None:

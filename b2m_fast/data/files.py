@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import zipfile
 from dataclasses import dataclass
@@ -26,10 +27,12 @@ __all__ = [
     "Source",
     "cache_root",
     "data_root",
+    "digest",
     "fingerprint",
     "load_jpegs",
     "load_npy",
     "load_npz",
+    "write_atomically",
 ]
 
 ENVIRONMENT = "B2M_DATA"
@@ -270,3 +273,43 @@ def fingerprint(paths: Iterable[Path]) -> str:
             total.update(hashlib.sha256(stream.read()).digest())
         count += 1
     return total.hexdigest()[:16] if count else ""
+
+
+def digest(config: object) -> str:
+    """Hash of a configuration: SHA-256 of its JSON with sorted keys, 16 digits.
+
+    Parameters
+    ----------
+    config : object
+        Anything JSON can hold.
+
+    Returns
+    -------
+    str
+        16 hexadecimal digits.
+    """
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a file so that it is there whole or not at all (temporary file, fsync, replace).
+
+    Parameters
+    ----------
+    path : Path
+        The file; an older one is replaced.
+    content : str or bytes
+        What to write.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = content.encode() if isinstance(content, str) else content
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

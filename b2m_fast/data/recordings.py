@@ -1,155 +1,207 @@
-"""Recordings of neurons that looked at images."""
+"""Recordings of spiking neurons in trials of named conditions, and how time is cut into bins."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from b2m_fast.data.files import DataError, Source, load_jpegs, load_npy
+from b2m_fast.data.arrays import numbers, whole_numbers
+from b2m_fast.data.files import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
-__all__ = ["COWLEY_V4", "COWLEY_V4_SESSIONS", "Recording", "cowley_v4", "cowley_v4_files"]
-
-COWLEY_V4 = Source(
-    name="the macaque V4 recordings of Cowley, Stan, Pillow and Smith (bioRxiv 2023)",
-    folder="cowley_v4",
-    origin=(
-        "github.com/cowleygroup/V4_compact_models: images_<session>.zip, "
-        "responses_avg_<session>.npy and, for 210325, responses_raw_210325.npy"
-    ),
-    licence=(
-        "the repository is GPL-3.0, without a separate licence for the data; cite the preprint; "
-        "the photographs belong to their photographers"
-    ),
-)
-COWLEY_V4_SESSIONS = ("190923", "201025", "210225", "210325", "210621")
+__all__ = ["Session", "SpikeRecording", "bin_spikes"]
 
 
-@dataclass(frozen=True)
-class Recording:
-    """What one population of neurons answered to a set of images.
+@dataclass(frozen=True, eq=False)
+class Session:
+    """Neurons recorded together.
+
+    Attributes
+    ----------
+    spikes : ndarray
+        (trials, neurons, bins): spike counts.
+    condition : ndarray
+        (trials,), int64: index into the recording's conditions.
+
+    Raises
+    ------
+    DataError
+        If either is something else; lists, CPU tensors and floats without a fraction are taken.
+    """
+
+    spikes: NDArray[np.floating] | NDArray[np.integer]
+    condition: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        spikes = numbers("spikes", self.spikes, 3, "(trials, neurons, bins)")
+        object.__setattr__(self, "spikes", spikes)
+        condition = whole_numbers("condition", self.condition, "(trials,)")
+        object.__setattr__(self, "condition", condition)
+
+
+@dataclass(frozen=True, eq=False)
+class SpikeRecording:
+    """Spike counts of neurons in trials of known conditions.
+
+    Neurons of different sessions were not recorded together; a neuron recorded alone is a session
+    of one.
 
     Attributes
     ----------
     name : str
         The recording's name.
-    image_set : str
-        Recordings of the same images, in the same order, share this name.
-    images : ndarray
-        (n, H, W, C), uint8, C = 3 (RGB) or 1 (gray).
-    responses : ndarray
-        (neurons, n), float32: mean spike count over the repeats there are.
-    trials : ndarray, optional
-        (neurons, n, repeats), float32: single repeats, NaN where there is none.
-    truth : ndarray, optional
-        (neurons, n), float32: noise-free responses, known only for synthetic recordings.
+    sessions : tuple of Session
+        All on the same clock, with the same bins.
+    conditions : tuple of str
+        Names of the conditions.
+    bin_ms : float
+        Width of a bin, in milliseconds.
+    epochs : dict of str to (float, float)
+        Named stretches of time, [begin, end) in milliseconds.
+    start_ms : float
+        Where the first bin begins on that clock.
     synthetic : bool
         True for a simulation.
     """
 
     name: str
-    image_set: str
-    images: NDArray[np.uint8]
-    responses: NDArray[np.float32]
-    trials: NDArray[np.float32] | None = None
-    truth: NDArray[np.float32] | None = None
+    sessions: tuple[Session, ...]
+    conditions: tuple[str, ...]
+    bin_ms: float
+    epochs: Mapping[str, tuple[float, float]]
+    start_ms: float = 0.0
     synthetic: bool = False
 
     def __post_init__(self) -> None:
-        neurons, n = self.responses.shape
-        if len(self.images) != n:
-            raise DataError(f"{self.name}: {len(self.images)} images but responses to {n}")
-        if not np.isfinite(self.responses).all():
-            raise DataError(f"{self.name}: responses contain NaN or infinity")
-        if self.trials is not None and self.trials.shape[:2] != (neurons, n):
+        if not self.sessions:
+            raise DataError(f"{self.name}: there is no session")
+        if not all(isinstance(session, Session) for session in self.sessions):
+            kinds = sorted({type(session).__name__ for session in self.sessions})
+            raise DataError(f"{self.name}: sessions must be of class Session, got {kinds}")
+        names: object = self.conditions  # a string is a sequence of names, too
+        if isinstance(names, str) or {type(name) for name in self.conditions} - {str, np.str_}:
+            raise DataError(f"{self.name}: conditions must be a tuple of names, got {names!r}")
+        object.__setattr__(self, "sessions", tuple(self.sessions))
+        object.__setattr__(self, "conditions", tuple(self.conditions))
+        if len(set(self.conditions)) < len(self.conditions):
+            raise DataError(f"{self.name}: conditions must differ, got {list(self.conditions)}")
+        for name, (begin, end) in self.epochs.items():
+            if not (math.isfinite(begin) and math.isfinite(end) and begin < end):
+                raise DataError(
+                    f"{self.name}: the epoch {name!r} must begin before it ends, got {begin} to "
+                    f"{end} ms"
+                )
+        if not math.isfinite(self.start_ms):
+            raise DataError(f"{self.name}: start_ms must be finite, got {self.start_ms}")
+        bins = {session.spikes.shape[2:] for session in self.sessions}
+        if len(bins) != 1:
             raise DataError(
-                f"{self.name}: trials {self.trials.shape} do not fit responses {(neurons, n)}"
+                f"{self.name}: all sessions must share one clock, got {sorted(bins)} bins"
+            )
+        if bins == {(0,)}:
+            raise DataError(f"{self.name}: spikes have no bins")
+        if not 0 < self.bin_ms < math.inf:
+            raise DataError(f"{self.name}: bin_ms must be positive and finite, got {self.bin_ms}")
+        bad, first = [], 0
+        for number, session in enumerate(self.sessions):
+            trials, neurons, _ = session.spikes.shape
+            if session.condition.shape != (trials,):
+                raise DataError(
+                    f"{self.name}: session {number} has {trials} trials but conditions of shape "
+                    f"{session.condition.shape}"
+                )
+            if trials and not (
+                session.condition.min() >= 0 and session.condition.max() < len(self.conditions)
+            ):
+                raise DataError(
+                    f"{self.name}: session {number} has conditions outside 0 to "
+                    f"{len(self.conditions) - 1}"
+                )
+            sound = (np.isfinite(session.spikes) & (session.spikes >= 0)).all(axis=(0, 2))
+            bad += (first + np.flatnonzero(~sound)).tolist()
+            first += neurons
+        if bad:
+            some = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
+            raise DataError(
+                f"{self.name}: {len(bad)} of {first} units hold NaN, infinite or negative counts "
+                f"(units {some}): leave them out"
             )
 
     @property
-    def single_trial(self) -> NDArray[np.float32]:
-        """The first repeat of each image (neurons, n), or `responses` where there are no trials."""
-        if self.trials is None:
-            return self.responses
-        first = np.isfinite(self.trials).argmax(axis=2)
-        return np.take_along_axis(self.trials, first[:, :, None], axis=2)[:, :, 0]
+    def units(self) -> int:
+        """Neurons of all sessions."""
+        return sum(session.spikes.shape[1] for session in self.sessions)
+
+    @property
+    def bins(self) -> int:
+        """Bins of a trial."""
+        return int(self.sessions[0].spikes.shape[2])
 
 
-def cowley_v4_files(root: Path, sessions: Sequence[str] = COWLEY_V4_SESSIONS) -> list[Path]:
-    """The files `cowley_v4` reads, all known to exist.
-
-    Parameters
-    ----------
-    root : Path
-        The data directory.
-    sessions : sequence of str
-        Names of sessions.
-
-    Returns
-    -------
-    list of Path
-        Images and responses of each session, and the single repeats of 210325.
-
-    Raises
-    ------
-    DataError
-        If one is missing, or a session is unknown.
-    """
-    unknown = sorted(set(sessions) - set(COWLEY_V4_SESSIONS))
-    if unknown:
-        raise DataError(f"unknown V4 sessions {unknown}; there are {list(COWLEY_V4_SESSIONS)}")
-    names = [n for s in sessions for n in (f"images_{s}.zip", f"responses_avg_{s}.npy")]
-    if "210325" in sessions:
-        names.append("responses_raw_210325.npy")
-    return [COWLEY_V4.path(root, name) for name in names]
-
-
-def cowley_v4(root: Path, sessions: Sequence[str] = COWLEY_V4_SESSIONS) -> list[Recording]:
-    """Macaque V4, natural images: 5 sessions, 33 to 89 neurons, 640 to 1,200 images each.
-
-    Only session 210325 has single repeats (6 to 10 of each image); the others are averages over
-    an unstated number of repeats.
+def bin_spikes(
+    times: NDArray[np.floating],
+    unit: NDArray[np.integer],
+    units: int,
+    events: NDArray[np.floating],
+    window_ms: tuple[float, float],
+    bin_ms: float,
+) -> NDArray[np.uint16]:
+    """Count spikes in bins around events.
 
     Parameters
     ----------
-    root : Path
-        The data directory.
-    sessions : sequence of str
-        Names of sessions.
+    times : ndarray
+        (spikes,): when, in seconds, in any order.
+    unit : ndarray
+        (spikes,): which neuron, 0 to `units` - 1.
+    units : int
+        Number of neurons.
+    events : ndarray
+        (trials,): the zero of each trial's clock, in seconds.
+    window_ms : (float, float)
+        Beginning and end of a trial on that clock.
+    bin_ms : float
+        Width of a bin; a spike at a bin's beginning belongs to it, one at its end to the next.
 
     Returns
     -------
-    list of Recording
-        One per session; responses in spikes per 100 ms.
+    ndarray
+        (trials, units, bins).
 
     Raises
     ------
-    DataError
-        If a file is missing or malformed, or images and responses do not match.
+    ValueError
+        If the window is no whole number of bins, at least one.
+
+    Examples
+    --------
+    >>> spikes = bin_spikes(
+    ...     np.array([0.9, 1.1, 1.2]), np.array([0, 0, 1]), 2, np.array([1.0]), (-200, 300), 100
+    ... )
+    >>> spikes[0].tolist()
+    [[0, 1, 0, 1, 0], [0, 0, 0, 0, 1]]
     """
-    cowley_v4_files(root, sessions)
-    recordings = []
-    for session in sessions:
-        images = load_jpegs(COWLEY_V4.path(root, f"images_{session}.zip"))[1]
-        mean = load_npy(COWLEY_V4.path(root, f"responses_avg_{session}.npy"), ndim=2)
-        trials = None
-        if session == "210325":
-            path = COWLEY_V4.path(root, "responses_raw_210325.npy")
-            trials = load_npy(path, ndim=3).astype(np.float32)
-        recordings.append(
-            Recording(
-                name=f"V4-{session}",
-                image_set=session,
-                images=images,
-                responses=mean.astype(np.float32),
-                trials=trials,
-            )
+    begin, end = window_ms
+    bins = round((end - begin) / bin_ms)
+    if bins < 1 or abs(bins * bin_ms - (end - begin)) > 1e-6 * bin_ms:
+        raise ValueError(
+            f"the window must be a whole number of bins of {bin_ms} ms, at least one; "
+            f"got {begin} to {end} ms"
         )
-    return recordings
+    counts = np.zeros((len(events), units, bins), dtype=np.uint16)
+    order = np.argsort(times, kind="stable")
+    when, who = np.asarray(times, dtype=np.float64)[order], unit[order]
+    for trial, event in enumerate(events):
+        first, last = np.searchsorted(when, (event + begin / 1e3 - 1e-9, event + end / 1e3))
+        # rounding to a nanosecond: a spike at the very edge of a bin belongs to the later one
+        place = np.floor(((when[first:last] - event) * 1e3 - begin + 1e-6) / bin_ms)
+        inside = (place >= 0) & (place < bins)
+        np.add.at(counts[trial], (who[first:last][inside], place[inside].astype(np.int64)), 1)
+    return counts

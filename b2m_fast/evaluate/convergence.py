@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from b2m_fast.evaluate.statistics import resamples
-
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -30,6 +28,7 @@ __all__ = [
     "log_rank",
     "median_ratio",
     "median_step",
+    "resamples",
     "steps_to_criterion",
 ]
 
@@ -300,3 +299,23 @@ def median_ratio(
     tail = (1 - level) / 2
     low, high = end(arm_low, base_high, tail), end(arm_high, base_low, 1 - tail)
     return MedianRatio(ratio, low, high, len(arm))
+
+
+def resamples(count: int, draws: int, seed: int) -> NDArray[np.int64]:
+    """Which values each resample of a bootstrap takes, drawn with replacement.
+
+    Parameters
+    ----------
+    count : int
+        Values (seeds).
+    draws : int
+        Resamples.
+    seed : int
+        Source of chance.
+
+    Returns
+    -------
+    ndarray
+        (draws, count) indices; the same for arms that are resampled together.
+    """
+    return np.random.default_rng(seed).integers(0, count, (draws, count))

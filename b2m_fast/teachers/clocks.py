@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from b2m_fast.data.files import DataError
+from b2m_fast.encoding.delays import reading
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
     from b2m_fast.data.decisions import DecisionTask
     from b2m_fast.teachers.populations import Population
 
-__all__ = ["Alignment", "align", "reading"]
+__all__ = [
+    "Alignment",
+    "align",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,36 +135,6 @@ def align(
         )
     condition = _conditions(population, task, conditions)
     return Alignment(weights[valid], valid, condition, stretch)
-
-
-def reading(edges: NDArray[np.float64], bins: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """What steps of one clock read of the bins of another.
-
-    The mean over the bins a step covers, or between bins that are wider than a step by linear
-    interpolation at its middle.
-
-    Parameters
-    ----------
-    edges : ndarray
-        (steps + 1,), where steps begin and end, in bins.
-    bins : int
-        Number of bins.
-
-    Returns
-    -------
-    weights : ndarray
-        (steps, bins).
-    valid : ndarray
-        (steps,), bool: steps of which at least half was recorded.
-    """
-    begin, end = edges[:-1, None], edges[1:, None]
-    bin_ = np.arange(bins)
-    covered = np.clip(np.minimum(end, bin_ + 1) - np.maximum(begin, bin_), 0, None)
-    valid = covered.sum(axis=1) > (0.5 - 1e-9) * (end - begin)[:, 0]
-    if (end - begin).min() < 1 - 1e-9:
-        middle = np.clip((begin + end) / 2 - 0.5, 0, bins - 1)
-        covered = np.clip(1 - np.abs(middle - bin_), 0, None)
-    return covered / np.maximum(covered.sum(axis=1, keepdims=True), 1e-12), valid
 
 
 def _conditions(

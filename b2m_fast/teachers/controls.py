@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from b2m_fast.teachers.features import cnn_features
+from b2m_fast.encoding.features import cnn_features
 from b2m_fast.teachers.similarity import cosine_similarity
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def cnn_similarity(images: NDArray[np.uint8], block: int = 3) -> NDArray[np.floa
     images : ndarray
         (n, H, W, C), uint8.
     block : int, default 3
-        Block of EfficientNet-Lite0; see `b2m_fast.teachers.features.cnn_features`.
+        Block of EfficientNet-Lite0; see `b2m_fast.encoding.features.cnn_features`.
 
     Returns
     -------

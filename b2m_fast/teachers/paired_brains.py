@@ -16,9 +16,9 @@ import numpy as np
 from b2m_fast.data.arrays import whole_number
 from b2m_fast.data.driving import to_frames
 from b2m_fast.data.files import DataError
+from b2m_fast.encoding.encoders import Encoder, crossfit, fit_encoder
+from b2m_fast.encoding.features import cnn_features, gabor_pyramid
 from b2m_fast.teachers.clocks import align
-from b2m_fast.teachers.encoding import Encoder, crossfit, fit_encoder
-from b2m_fast.teachers.features import cnn_features, gabor_pyramid
 from b2m_fast.teachers.paired import PairedTeacher, scored
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from b2m_fast.data.decisions import DecisionTask
-    from b2m_fast.data.recordings import Recording
+    from b2m_fast.data.v4 import Recording
     from b2m_fast.teachers.populations import Population
 
 __all__ = [
@@ -245,7 +245,7 @@ def fit_sensory_model(
     """Fit models of neurons at the resolution of the scenes they shall be shown.
 
     Images are reduced to the scenes' resolution first, so that no model leans on detail that the
-    scenes lack. Ridge regression on fixed image features (`b2m_fast.teachers.encoding`).
+    scenes lack. Ridge regression on fixed image features (`b2m_fast.encoding.encoders`).
 
     Parameters
     ----------

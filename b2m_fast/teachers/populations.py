@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from b2m_fast.data.files import DataError
-from b2m_fast.data.spikes import Session
+from b2m_fast.data.recordings import Session
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
-    from b2m_fast.data.spikes import SpikeRecording
+    from b2m_fast.data.recordings import SpikeRecording
 
 __all__ = ["Population", "gaussian_smoother", "make_population", "rebin"]
 

@@ -12,7 +12,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from b2m_fast.data.recordings import Recording
+from b2m_fast.data.v4 import Recording
 
 __all__ = ["SyntheticCortex", "natural_like_images", "synthetic_recordings"]
 

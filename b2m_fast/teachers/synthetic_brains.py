@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from b2m_fast.teachers.components import fit_components
-from b2m_fast.teachers.ridge import fit_ridge
+from b2m_fast.encoding.components import fit_components
+from b2m_fast.encoding.ridge import fit_ridge
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from b2m_fast.data.spikes import Session, SpikeRecording
+from b2m_fast.data.recordings import Session, SpikeRecording
 from b2m_fast.teachers.paired import PairedTeacher, scored
 
 if TYPE_CHECKING:

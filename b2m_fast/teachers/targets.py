@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from b2m_fast.data.images import to_gray
+from b2m_fast.encoding.encoders import crossfit
+from b2m_fast.encoding.features import cnn_features, gabor_pyramid
+from b2m_fast.encoding.reliability import predictability, reliability
 from b2m_fast.teachers import controls
-from b2m_fast.teachers.encoding import crossfit
-from b2m_fast.teachers.features import cnn_features, gabor_pyramid
-from b2m_fast.teachers.reliability import predictability, reliability
 from b2m_fast.teachers.similarity import Target, agreement, average, cosine_similarity
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from b2m_fast.data.recordings import Recording
+    from b2m_fast.data.v4 import Recording
 
 __all__ = ["ARMS", "DENOISERS", "Teaching", "needs_brain", "prepare"]
 

@@ -1,7 +1,0 @@
-"""``python -m b2m_fast.cli``."""
-
-import sys
-
-from b2m_fast.cli import main
-
-sys.exit(main())

@@ -1,0 +1,1 @@
+"""Models that predict responses from features of stimuli, and how good they are."""

@@ -1,0 +1,124 @@
+"""Which rows are held out together: blocks of neighbours, random rows, whole groups, or each by itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+    Fold = tuple[NDArray[np.int64], NDArray[np.int64]]
+    Folds = int | Literal["loo"] | Sequence[Fold]
+
+__all__ = ["folds_of", "splits_of"]
+
+
+def folds_of(
+    n: int,
+    folds: int,
+    *,
+    groups: ArrayLike | None = None,
+    shuffle: bool = False,
+    seed: int = 0,
+) -> list[Fold]:
+    """Deal rows into folds.
+
+    Parameters
+    ----------
+    n : int
+        Number of rows.
+    folds : int
+        Number of folds, at least 2.
+    groups : array_like, optional
+        (n,): rows of one group stay together; folds get equal numbers of groups.
+    shuffle : bool, default False
+        Deal rows (groups) out at random. Without, a fold is a block of neighbours (groups in the
+        order of their first row), as autocorrelated recordings need it.
+    seed : int, default 0
+        Of the shuffling.
+
+    Returns
+    -------
+    list of (train, test)
+        Ascending row numbers.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer rows (groups) than folds, or fewer than two folds.
+
+    Examples
+    --------
+    >>> [test.tolist() for train, test in folds_of(5, 2)]
+    [[0, 1, 2], [3, 4]]
+    """
+    names = np.arange(n) if groups is None else np.asarray(groups)
+    if names.shape != (n,):
+        raise ValueError(f"groups must name the group of each of {n} rows, got {names.shape}")
+    _, first, member = np.unique(names, return_index=True, return_inverse=True)
+    if folds < 2 or len(first) < folds:
+        what = "rows" if groups is None else "groups"
+        raise ValueError(f"{folds} folds of {len(first)} {what}: at least 2 folds, and a row each")
+    order = np.argsort(first)
+    if shuffle:
+        order = np.random.default_rng(seed).permutation(order)
+    fold = np.empty(len(order), dtype=np.int64)
+    for k, part in enumerate(np.array_split(order, folds)):
+        fold[part] = k
+    fold = fold[member.reshape(-1)]
+    return [(np.flatnonzero(fold != k), np.flatnonzero(fold == k)) for k in range(folds)]
+
+
+def splits_of(
+    n: int, folds: Folds, groups: ArrayLike | None, shuffle: bool, seed: int
+) -> list[Fold]:
+    """Folds as (train, test), checked.
+
+    Parameters
+    ----------
+    n : int
+        Number of rows.
+    folds : int, "loo" or sequence of (train, test)
+        As in `b2m_fast.encoding.ridge.fit_ridge`; for leave-one-out all rows, twice.
+    groups, shuffle, seed
+        As in `folds_of`.
+
+    Returns
+    -------
+    list of (train, test)
+        Row numbers.
+
+    Raises
+    ------
+    ValueError
+        If there are none, rows of training and test overlap, or groups or shuffling are asked for
+        where no rows are dealt out.
+    """
+    if isinstance(folds, int | np.integer):
+        return folds_of(n, int(folds), groups=groups, shuffle=shuffle, seed=seed)
+    if isinstance(folds, str) and (str(folds) != "loo" or n < 3):
+        raise ValueError(f"folds={folds!r} of {n} rows: a number, folds, or 'loo' of 3 or more")
+    if groups is not None or shuffle:
+        given = " and ".join(["groups"] * (groups is not None) + ["shuffle"] * bool(shuffle))
+        raise ValueError(
+            f"{given} deal rows into a number of folds, but folds are "
+            f"{repr(folds) if isinstance(folds, str) else 'given themselves'}"
+        )
+    if isinstance(folds, str):
+        return [(np.arange(n), np.arange(n))]
+    try:
+        splits = [(np.asarray(train), np.asarray(test)) for train, test in folds]
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"folds must be a number, 'loo' or (train, test)s, got {folds!r}"
+        ) from None
+    for train, test in splits:
+        if not len(train) or not len(test) or np.intersect1d(train, test).size:
+            raise ValueError("each fold must be (train, test), both not empty and without overlap")
+    if not splits:
+        raise ValueError("there are no folds")
+    return splits

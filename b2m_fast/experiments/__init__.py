@@ -1,0 +1,1 @@
+"""Experiments around the methods: arms, settings, runs, reports."""

@@ -1,0 +1,328 @@
+"""The experiment around `b2m_fast.methods.regularize`: arms, seeds, evaluation."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import torch
+
+from b2m_fast.data.files import data_root, fingerprint
+from b2m_fast.data.images import CIFAR10_SUBSET, ImageTask, cifar10_subset, digits
+from b2m_fast.data.v4 import cowley_v4, cowley_v4_files
+from b2m_fast.evaluate import robustness
+from b2m_fast.experiments.experiment import Payload, Settings, finite
+from b2m_fast.experiments.provenance import machine, versions
+from b2m_fast.methods.regularize import EPSILON, Regularization, SimilarityHead, train
+from b2m_fast.ops import rsa_penalty
+from b2m_fast.students.resnet import ResNet
+from b2m_fast.teachers.similarity import Target
+from b2m_fast.teachers.synthetic import synthetic_recordings
+from b2m_fast.teachers.targets import needs_brain, prepare
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from b2m_fast.experiments.runs import Job
+
+__all__ = [
+    "BRAINS",
+    "TASKS",
+    "Evaluation",
+    "Experiment",
+    "Material",
+    "data_fingerprint",
+    "make_material",
+    "run",
+]
+
+BRAINS = ("synthetic", "cowley-v4")
+TASKS = ("digits", "cifar10-subset")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a trained student is put through.
+
+    Attributes
+    ----------
+    noise : tuple of float
+        Standard deviations of Gaussian noise, pixels in [0, 1].
+    linf, l2 : tuple of float
+        Radii of PGD, pixels in [0, 1].
+    pgd_steps, minimal_steps : int
+        Steps of PGD and of the minimal-perturbation attack.
+    attack_images : int
+        Test images that are attacked.
+    similarity_images : int
+        Neural images per set on which student and targets are compared.
+    """
+
+    noise: tuple[float, ...] = (0.0, 0.02, 0.04, 0.06, 0.08, 0.1)
+    linf: tuple[float, ...] = (1 / 255, 2 / 255)
+    l2: tuple[float, ...] = (0.1, 0.2)
+    pgd_steps: int = 20
+    minimal_steps: int = 60
+    attack_images: int = 200
+    similarity_images: int = 200
+
+
+@dataclass(frozen=True)
+class Experiment(Settings):
+    """A whole experiment.
+
+    Attributes
+    ----------
+    brain : str
+        One of `BRAINS`.
+    task : str
+        One of `TASKS`.
+    width, blocks : int
+        Channels of the student's first layers, and residual blocks per group (2: ResNet18).
+    blur : float
+        Blur of the arm ``blur``, in pixels.
+    denoiser : str
+        Features of the encoding model.
+    training : Regularization
+        How students are trained.
+    evaluation : Evaluation
+        How they are evaluated.
+    """
+
+    method_version: ClassVar[int] = 2
+
+    brain: str = "synthetic"
+    task: str = "digits"
+    width: int = 8
+    blocks: int = 1
+    blur: float = 1.0
+    denoiser: str = "gabor"
+    training: Regularization = field(default_factory=Regularization)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+
+    @property
+    def size(self) -> int:
+        """Height and width of what the student sees, in pixels."""
+        return 16 if self.task == "digits" else 32
+
+
+@dataclass(frozen=True)
+class Material:
+    """What runs need: the task, targets, and small targets to compare students with.
+
+    Attributes
+    ----------
+    task : ImageTask
+        The task.
+    targets : dict
+        Arm -> targets to train on.
+    probes : dict
+        Arm -> targets on a few images of each set, for evaluation.
+    report : dict
+        Quality of the teachers.
+    """
+
+    task: ImageTask
+    targets: dict[str, list[Target]]
+    probes: dict[str, list[Target]]
+    report: dict[str, Any]
+
+    def of(self, arm: str) -> Material:
+        """The part one arm needs.
+
+        Parameters
+        ----------
+        arm : str
+            Arm.
+
+        Returns
+        -------
+        Material
+            With the targets of that arm alone.
+        """
+        return replace(self, targets={arm: self.targets.get(arm, [])}, report={})
+
+
+def _data_files(experiment: Experiment, root: str | None) -> list[Path]:
+    files: list[Path] = []
+    if experiment.brain == "cowley-v4":
+        files += cowley_v4_files(data_root(root))
+    if experiment.task == "cifar10-subset":
+        files.append(CIFAR10_SUBSET.path(data_root(root), "cifar10_subset.npz"))
+    return files
+
+
+def data_fingerprint(experiment: Experiment, root: str | None) -> str:
+    """Fingerprint of the files an experiment reads; also checks that they are there.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The experiment.
+    root : str, optional
+        The data directory.
+
+    Returns
+    -------
+    str
+        Empty if it reads none.
+
+    Raises
+    ------
+    DataError
+        If a file is missing.
+    """
+    return fingerprint(_data_files(experiment, root))
+
+
+def make_material(experiment: Experiment, arms: Sequence[str], root: str | None) -> Material:
+    """Load the task and the recordings, and make the targets of the arms.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The experiment.
+    arms : sequence of str
+        Arms.
+    root : str, optional
+        The data directory.
+
+    Returns
+    -------
+    Material
+        What the runs need.
+
+    Raises
+    ------
+    DataError
+        If data are missing or malformed.
+    """
+    size = experiment.size
+    task = digits(size) if experiment.task == "digits" else cifar10_subset(data_root(root))
+    recordings = (
+        synthetic_recordings() if experiment.brain == "synthetic" else cowley_v4(data_root(root))
+    )
+    teaching = prepare(recordings, arms, size, denoiser=experiment.denoiser)
+    rng = np.random.default_rng(0)
+    count = experiment.evaluation.similarity_images
+    picks = [np.sort(rng.permutation(len(t.images))[:count]) for t in teaching.targets["neural"]]
+    probes = {
+        arm: [
+            Target(t.name, t.images[p], t.similarity[np.ix_(p, p)])
+            for t, p in zip(targets, picks, strict=True)
+        ]
+        for arm, targets in teaching.targets.items()
+        if targets
+    }
+    return Material(task, teaching.targets, probes, teaching.report)
+
+
+def run(job: Job, tick: Callable[[], object]) -> dict[str, Any]:
+    """One run: train a student, evaluate it.
+
+    Parameters
+    ----------
+    job : Job
+        Its payload is a `Payload` with an `Experiment` and the `Material` of its arm.
+    tick : callable
+        Called after each epoch.
+
+    Returns
+    -------
+    dict
+        Everything measured, as JSON can hold it.
+    """
+    payload: Payload = job.payload
+    experiment: Experiment = payload.experiment
+    material: Material = payload.material
+    arm, seed = job.config["arm"], job.config["seed"]
+    torch.set_num_threads(payload.threads)
+    torch.manual_seed(seed)
+    blur = experiment.blur if arm == "blur" else 0.0
+    model = ResNet(material.task.classes, experiment.width, (experiment.blocks,) * 4, blur)
+    start = time.perf_counter()
+    trained = train(
+        model,
+        material.task,
+        material.targets[arm],
+        experiment.training,
+        seed,
+        lambda _: tick(),
+        checkpoint=payload.folder(job) / "training.safetensors",
+    )
+    middle = time.perf_counter()
+    result = _evaluate(model, material.task, experiment.evaluation)
+    result |= {
+        "arm": arm,
+        "seed": seed,
+        "gamma": trained.head.gamma.tolist() if needs_brain(arm) else None,
+        "best_epoch": trained.best_epoch,
+        "history": [{k: finite(v) for k, v in e.items()} for e in trained.history],
+        "similarity": {a: _compare(model, trained.head, t) for a, t in material.probes.items()},
+        "seconds_training": middle - start,
+        "seconds_evaluation": time.perf_counter() - middle,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "versions": versions(),
+        "machine": machine(payload.threads),
+    }
+    return result
+
+
+def _evaluate(model: ResNet, task: ImageTask, evaluation: Evaluation) -> dict[str, Any]:
+    """Accuracy, noise, attacks."""
+    x, y = torch.from_numpy(task.test_x[:, None]), torch.from_numpy(task.test_y)
+    order = torch.from_numpy(np.random.default_rng(0).permutation(len(x)))
+    chosen = order[: evaluation.attack_images]
+    ax, ay = x[chosen], y[chosen]
+    out: dict[str, Any] = {
+        "accuracy": robustness.accuracy(model, x, y),
+        "noise": robustness.noise_accuracy(model, x, y, evaluation.noise),
+        "pgd_linf": robustness.pgd_accuracy(
+            model, ax, ay, "linf", evaluation.linf, evaluation.pgd_steps
+        ),
+        "pgd_l2": robustness.pgd_accuracy(model, ax, ay, "l2", evaluation.l2, evaluation.pgd_steps),
+    }
+    for norm in ("linf", "l2"):
+        size = robustness.minimal_perturbation(model, ax, ay, norm, evaluation.minimal_steps)
+        right = size[size > 0]
+        out[f"minimal_{norm}"] = finite(float(np.median(right))) if right.size else None
+        out[f"minimal_{norm}_all_images"] = finite(float(np.median(size)))
+    return out
+
+
+def _compare(
+    model: ResNet, head: SimilarityHead, targets: Sequence[Target]
+) -> dict[str, float | list[float]]:
+    """How near the student's similarities are to targets: penalty (1) and Pearson r, centred.
+
+    With the student's own mixture of layers (uniform if it never had a teacher), and layer by layer
+    the correlation; averaged over image sets.
+    """
+    penalty, r, layers = [], [], []
+    model.eval()
+    with torch.no_grad():
+        for target in targets:
+            taps = [t.flatten(1) for t in model.taps(torch.from_numpy(target.images[:, None]))]
+            truth = torch.from_numpy(target.similarity)
+            common: dict[str, Any] = {
+                "metric": "cosine", "target_kind": "similarity", "center": True, "epsilon": EPSILON
+            }  # fmt: skip
+            gamma = head.gamma
+            penalty.append(
+                float(rsa_penalty(taps, truth, compare="atanh", layer_weights=gamma, **common))
+            )
+            r.append(
+                1
+                - float(rsa_penalty(taps, truth, compare="pearson", layer_weights=gamma, **common))
+            )
+            layers.append(
+                [1 - float(rsa_penalty([t], truth, compare="pearson", **common)) for t in taps]
+            )
+    return {
+        "penalty": float(np.mean(penalty)),
+        "r": float(np.mean(r)),
+        "r_per_layer": np.mean(layers, axis=0).tolist(),
+    }

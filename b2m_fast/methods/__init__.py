@@ -1,0 +1,1 @@
+"""The three methods, and the loop that trains them."""
