@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from typing_extensions import Self
+    from typing import Self
 
     from b2m_fast.experiments.transfer_settings import TransferExperiment
     from b2m_fast.teachers.latents import LatentTeacher

@@ -272,7 +272,7 @@ def fit_brains(
     for name, (features, responses) in named.items():
         try:
             fitted.append(BrainEncoder(**options).fit(features, responses))
-        except ValueError as error:  # noqa: PERF203
+        except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
     widths = {name: e.n_features_in_ for name, e in zip(named, fitted, strict=True)}
     if len(set(widths.values())) > 1:
