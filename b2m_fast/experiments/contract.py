@@ -1,0 +1,347 @@
+"""The contract of an experiment: what it declares, and what the engine makes of that.
+
+An experiment is one file. It declares its settings, its arms, what is measured, and how a run goes; the parser, the presets, runs
+named by a hash, workers, resume, tables, intervals, the verdict in words and the figure are written once for all of them, in
+`settings`, `runs`, `engine`, `report` and `figures`. Modules of experiments import torch inside functions only, because
+``b2m COMMAND --help`` loads none.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from b2m_fast._registry import Registry
+
+__all__ = [
+    "Context",
+    "Experiment",
+    "Inputs",
+    "Measure",
+    "Panel",
+    "Prepared",
+    "Runs",
+    "Settings",
+    "Table",
+]
+
+Run = dict[str, Any]  # what a run returns, as JSON holds it
+Runs = dict[str, dict[int, Run]]  # arm -> seed -> run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """Everything the results depend on, but for the arm and the seed: frozen, nested, made of what TOML can hold.
+
+    `method_version` is raised when the same settings give other results than before, so that old runs are not taken for new
+    ones.
+    """
+
+    method_version: ClassVar[int]
+
+
+@dataclass(frozen=True)
+class Context:
+    """What a run is given besides its settings: none of it may change a result, but `accelerator` and `precision`.
+
+    Parameters
+    ----------
+    data : Path, optional
+        The user's folder of recordings.
+    threads : int
+        Threads of a run.
+    accelerator, precision, devices
+        As `b2m_fast.methods.config.TrainConfig` takes them.
+    folder : Path
+        Where a run keeps checkpoints, or the teachers what can be used again.
+    tick : callable
+        Called at each step of the progress bar (`Experiment.ticks` in a run).
+    log : callable
+        Tells the user what is being done before the runs.
+    """
+
+    data: Path | None
+    folder: Path
+    threads: int = 1
+    accelerator: Literal["cpu", "cuda", "auto"] = "cpu"
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    devices: int = 1
+    tick: Callable[[], object] = lambda: None
+    log: Callable[[str], object] = lambda _: None
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What an experiment reads: its content enters the name of every run.
+
+    Parameters
+    ----------
+    files : sequence of Path
+        Files, known to exist.
+    digests : sequence of str
+        Of what is made and not read (rendered frames, say).
+    """
+
+    files: Sequence[Path] = ()
+    digests: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is made once a command: picklable parts of it go to the runs.
+
+    Parameters
+    ----------
+    of : callable
+        The part that the runs of an arm need.
+    report : mapping
+        What is known of the teachers, as JSON holds it; under ``"words"`` sentences for the report.
+    """
+
+    of: Callable[[str], Any]
+    report: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number, a curve, or a time that is taken of every run; tables, tests, words and figures follow from it.
+
+    Parameters
+    ----------
+    label : str
+        Head of its column, key of its numbers in results.json.
+    of : callable
+        Takes a run. ``"value"``: returns a float, NaN where the run has none. ``"curve"``: (x, y) as two lists. ``"time"``:
+        `b2m_fast.evaluate.convergence.TimeToCriterion`.
+    kind : {"value", "curve", "time"}
+        A time is censored where a run ended before it met the criterion. Curves are drawn and not tested.
+    better : {"higher", "lower", ""}
+        Which way is better; empty where neither is.
+    compare : {"paired difference", "corrected resampled t", "ratio of medians"}
+        How two arms are compared. ``"corrected resampled t"`` widens the intervals by `correlation` (Nadeau and Bengio 2003).
+    correlation : float
+        Share of the data that two seeds have in common.
+    digits : int
+        After the decimal point.
+    decides : bool
+        Whether the verdict looks at it.
+    drawn : bool
+        Whether the figure has a panel of it.
+    axes : (str, str)
+        Names of a curve's axes, with their units.
+    limit : float, optional
+        A line in the curve's panel: the criterion, say.
+    log : str
+        Axes of a curve that are logarithmic: "", "x", "y", "xy".
+    """
+
+    label: str
+    of: Callable[[Run], Any]
+    kind: Literal["value", "curve", "time"] = "value"
+    better: Literal["higher", "lower", ""] = "higher"
+    compare: Literal["paired difference", "corrected resampled t", "ratio of medians"] = (
+        "paired difference"
+    )
+    correlation: float = 0.0
+    digits: int = 3
+    decides: bool = False
+    drawn: bool = False
+    axes: tuple[str, str] = ("", "")
+    limit: float | None = None
+    log: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of an experiment's own, below those that every report has.
+
+    Parameters
+    ----------
+    text : str
+        What it shows, in sentences.
+    head : sequence of str
+        Heads of the columns.
+    rows : sequence of sequence of str
+        Cells.
+    """
+
+    text: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A panel of an experiment's own, beside those that follow from the measures.
+
+    Parameters
+    ----------
+    draw : callable
+        Takes the panel (matplotlib axes) and the colour of each arm.
+    """
+
+    draw: Callable[[Any, Mapping[str, Any]], object]
+
+
+S = TypeVar("S", bound=Settings)
+
+
+class Experiment(ABC, Generic[S]):
+    """One experiment: settings, arms, measures and a run.
+
+    The class attributes are its words and its doors; `measures`, `reads`, `prepare` and `run` are what must be written. The rest
+    has defaults that fit most experiments.
+    """
+
+    command: ClassVar[str]
+    """Words after ``b2m``: ``"regularize"``."""
+    presets: ClassVar[str]
+    """Name of the file of presets."""
+    summary: ClassVar[str]
+    """One line for ``b2m --help``."""
+    purpose: ClassVar[str]
+    """Question, loss, paper and controls, for the head of ``--help`` and of reports."""
+    settings: ClassVar[type[Settings]]
+    """A frozen dataclass; the docstrings' ``Parameters`` are the help lines of its options."""
+    options: ClassVar[Mapping[str, Mapping[str, str]]]
+    """Group -> flag -> dotted setting; settings without a flag are set by ``--set``."""
+    choices: ClassVar[Mapping[str, tuple[Registry[Any], Mapping[str, Any]]]]
+    """Settings that name something registered: the registry, and the facts that what fits has."""
+    fixed: ClassVar[Mapping[str, Any]] = {}
+    """Settings that the command itself decides."""
+    workers: ClassVar[int] = 0
+    """Default of ``--workers``; 0 is up to two."""
+    arms: ClassVar[Registry[Any]]
+    """Arms register with a name, a sentence and ``role="baseline" | "tested" | "control" | "other"`` ("control" if not said)."""
+    means_text: ClassVar[str] = "Means over seeds."
+    """What the table of means shows."""
+    unit: ClassVar[str] = "validation"
+    """What the progress bar counts."""
+
+    @property
+    def reference(self) -> str:
+        """Under which a worker finds this experiment again."""
+        return self.command
+
+    # ------------------------------------------------------------------------------------- must be written
+    @abstractmethod
+    def measures(self, settings: S, runs: Runs) -> Sequence[Measure]:
+        """Return what is measured; `runs` may decide what there is (numbers of samples, say)."""
+
+    @abstractmethod
+    def reads(self, settings: S, arms: Sequence[str], context: Context) -> Inputs:
+        """Return what will be read; raise before anything is trained if it cannot work."""
+
+    @abstractmethod
+    def prepare(self, settings: S, arms: Sequence[str], context: Context) -> Prepared:
+        """Load data and make the teachers of these arms, and of no others."""
+
+    @abstractmethod
+    def run(self, settings: S, prepared: Any, arm: str, seed: int, context: Context) -> Run:
+        """Train or fit once, and measure."""
+
+    # ------------------------------------------------------------------------------------- may be written
+    def refuse(self, settings: S, arms: Sequence[str], given: set[str]) -> None:
+        """Raise ValueError for a combination that is impossible, or for a given setting that would be ignored.
+
+        Parameters
+        ----------
+        settings : Settings
+            As they will be run.
+        arms : sequence of str
+            As they will be run.
+        given : set of str
+            Dotted names of the settings that the user has set, and ``"data"`` where a data folder was named.
+        """
+
+    def possible_arms(self, settings: S) -> list[str]:
+        """Return the arms that a command without ``--arms`` runs, where no preset says which."""
+        del settings
+        return list(self.arms.listings())
+
+    def registered(self, settings: S, arms: Sequence[str]) -> list[str]:
+        """Return those arms that are registered by the name they have here; arms made by `expand` are not."""
+        del settings
+        return list(arms)
+
+    def expand(self, settings: S, arms: Sequence[str]) -> list[str]:
+        """Return the arms to run, those that stand for several replaced by each of these."""
+        del settings
+        return list(arms)
+
+    def title(self, settings: S) -> str:
+        """Return the report's title."""
+        del settings
+        return self.summary
+
+    def folder(self, settings: S) -> str:
+        """Return the name of the default output folder below b2m-results/."""
+        del settings
+        return self.command.replace(" ", "-")
+
+    def ticks(self, settings: S) -> int:
+        """Return how often a run calls `Context.tick`."""
+        del settings
+        return 1
+
+    def brief(self, run: Run) -> float | None:
+        """Return the number of a run that the progress bar shows."""
+        del run
+        return None
+
+    def roles(self, settings: S) -> dict[str, str]:
+        """Return the role of each arm; see `arms`."""
+        del settings
+        return {
+            n: listing.about.get("role", "control") for n, listing in self.arms.listings().items()
+        }
+
+    def contrasts(self, settings: S, arms: Sequence[str]) -> list[tuple[str, str]]:
+        """Return the pairs (arm, base) to compare: each arm with the baseline, the tested one with every control."""
+        roles = self.roles(settings)
+        baseline = [a for a in arms if roles.get(a) == "baseline"]
+        tested = [a for a in arms if roles.get(a) == "tested"]
+        controls = [a for a in arms if roles.get(a, "control") == "control"]
+        pairs = [(a, b) for b in baseline for a in arms if a != b]
+        return pairs + [(t, c) for t in tested for c in controls]
+
+    def notes(self, settings: S, runs: Runs) -> list[str]:
+        """Return sentences below the tables' heads: what a number means here."""
+        del settings, runs
+        return []
+
+    def tables(self, settings: S, runs: Runs) -> list[Table]:
+        """Return tables of its own."""
+        del settings, runs
+        return []
+
+    def words(self, settings: S, runs: Runs) -> list[str]:
+        """Return sentences of its own, before the verdict."""
+        del settings, runs
+        return []
+
+    def panels(self, settings: S, runs: Runs) -> list[Panel]:
+        """Return panels of its own."""
+        del settings, runs
+        return []
+
+    def extra_summary(self, settings: S, runs: Runs) -> dict[str, Any]:
+        """Return numbers of its own for results.json."""
+        del settings, runs
+        return {}
+
+
+def finite(value: float | None) -> float | None:
+    """Return a number as JSON can hold it: None for NaN and infinity."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def or_nan(value: float | None) -> float:
+    """Return a number read from JSON: NaN for None."""
+    return math.nan if value is None else float(value)
