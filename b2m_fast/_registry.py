@@ -61,11 +61,13 @@ class Registry(Generic[T]):
         What is registered, as messages call it: ``"data set"``.
     package : str
         The module, or package of modules, in which the built-in ones are defined.
+    group : str, optional
+        Entry-point group, where it is not ``b2m_fast.DECORATOR``.
     """
 
-    def __init__(self, decorator: str, kind: str, package: str) -> None:
+    def __init__(self, decorator: str, kind: str, package: str, *, group: str = "") -> None:
         self.decorator, self.kind, self.package = decorator, kind, package
-        self.group = f"b2m_fast.{decorator}"
+        self.group = group or f"b2m_fast.{decorator}"
         self._entries: dict[str, Entry[T]] = {}
 
     def __call__(self, name: str, help: str = "", /, **about: Any) -> Callable[[T], T]:  # noqa: A002
@@ -155,6 +157,8 @@ class Registry(Generic[T]):
         if listing is not None:
             importlib.import_module(listing.source)
             return self._entries[name]
+        if name in self._entries:  # registered by a user's module that was imported before
+            return self._entries[name]
         if _file(name) is not None:
             return self._own(getattr(*_target(name), None), name)
         for point in metadata.entry_points(group=self.group, name=name):
@@ -184,8 +188,9 @@ def _name(node: ast.expr) -> str:
 
 
 def _origin(made: object) -> tuple[object, object]:
-    """Return what stays the same when a module is loaded again."""
-    return getattr(made, "__module__", None), getattr(made, "__qualname__", id(made))
+    """Return what stays the same when a module is loaded again, changed or not."""
+    module = sys.modules.get(getattr(made, "__module__", ""))
+    return getattr(module, "__file__", id(made)), getattr(made, "__qualname__", id(made))
 
 
 def _file(name: str) -> Path | None:

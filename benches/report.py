@@ -102,7 +102,7 @@ def document(
     records = rows(measured)
     return {
         "schema": SCHEMA,
-        "date": dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%dT%H:%MZ"),
+        "date": dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%MZ"),
         "form": form,
         "complete": complete,
         "wall_seconds": round(wall_seconds),

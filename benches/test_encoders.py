@@ -91,7 +91,7 @@ def run(request: pytest.FixtureRequest) -> Iterator[Run]:
         print("\n\n" + render(state.found))
         print(f"load {load[0]:.1f} -> {load[1]:.1f} (at the start: of others)")
         if set(state.found) == set(encoding.CONTENDERS):
-            now = dt.datetime.now(dt.timezone.utc)
+            now = dt.datetime.now(dt.UTC)
             path = RESULTS / f"{now:%Y-%m-%d}-encoding-{FORM}.json"
             cases = [
                 {k: v for k, v in case.items() if k not in {"chosen", "weights"}}

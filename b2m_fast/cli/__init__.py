@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import sys
 from typing import TYPE_CHECKING
 
 from b2m_fast.cli import _compare, _mediated, _regularize, _transfer
 from b2m_fast.cli._common import INTERRUPTED, OK
+from b2m_fast.experiments import engine, experiment
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -56,7 +58,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     info.set_defaults(action=_info)
     commands.add_parser("bench", help="time the ops on this machine", add_help=False)
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["transfer"]:
+        arguments[0] = "brain2model" if experiment.listings(command="brain2model") else "transfer"
     try:
+        for words in (2, 1):
+            name = " ".join(arguments[:words])
+            if name in experiment.listings():
+                return engine.main(experiment.get(name).make(), arguments[words:])
+        if arguments[:1] == ["report"]:
+            return importlib.import_module("b2m_fast.experiments.report").main(arguments[1:])
         if arguments[:1] == ["bench"]:  # it has options of its own
             return _bench(arguments[1:])
         options = parser.parse_args(arguments)

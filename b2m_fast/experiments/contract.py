@@ -9,6 +9,7 @@ named by a hash, workers, resume, tables, intervals, the verdict in words and th
 from __future__ import annotations
 
 import math
+import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
@@ -226,8 +227,10 @@ class Experiment(ABC, Generic[S]):
 
     @property
     def reference(self) -> str:
-        """Under which a worker finds this experiment again."""
-        return self.command
+        """How a worker's `Registry.get` finds this experiment: ``module:class``, or ``file.py:class`` of a user's own."""
+        module = type(self).__module__
+        own = module.startswith("_b2m_user_")
+        return f"{sys.modules[module].__file__ if own else module}:{type(self).__qualname__}"
 
     # ------------------------------------------------------------------------------------- must be written
     @abstractmethod

@@ -140,9 +140,9 @@ class Plan:
     seeds: list[int]
     out: Path
     context: Context
-    sources: dict[
-        str, dict[str, str]
-    ]  # registry -> what is the user's own, and the hash of its source
+    # the user's own things by registry, with the hash of their source; and those that are arms, by arm
+    sources: dict[str, dict[str, str]]
+    arm_sources: dict[str, dict[str, str]]
     fingerprint: str
     workers: int = 1
     quiet: bool = False
@@ -152,15 +152,22 @@ class Plan:
         common = plain(self.settings) | {
             "data": self.fingerprint,
             "method_version": self.settings.method_version,
-            "sources": self.sources,
             "accelerator": self.context.accelerator,
             "precision": self.context.precision,
         }
         return [
-            Job(f"{_file_name(arm)}-seed{seed}", common | {"arm": arm, "seed": seed})
+            Job(
+                f"{_file_name(arm)}-seed{seed}",
+                common | {"arm": arm, "seed": seed, "sources": self.sources_of(arm)},
+            )
             for seed in self.seeds
             for arm in self.arms
         ]
+
+    def sources_of(self, arm: str) -> dict[str, dict[str, str]]:
+        """Return the user's own things that a run of an arm uses, by registry, and the hash of their source."""
+        own = self.arm_sources.get(arm)
+        return self.sources | ({"arm": own} if own else {})
 
 
 def _file_name(arm: str) -> str:
@@ -183,7 +190,11 @@ def plan(experiment: Experiment[Any], argv: Sequence[str]) -> Plan:
     top = {k: v for k, v in (("arms", options.arms), ("seeds", options.seeds)) if v is not None}
     chosen = choose(experiment, given | top, config)
     arms = experiment.possible_arms(chosen.settings) if chosen.arms is None else chosen.arms
-    sources = _sources(experiment, chosen.settings, arms)
+    sources = _sources(experiment, chosen.settings)
+    arm_sources = {
+        _label(experiment, arm): experiment.arms.source(arm)
+        for arm in experiment.registered(chosen.settings, arms)
+    }
     arms = experiment.expand(chosen.settings, [_label(experiment, arm) for arm in arms])
     names = given_names(experiment, (given, config)) | ({"data"} if options.data else set())
     if options.devices > 1:
@@ -214,6 +225,7 @@ def plan(experiment: Experiment[Any], argv: Sequence[str]) -> Plan:
         out,
         context,
         sources,
+        arm_sources,
         found[0] if len(found) == 1 else digest(found),
         options.workers,
         options.quiet,
@@ -242,21 +254,15 @@ def _registries(experiment: Experiment[Any]) -> dict[str, Registry[Any]]:
     return found | {"arm": experiment.arms}
 
 
-def _sources(
-    experiment: Experiment[Any], settings: Settings, arms: Sequence[str]
-) -> dict[str, dict[str, str]]:
-    """Return the hash or version of everything that is not built in, by registry and name."""
+def _sources(experiment: Experiment[Any], settings: Settings) -> dict[str, dict[str, str]]:
+    """Return the hash or version of everything that settings name and that is not built in, by registry."""
     found: dict[str, dict[str, str]] = {}
-    wanted = [("arm", experiment.arms, arm) for arm in experiment.registered(settings, arms)]
     for name, (registry, _) in experiment.choices.items():
         value: Any = settings
         for part in name.split("."):
             value = getattr(value, part)
-        if value is not None:
-            wanted.append((registry.decorator, registry, value))
-    for kind, registry, value in wanted:
-        if source := registry.source(value):
-            found.setdefault(kind, {}).update(source)
+        if value is not None and (source := registry.source(value)):
+            found.setdefault(registry.decorator, {}).update(source)
     return found
 
 
@@ -351,7 +357,7 @@ def _payload(todo: Plan, part: Callable[[str], Any], job: Job) -> _Payload:
     return _Payload(
         todo.experiment.reference,
         plain(todo.settings),
-        todo.sources,
+        todo.sources_of(job.config["arm"]),
         pickle.dumps(part(job.config["arm"])),
         context | {"folder": todo.out / "checkpoints" / job.key},
     )

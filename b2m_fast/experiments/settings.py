@@ -182,11 +182,17 @@ def choose(experiment: Experiment[Any], given: Tree, config: Tree | None = None)
     """
     config = config or {}
     found: Tree = {}
+    defaults: Tree = {}
+    for item in fields(experiment.settings):
+        if item.default is not dataclasses.MISSING:
+            defaults = _merged(defaults, _nested(item.name, item.default))
     for file in (presets(experiment.presets), config):
         found = _merged(found, {k: v for k, v in file.items() if k not in {"preset", "example"}})
         for preset in file.get("preset", ()):
             own = {k: v for k, v in config.items() if k != "preset"}
-            now = _merged(_merged(_merged(found, experiment.fixed), own), given)
+            now = defaults
+            for tree in (found, experiment.fixed, own, given):
+                now = _merged(now, tree)
             if all(_fits(now, name, wanted) for name, wanted in preset.get("when", {}).items()):
                 found = _merged(found, {k: v for k, v in preset.items() if k != "when"})
     found = _merged(_merged(found, given), experiment.fixed)

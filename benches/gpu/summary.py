@@ -91,7 +91,7 @@ def read_records(work: Path) -> list[dict[str, Any]]:
 
 def document(work: Path) -> dict[str, Any]:
     """Everything that is kept of a run."""
-    now = dt.datetime.now(dt.timezone.utc).strftime("%Y-%m-%dT%H:%MZ")
+    now = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%MZ")
     found: dict[str, Any] = {"schema": SCHEMA, "date": now, "machine": machine(), "stages": {}}
     for name in STAGES:
         kept = stage(name, work)
