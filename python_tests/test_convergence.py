@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from b2m_fast.evaluate.convergence import (
-    Arrival,
+    TimeToCriterion,
     area_under_curve,
     log_rank,
     median_ratio,
@@ -21,28 +21,28 @@ def history(*values: float, every: int = 10, metric: str = "accuracy") -> list[d
     return [{"step": every * k, metric: v} for k, v in enumerate(values)]
 
 
-def arrivals(*steps: int, censored: int = 10**9) -> list[Arrival]:
-    """Arrivals at these steps; those at `censored` or later did not arrive."""
-    return [Arrival(min(s, censored), s >= censored) for s in steps]
+def times(*steps: int, censored: int = 10**9) -> list[TimeToCriterion]:
+    """Times of these steps; those at `censored` or later are censored."""
+    return [TimeToCriterion(min(s, censored), s >= censored) for s in steps]
 
 
 # --------------------------------------------------------------------------------------------------
-# Arrival
+# Time to criterion
 # --------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("values", "consecutive", "expected"),
     [
-        ((0.9, 0.9, 0.9), 3, Arrival(0, False)),
-        ((0.5, 0.9, 0.8, 0.9, 0.9, 0.95), 3, Arrival(30, False)),
-        ((0.5, 0.9, 0.8, 0.9, 0.9, 0.95), 1, Arrival(10, False)),
-        ((0.5, 0.8, 0.9, 0.9), 3, Arrival(30, True)),
-        ((0.9, 0.9, math.nan, 0.9), 3, Arrival(30, True)),
+        ((0.9, 0.9, 0.9), 3, TimeToCriterion(0, False)),
+        ((0.5, 0.9, 0.8, 0.9, 0.9, 0.95), 3, TimeToCriterion(30, False)),
+        ((0.5, 0.9, 0.8, 0.9, 0.9, 0.95), 1, TimeToCriterion(10, False)),
+        ((0.5, 0.8, 0.9, 0.9), 3, TimeToCriterion(30, True)),
+        ((0.9, 0.9, math.nan, 0.9), 3, TimeToCriterion(30, True)),
     ],
 )
-def test_arrival_needs_a_row_of_good_evaluations(
-    values: tuple[float, ...], consecutive: int, expected: Arrival
+def test_a_criterion_takes_a_row_of_good_evaluations(
+    values: tuple[float, ...], consecutive: int, expected: TimeToCriterion
 ) -> None:
-    """One lucky evaluation is no arrival, a NaN breaks the row, an unfinished row is censored."""
+    """One lucky evaluation is not enough, a NaN breaks the row, an unfinished row is censored."""
     assert steps_to_criterion(history(*values), "accuracy", 0.9, consecutive) == expected
 
 
@@ -50,14 +50,14 @@ def test_errors_fall_to_their_criterion() -> None:
     """For an error, small is good."""
     curve = history(0.5, 0.1, 0.05, 0.02, metric="mse")
     found = steps_to_criterion(curve, "mse", 0.1, 2, lower_is_better=True)
-    assert found == Arrival(10, False)
+    assert found == TimeToCriterion(10, False)
 
 
 def test_entries_without_the_metric_are_passed_over() -> None:
     """Entries that hold training losses only do not break a row of evaluations."""
     curve = history(0.95, 0.95)
     curve.insert(1, {"step": 5, "loss": 1.0})
-    assert steps_to_criterion(curve, "accuracy", 0.9, 2) == Arrival(0, False)
+    assert steps_to_criterion(curve, "accuracy", 0.9, 2) == TimeToCriterion(0, False)
     assert area_under_curve(curve, "accuracy") == pytest.approx(0.95)
 
 
@@ -82,9 +82,9 @@ def test_area_is_the_mean_height() -> None:
 # Log-rank
 # --------------------------------------------------------------------------------------------------
 def test_log_rank_by_hand() -> None:
-    """Two groups of three, one censored: expected arrivals and variance written out."""
-    first = [Arrival(1, False), Arrival(3, False), Arrival(5, True)]
-    second = [Arrival(2, False), Arrival(3, False), Arrival(4, False)]
+    """Two groups of three, one censored: expected events and variance written out."""
+    first = [TimeToCriterion(1, False), TimeToCriterion(3, False), TimeToCriterion(5, True)]
+    second = [TimeToCriterion(2, False), TimeToCriterion(3, False), TimeToCriterion(4, False)]
     # at 1: 3 of 6; at 2: 2 of 5; at 3, two arrivals: 2 of 4; at 4: 1 of 2
     expected = 3 / 6 + 2 / 5 + 2 * 2 / 4 + 1 / 2
     variance = 1 / 4 + 6 / 25 + 2 * (1 / 4) * (2 / 3) + 1 / 4
@@ -100,7 +100,7 @@ def test_log_rank_is_that_of_scipy(seed: int) -> None:
     groups, data = [], []
     for size, scale in ((rng.integers(3, 15), 20), (rng.integers(3, 15), 30)):
         steps = rng.geometric(1 / scale, size)
-        groups.append(arrivals(*steps.tolist(), censored=25))
+        groups.append(times(*steps.tolist(), censored=25))
         gone = steps[steps < 25]
         data.append(stats.CensoredData(gone, right=np.full(size - len(gone), 25)))
     p = stats.logrank(*data).pvalue
@@ -110,9 +110,9 @@ def test_log_rank_is_that_of_scipy(seed: int) -> None:
 
 def test_log_rank_without_information() -> None:
     """Nobody arrives, or all at once: p is 1; an empty group is an error."""
-    nobody = arrivals(5, 5, censored=5)
+    nobody = times(5, 5, censored=5)
     assert log_rank(nobody, nobody) == 1
-    assert log_rank(arrivals(3), arrivals(3)) == 1
+    assert log_rank(times(3), times(3)) == 1
     with pytest.raises(ValueError, match="got 2 and 0"):
         log_rank(nobody, [])
 
@@ -122,8 +122,8 @@ def test_log_rank_without_information() -> None:
 # --------------------------------------------------------------------------------------------------
 def test_median_with_censoring() -> None:
     """The median is known as long as more than half arrived, and infinite otherwise."""
-    assert median_step(arrivals(10, 20, 90, censored=50)) == 20
-    assert median_step(arrivals(10, 90, 90, censored=50)) == math.inf
+    assert median_step(times(10, 20, 90, censored=50)) == 20
+    assert median_step(times(10, 90, 90, censored=50)) == math.inf
     with pytest.raises(ValueError, match="at least one"):
         median_step([])
 
@@ -131,7 +131,7 @@ def test_median_with_censoring() -> None:
 def test_ratio_is_paired() -> None:
     """Half the steps in every seed is a ratio of exactly one half, however seeds scatter."""
     base = [10, 200, 40, 1000, 80, 600, 30]
-    found = median_ratio(arrivals(*(s // 2 for s in base)), arrivals(*base))
+    found = median_ratio(times(*(s // 2 for s in base)), times(*base))
     assert (found.ratio, found.low, found.high, found.n) == (0.5, 0.5, 0.5, 7)
     assert found.excludes_one
 
@@ -139,7 +139,7 @@ def test_ratio_is_paired() -> None:
 def test_ratio_of_alike_arms_holds_one() -> None:
     """Arms drawn from the same distribution: 1 lies in the interval, which is repeatable."""
     rng = np.random.default_rng(0)
-    arm, base = (arrivals(*rng.integers(50, 150, 20).tolist()) for _ in range(2))
+    arm, base = (times(*rng.integers(50, 150, 20).tolist()) for _ in range(2))
     found = median_ratio(arm, base)
     assert found.low < found.ratio < found.high
     assert not found.excludes_one
@@ -148,12 +148,14 @@ def test_ratio_of_alike_arms_holds_one() -> None:
 
 def test_interval_does_not_depend_on_what_censored_runs_would_have_done() -> None:
     """Ends are bounds: whatever later steps censored runs had arrived at, they lie further in."""
-    arm = arrivals(10, 12, 14, 20, 90, 90, 11, 13, censored=50)
-    base = arrivals(20, 90, 30, 40, 90, 45, 90, 25, censored=50)
+    arm = times(10, 12, 14, 20, 90, 90, 11, 13, censored=50)
+    base = times(20, 90, 30, 40, 90, 45, 90, 25, censored=50)
     found = median_ratio(arm, base)
     assert found.ratio == pytest.approx(13.5 / 42.5)
     for late in (50, 60, 1000):
-        filled = [[Arrival(late if a.censored else a.step, False) for a in g] for g in (arm, base)]
+        filled = [
+            [TimeToCriterion(late if a.censored else a.step, False) for a in g] for g in (arm, base)
+        ]
         complete = median_ratio(filled[0], filled[1])
         assert found.low <= complete.low
         assert complete.high <= found.high
@@ -167,8 +169,7 @@ def test_alike_arms_are_seldom_told_apart() -> None:
         found = 0
         for _ in range(experiments):
             arm, base = (
-                arrivals(*(5 * rng.integers(10, 60, seeds)).tolist(), censored=260)
-                for _ in range(2)
+                times(*(5 * rng.integers(10, 60, seeds)).tolist(), censored=260) for _ in range(2)
             )
             found += median_ratio(arm, base, draws=400).excludes_one
         return found / experiments
@@ -180,7 +181,7 @@ def test_alike_arms_are_seldom_told_apart() -> None:
 
 def test_hidden_medians_give_bounds() -> None:
     """A baseline that never arrives leaves no ratio, but a bound from its last step."""
-    arm, never = arrivals(*[10, 12, 14] * 2), arrivals(*[99] * 6, censored=40)
+    arm, never = times(*[10, 12, 14] * 2), times(*[99] * 6, censored=40)
     found = median_ratio(arm, never)
     assert math.isnan(found.ratio)
     assert found.low == 0
@@ -197,10 +198,10 @@ def test_hidden_medians_give_bounds() -> None:
 def test_ratio_refuses_what_has_none() -> None:
     """Unpaired arms and a criterion met before training are errors; one seed has no interval."""
     with pytest.raises(ValueError, match="got 1, 2"):
-        median_ratio(arrivals(1), arrivals(1, 2))
+        median_ratio(times(1), times(1, 2))
     with pytest.raises(ValueError, match="raise the criterion"):
-        median_ratio(arrivals(1, 2), arrivals(0, 2))
-    single = median_ratio(arrivals(5), arrivals(10))
+        median_ratio(times(1, 2), times(0, 2))
+    single = median_ratio(times(5), times(10))
     assert single.ratio == 0.5
     assert math.isnan(single.low)
     assert not single.excludes_one

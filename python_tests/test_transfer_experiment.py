@@ -13,7 +13,7 @@ import torch
 
 from b2m_fast.data.decisions import DECISION_TASKS, decision_task
 from b2m_fast.data.driving import Scenes
-from b2m_fast.evaluate.convergence import Arrival, median_ratio
+from b2m_fast.evaluate.convergence import TimeToCriterion, median_ratio
 from b2m_fast.experiments import transfer_experiment as lab
 from b2m_fast.experiments import transfer_frames, transfer_lessons, transfer_trials
 from b2m_fast.experiments.experiment import Payload, jobs
@@ -356,11 +356,11 @@ def test_the_true_teacher_is_faster_and_empty_ones_are_not(tmp_path: Path) -> No
     """
     experiment, _, _ = preset("latent", "gru", "synthetic", None)
     material = lab.make_material(experiment, ["brain"], None, tmp_path)
-    found: dict[str, list[Arrival]] = {}
+    found: dict[str, list[TimeToCriterion]] = {}
     for arm in ("none", "brain", "shuffled", "gaussian"):
         for seed in (200, 201):
             result = go(experiment, material, arm, seed, tmp_path)
-            found.setdefault(arm, []).append(Arrival(**result["arrival"]))
+            found.setdefault(arm, []).append(TimeToCriterion(**result["arrival"]))
     assert median_ratio(found["brain"], found["none"]).high < 0.5
     for arm in ("shuffled", "gaussian"):
         assert median_ratio(found[arm], found["none"]).low > 0.7

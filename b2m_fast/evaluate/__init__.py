@@ -1,1 +1,1 @@
-"""Robustness, and statistics over seeds."""
+"""What is measured of a trained network: robustness, reconstruction, time to a criterion, distances between brains."""

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from b2m_fast.evaluate.convergence import Arrival
+from b2m_fast.evaluate.convergence import TimeToCriterion
 from b2m_fast.experiments.experiment import finite
 from b2m_fast.experiments.statistics import Interval, paired_difference, t_interval
 
@@ -79,7 +79,7 @@ def or_nan(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 
-def arrivals(runs: Runs, arm: str, seeds: Sequence[int] | None = None) -> list[Arrival]:
+def arrivals(runs: Runs, arm: str, seeds: Sequence[int] | None = None) -> list[TimeToCriterion]:
     """When the runs of an arm met the criterion.
 
     Parameters
@@ -93,11 +93,13 @@ def arrivals(runs: Runs, arm: str, seeds: Sequence[int] | None = None) -> list[A
 
     Returns
     -------
-    list of Arrival
+    list of TimeToCriterion
         One per seed.
     """
     chosen = runs[arm] if seeds is None else {s: runs[arm][s] for s in seeds}
-    return [Arrival(r["arrival"]["step"], r["arrival"]["censored"]) for r in chosen.values()]
+    return [
+        TimeToCriterion(r["arrival"]["step"], r["arrival"]["censored"]) for r in chosen.values()
+    ]
 
 
 def share_values(seeds: dict[int, dict[str, Any]], share: float, metric: str) -> list[float]:

@@ -29,7 +29,7 @@ from b2m_fast.experiments.transfer_figure import figure
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from b2m_fast.evaluate.convergence import Arrival, MedianRatio
+    from b2m_fast.evaluate.convergence import MedianRatio, TimeToCriterion
 
 __all__ = ["contrasts", "figure", "markdown", "metrics", "sentences", "summarise"]
 
@@ -64,7 +64,7 @@ EFFICIENCY = (
 )
 
 
-def _paired(runs: Runs, arm: str, base: str) -> tuple[list[Arrival], list[Arrival]]:
+def _paired(runs: Runs, arm: str, base: str) -> tuple[list[TimeToCriterion], list[TimeToCriterion]]:
     seeds = sorted(set(runs.get(arm, {})) & set(runs.get(base, {})))
     return arrivals(runs, arm, seeds), arrivals(runs, base, seeds)
 
@@ -132,7 +132,7 @@ def _pairs(runs: Runs, settings: dict[str, Any]) -> list[tuple[str, str]]:
     return contrasts(list(runs)) if named is None else named
 
 
-def _median_cell(found: Sequence[Arrival]) -> str:
+def _median_cell(found: Sequence[TimeToCriterion]) -> str:
     value = median_step(found)
     return f"{value:.0f}" if math.isfinite(value) else f"> {max(a.step for a in found)}"
 

@@ -1,72 +1,13 @@
-"""Statistics over seeds, and attacks on a network whose weak spot is known."""
+"""Accuracy under noise and attack, on a network whose weak spot is known."""
 
 from __future__ import annotations
 
 import sys
 
-import numpy as np
 import pytest
 import torch
 
 from b2m_fast.evaluate import robustness
-from b2m_fast.experiments import statistics
-
-
-@pytest.mark.parametrize("n", [2, 3, 4, 7, 20])
-def test_t_interval_is_students(n: int) -> None:
-    """Means and intervals are those of SciPy, for even and odd degrees of freedom."""
-    stats = pytest.importorskip("scipy.stats")
-    x = np.random.default_rng(n).normal(size=n)
-    interval = statistics.t_interval(x.tolist())
-    low, high = stats.t.interval(0.95, n - 1, loc=x.mean(), scale=stats.sem(x))
-    assert interval.n == n
-    assert [interval.mean, interval.low, interval.high] == pytest.approx([x.mean(), low, high])
-
-
-def test_one_seed_has_no_interval() -> None:
-    """One value gives NaN ends and never "excludes zero"; no value is an error."""
-    interval = statistics.t_interval([1.0])
-    assert np.isnan([interval.low, interval.high]).all()
-    assert not interval.excludes_zero
-    with pytest.raises(ValueError, match="at least one value"):
-        statistics.t_interval([])
-
-
-def test_pairing_removes_what_seeds_share() -> None:
-    """A constant gain on scattered seeds is found exactly; unequal lengths are refused."""
-    base = [0.1, 0.5, 0.9]
-    interval = statistics.paired_difference([b + 0.1 for b in base], base)
-    assert interval.low == pytest.approx(0.1)
-    assert interval.excludes_zero
-    with pytest.raises(ValueError, match="got 1, 2"):
-        statistics.paired_difference([1.0], [1.0, 2.0])
-
-
-def test_values_that_share_data_get_a_wider_interval() -> None:
-    """Ten values of correlation 0.1: intervals hold the truth in 95 %, which plain ones do not."""
-    rng = np.random.default_rng(0)
-    held = {0.0: 0, 0.1: 0}
-    for _ in range(1000):
-        x = (0.1**0.5 * rng.normal() + 0.9**0.5 * rng.normal(size=10)).tolist()
-        for correlation in held:
-            interval = statistics.t_interval(x, correlation=correlation)
-            held[correlation] += interval.low <= 0 <= interval.high
-    assert held[0.1] == pytest.approx(950, abs=25)
-    assert held[0.0] < 900
-    shared = statistics.paired_difference([1.0, 2.0, 4.0], [0.0, 0.0, 0.0], correlation=0.1)
-    assert shared == statistics.t_interval([1.0, 2.0, 4.0], correlation=0.1)
-    with pytest.raises(ValueError, match="at least 0 and below 1, got 1"):
-        statistics.t_interval([1.0, 2.0], correlation=1.0)
-
-
-def test_bootstrap_is_reproducible_and_brackets_the_mean() -> None:
-    """Same seed, same interval, around the mean."""
-    x = np.random.default_rng(0).normal(size=30).tolist()
-    a, b = (statistics.bootstrap_interval(x) for _ in range(2))
-    assert a == b
-    assert a.low < a.mean < a.high
-    t = statistics.t_interval(x)
-    assert a.high - a.low == pytest.approx(t.high - t.low, rel=0.15)
 
 
 class Linear(torch.nn.Module):
@@ -139,5 +80,5 @@ def test_missing_foolbox_names_the_extra(
 ) -> None:
     """Without Foolbox the error is the command that installs it."""
     monkeypatch.setitem(sys.modules, "foolbox", None)
-    with pytest.raises(ImportError, match=r"b2m-fast\[transfer\]"):
+    with pytest.raises(ImportError, match=r"b2m-fast\[experiments\]"):
         robustness.pgd_accuracy(*linear, "linf", (0.01,))
