@@ -83,7 +83,7 @@ class Registry(Generic[T]):
             entry = Entry(name, help, about, made)
             known = self._entries.get(name)
             if known is not None and _origin(known.make) != _origin(made):
-                raise ValueError(f"there is already a {self.kind} {name!r}: choose another name")
+                raise ValueError(f"another {self.kind} is called {name!r}: choose another name")
             self._entries[name] = entry
             return made
 
@@ -218,12 +218,15 @@ def _target(name: str) -> tuple[ModuleType, str]:
     if not where.endswith(".py"):
         return importlib.import_module(where), attribute
     path = cast("Path", _file(name))
-    module = f"_b2m_user_{path.stem}_{hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
-    if module not in sys.modules:
+    content = hashlib.sha256(path.read_bytes()).hexdigest()
+    module = f"_b2m_user_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
+    known = sys.modules.get(module)
+    if known is None or known.__dict__["_b2m_content"] != content:
         spec = importlib.util.spec_from_file_location(module, path)
         if spec is None or spec.loader is None:
             raise ImportError(f"{path} cannot be loaded as Python")
         loaded = importlib.util.module_from_spec(spec)
+        loaded.__dict__["_b2m_content"] = content
         sys.modules[module] = loaded  # so that what it defines can be pickled
         try:
             spec.loader.exec_module(loaded)

@@ -179,7 +179,7 @@ def test_a_worker_that_dies_takes_no_other_run_with_it(
 OWN = """
 from toy_experiment import arm
 
-@arm("mine", "twice the gain")
+@arm("mine{workers}", "twice the gain")
 def mine(gain):
     return {factor} * gain
 """
@@ -189,15 +189,15 @@ def mine(gain):
 def test_a_changed_line_of_an_own_arm_makes_its_runs_again(tmp_path: Path, workers: str) -> None:
     """The content of a user's file is part of a run's name, in worker processes too."""
     file, out = tmp_path / "own.py", tmp_path / "out"
-    command = ["--arms", "none", f"{file}:mine", "--seeds", "0", "--set", "gain=0.001"]
+    command = ["--arms", "none", f"{file}:mine", "--seeds", "0", "--steps", "3"]
     command += ["--workers", workers, "--quiet", "--out", str(out)]
     heights = []
     for factor in (2, 2, 3):
-        file.write_text(OWN.format(factor=factor))
+        file.write_text(OWN.format(factor=factor, workers=workers))
         assert engine.main(Toy(), command) == engine.OK
         found = {r["arm"]: r["height"] for r in results(out)["runs"]}
-        assert set(found) == {"none", "mine"}
-        heights.append((found["mine"], len(list((out / "runs").iterdir()))))
+        assert set(found) == {"none", f"mine{workers}"}
+        heights.append((found[f"mine{workers}"], len(list((out / "runs").iterdir()))))
     assert heights[0] == heights[1]
     assert heights[2][0] > heights[1][0]
     assert heights[2][1] == heights[1][1] + 1  # no other arm's
