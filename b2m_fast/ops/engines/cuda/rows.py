@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from .._addresses import address, matrix
-from .._problems import METRICS, NORMALISED, Scoring
-from .._products import GradientSums
-from .kernels import KERNELS, Stream, padded, running_on
+from b2m_fast import _C
 
-if TYPE_CHECKING:
-    from b2m_fast import _C
+from ..._types import METRICS, Scoring
+from ..cpu import address, matrix
+from ..rows import GradientSums
+from .kernels import KERNELS, Stream, padded, running_on
 
 
 class Precision(NamedTuple):
@@ -38,7 +37,7 @@ _TENSOR_CORES = {
 
 
 def precision_of(dtype: torch.dtype, *, bilinear: bool, exact: bool = False) -> Precision:
-    """Precision of scores of rows of a dtype; distances, and float64, are multiplied one by one."""
+    """Return the precision of scores of rows; distances, and float64, are multiplied one by one."""
     if dtype == torch.float64:
         return Precision("float64")
     if not bilinear:
@@ -64,17 +63,17 @@ class Rows(NamedTuple):
     precision: Precision
     inverse_norm: Tensor | None
 
-    def part(self, own: slice) -> Rows:
-        """Some of the rows."""
+    def part(self, rows: slice) -> Rows:
+        """Return some of the rows."""
         norm = self.inverse_norm
-        return Rows(self.data[own], self.precision, None if norm is None else norm[own])
+        return Rows(self.data[rows], self.precision, None if norm is None else norm[rows])
 
     def values(self) -> Tensor:
-        """Parts of the rows (count, parts, depth), the rows being their sums."""
+        """Return the parts of the rows (count, parts, depth), the rows being their sums."""
         return self.data.view(len(self.data), self.precision.parts, -1)
 
     def arguments(self) -> _C._Rows:
-        """What the kernels take: address, arithmetic, count, depth, parts."""
+        """Return what the kernels take: address, arithmetic, count, depth, parts."""
         count, width = self.data.shape
         arithmetic, parts, _ = self.precision
         return (
@@ -89,24 +88,25 @@ class Rows(NamedTuple):
 def prepare(
     x: Tensor, metric: str, precision: Precision, stream: Stream, center: Tensor | None = None
 ) -> Rows:
+    """Return all rows prepared; a center (d,), float64, is subtracted first."""
     depth = x.shape[1]
     if precision.arithmetic == "bfloat16":
         depth = padded(depth, KERNELS.DEPTH_STEP)
     dtype = _ROW_DTYPES[precision.arithmetic]
     data = torch.empty((len(x), precision.parts * depth), dtype=dtype, device=x.device)
     norm = None
-    if metric in NORMALISED:
+    if METRICS[metric].normalised:
         norm = torch.empty(len(x), dtype=torch.float64, device=x.device)
     rows = Rows(data, precision, norm)
     if len(x):
         KERNELS.prepare_rows(
-            matrix(x), METRICS[metric], address(center), rows.arguments(), address(norm), stream
+            matrix(x), _C.METRICS[metric], address(center), rows.arguments(), address(norm), stream
         )
     return rows
 
 
-class Side:
-    """Rows of one side, prepared for scores and, where a gradient is wanted, for its products."""
+class Operand:
+    """Rows of one side, prepared for scores and, where a gradient is needed, for its products."""
 
     def __init__(
         self,
@@ -122,12 +122,12 @@ class Side:
         self.precision = precision or precision_of(x.dtype, bilinear=scoring.bilinear)
         self.rows = prepare(x, scoring.metric, self.precision, stream)
         self.inverse_norm = self.rows.inverse_norm
-        self.products = self._products(center) if gradient else self.rows.data[:0]
+        self.values = self._values(center) if gradient else self.rows.data[:0]
 
-    def _products(self, center: Tensor | None) -> Tensor:
-        """Rows (n, d) to multiply gradient weights with: bfloat16 for bfloat16, else exact.
+    def _values(self, center: Tensor | None) -> Tensor:
+        """Return rows (n, d) to multiply gradient weights with: bfloat16 for bfloat16, else exact.
 
-        Of distances measured from a center, for little to cancel.
+        Those of distances are measured from a center, for little to cancel.
         """
         tensor_cores = self.precision.arithmetic == "bfloat16"
         if center is None and (self.x.dtype == torch.bfloat16 or not tensor_cores):
@@ -136,12 +136,13 @@ class Side:
         return prepare(self.x, self.scoring.metric, exact, self.stream, center).data
 
     def sums(self) -> GradientSums:
-        return GradientSums(self.products, differences=not self.scoring.bilinear)
+        """Return sums of gradient weights with other rows, still 0."""
+        return GradientSums(self.values, differences=not self.scoring.bilinear)
 
     def release(self) -> None:
         """Give the prepared rows back; gradients can still be written."""
-        self.products = self.products.new_empty(0)
-        self.rows = self.rows._replace(data=self.products)
+        self.values = self.values.new_empty(0)
+        self.rows = self.rows._replace(data=self.values)
 
     def write(self, sums: GradientSums, out: Tensor, factor: Tensor | None = None) -> None:
         """Write the gradient of x."""
@@ -150,7 +151,7 @@ class Side:
             KERNELS.finish_rows(
                 matrix(gradient),
                 matrix(self.x),
-                METRICS[self.scoring.metric],
+                _C.METRICS[self.scoring.metric],
                 0,
                 address(self.inverse_norm),
                 address(factor),
@@ -169,7 +170,7 @@ def scaled_rows(x: Tensor, center: Tensor | None, metric: str, factor: Tensor, o
 def scaled_rows_backward(
     grad: Tensor, x: Tensor, center: Tensor | None, metric: str, factor: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of x, in the dtype of `grad`, and of factor from that of `out`."""
+    """Return the gradients of x, in the dtype of `grad`, and of factor from that of `out`."""
     dx = torch.empty(x.shape, dtype=grad.dtype, device=x.device)
     with running_on(x.device) as stream:
         rows = prepare(x, metric, _exact(grad.dtype), stream, center)
@@ -177,7 +178,7 @@ def scaled_rows_backward(
             KERNELS.finish_rows(
                 matrix(grad),
                 matrix(x),
-                METRICS[metric],
+                _C.METRICS[metric],
                 address(center),
                 address(rows.inverse_norm),
                 address(factor),
@@ -192,4 +193,5 @@ def _exact(dtype: torch.dtype) -> Precision:
 
 
 def gradient_of(x: Tensor) -> Tensor:
+    """Return memory for a gradient, contiguous."""
     return torch.empty(x.shape, dtype=x.dtype, device=x.device)

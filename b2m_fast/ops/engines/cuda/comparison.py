@@ -9,13 +9,20 @@ from torch import Tensor
 
 from b2m_fast import _C
 
-from .._addresses import address
-from .._problems import METRICS, Coefficients, Comparison, PairMoments, Similarities
-from .._rows import mean_row
-from .._scalars import Scalar, inverse_or_zero, to_vector
-from .._torch_engine.comparison import StoredScores
-from .kernels import KERNELS, Stream, Weights, band, bands, padded, running_on, size_of, tiles
-from .rows import Precision, Side, precision_of
+from ..._types import (
+    Coefficients,
+    Comparison,
+    PairMoments,
+    Scalar,
+    Similarities,
+    inverse_or_zero,
+    to_vector,
+)
+from ..cpu import address
+from ..rows import mean_row, size_of
+from ..torch.comparison import StoredScores
+from .kernels import KERNELS, Stream, Weights, bands_of_tiles, ends, padded, running_on, tiles
+from .rows import Operand, Precision, precision_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,10 +52,10 @@ class _Pairs:
 
     def _side(
         self, side: Similarities, center: Tensor | None, *, gradient: bool
-    ) -> Side | StoredScores:
+    ) -> Operand | StoredScores:
         if side.kind != "patterns":
             return StoredScores(self.comparison, side)
-        return Side(
+        return Operand(
             side.data,
             side.scoring,
             self.stream,
@@ -58,20 +65,20 @@ class _Pairs:
         )
 
     def bands(self, bytes_of_pair: float) -> Iterator[slice]:
-        """Bands of rows that take so much, and stored scores, a pair."""
+        """Yield bands of rows that take so many bytes, and those of stored scores, a pair."""
         n, size = self.comparison.items, self.comparison.dtype.itemsize
         stored = sum(size for side in (self.c, self.t, self.w) if isinstance(side, StoredScores))
-        return bands(n, lambda begin: int((n - begin) * (bytes_of_pair + stored)) + 1)
+        return bands_of_tiles(n, lambda begin: int((n - begin) * (bytes_of_pair + stored)) + 1)
 
     def arguments(self, rows: slice) -> _C._Pairs:
-        """What every kernel takes first; valid until called for the next band."""
+        """Return what every kernel takes first; valid until called for the next band."""
         self._stored: list[Tensor] = []
         c, t, w = (self._arguments(side, rows) for side in (self.c, self.t, self.w))
         return self.comparison.items, c, t, w
 
-    def _arguments(self, side: Side | StoredScores | None, rows: slice) -> _C._Side:
-        if isinstance(side, Side):
-            metric, gamma = METRICS[side.scoring.metric], side.scoring.gamma
+    def _arguments(self, side: Operand | StoredScores | None, rows: slice) -> _C._Side:
+        if isinstance(side, Operand):
+            metric, gamma = _C.METRICS[side.scoring.metric], side.scoring.gamma
             return side.rows.arguments(), side.precision.products, metric, gamma, 0, 0
         arithmetic = self._precision(self.comparison.dtype).arithmetic
         nothing = (0, KERNELS.ARITHMETICS[arithmetic], self.comparison.items, 0, 1)
@@ -84,7 +91,7 @@ class _Pairs:
         return nothing, 1, 0, 0.0, address(block), block.stride(0)
 
     def partials(self, rows: slice, number: int) -> Tensor:
-        """Room for so many sums of each tile of a band; those below the diagonal stay 0."""
+        """Return room for sums of each tile of a band; those below the diagonal stay 0."""
         shape = (number, tiles(size_of(rows)), tiles(self.comparison.items - rows.start))
         return torch.zeros(shape, dtype=torch.float64, device=self.comparison.device)
 
@@ -92,7 +99,7 @@ class _Pairs:
 def pair_moments(
     comparison: Comparison, shifts: tuple[Scalar, Scalar], *, row_sums: bool
 ) -> PairMoments:
-    """First and second moments of scores minus shifts (numbers of the computing dtype)."""
+    """Return first and second moments of scores minus shifts (of the computing dtype)."""
     device, n, tile = comparison.device, comparison.items, KERNELS.TILE
     both_shifts = to_vector(shifts, device)
     sums = torch.zeros(6, dtype=torch.float64, device=device)
@@ -108,7 +115,7 @@ def pair_moments(
                 workspace = torch.empty(size, dtype=torch.float64, device=device)
             KERNELS.pair_moments(
                 pairs.arguments(rows),
-                band(rows),
+                ends(rows),
                 address(both_shifts),
                 address(partials),
                 address(rows_of[0]) if row_sums else 0,
@@ -123,78 +130,80 @@ def pair_moments(
     return PairMoments(w, wc, wt, wcc, wtt, wct, c_shift, t_shift, c_row, t_row)
 
 
-class _PatternSums:
-    """The gradient of the patterns of c, from the weights of each band, all items meeting later ones."""
+class _PatternGradient:
+    """The gradient of the patterns of c, from the weights of each band with all later items."""
 
     def __init__(self, pairs: _Pairs) -> None:
-        if not isinstance(pairs.c, Side):
+        if not isinstance(pairs.c, Operand):
             raise TypeError("stored scores have no patterns to send a gradient to")
-        self.pairs, self.own = pairs, pairs.c
-        self.sums = self.own.sums()
+        self.pairs, self.operand = pairs, pairs.c
+        self.sums = self.operand.sums()
 
     @property
     def bytes_of_pair(self) -> int:
-        return self.own.products.itemsize
+        return self.operand.values.itemsize
+
+    def _later(self, rows: slice) -> slice:
+        return slice(rows.start, self.pairs.comparison.items)
 
     def weights(self, rows: slice) -> Weights:
-        """Room for those of a band."""
-        later = slice(rows.start, self.pairs.comparison.items)
-        weights = Weights(rows, later, self.own.products)
+        """Return room for the weights of a band."""
+        weights = Weights(rows, self._later(rows), self.operand.values)
         weights.clear_below_diagonal()
         return weights
 
     def add(self, rows: slice, weights: Weights) -> None:
-        """Add those of a band."""
-        later = slice(rows.start, self.pairs.comparison.items)
-        self.sums.add(rows, weights.values, self.own.products[later])
-        self.sums.add(later, weights.values.T, self.own.products[rows])
+        """Add the weights of a band."""
+        self.sums.add_both(rows, self._later(rows), weights.values, self.operand.values)
 
-    def add_own(self, diagonal: Tensor) -> None:
+    def add_diagonal(self, diagonal: Tensor) -> None:
         """Add the gradient of the scores of items with themselves: d(x . x)/dx = 2 x."""
         sums = self.sums.sums
-        sums.addcmul_(self.own.products.to(sums.dtype), (2 * diagonal).to(sums.dtype)[:, None])
+        z = self.operand.values.to(sums.dtype)
+        sums.addcmul_(z, (2 * diagonal).to(sums.dtype)[:, None])
 
     def gradient(self, factor: Tensor | None = None) -> Tensor:
         comparison = self.pairs.comparison
-        out = torch.empty(self.own.x.shape, dtype=comparison.dtype, device=comparison.device)
-        self.own.write(self.sums, out, factor)
+        out = torch.empty(self.operand.x.shape, dtype=comparison.dtype, device=comparison.device)
+        self.operand.write(self.sums, out, factor)
         return out
 
 
 def mean_squared_difference(
     comparison: Comparison, *, atanh: bool, epsilon: float, with_gradient: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Mean of (F(c) - F(t))^2 under w, F the identity or Fisher's z, and its gradient."""
+    """Return the mean of (F(c) - F(t))^2 under w, F the identity or Fisher's z, and its gradient."""
     totals = torch.zeros(2, dtype=torch.float64, device=comparison.device)
     transform = _C.TRANSFORMS["atanh" if atanh else "identity"]
     with running_on(comparison.device) as stream:
         pairs = _Pairs(comparison, stream, atanh=atanh, gradient=with_gradient)
-        sums = _PatternSums(pairs) if with_gradient else None
-        for rows in pairs.bands(2 * 8 / KERNELS.TILE**2 if sums is None else sums.bytes_of_pair):
+        gradient = _PatternGradient(pairs) if with_gradient else None
+        per_tile = 2 * 8 / KERNELS.TILE**2
+        for rows in pairs.bands(per_tile if gradient is None else gradient.bytes_of_pair):
             partials = pairs.partials(rows, len(totals))
-            problem = pairs.arguments(rows)
-            if sums is None:
+            given = pairs.arguments(rows)
+            if gradient is None:
                 KERNELS.squared_difference(
-                    problem, band(rows), transform, epsilon, address(partials), stream
+                    given, ends(rows), transform, epsilon, address(partials), stream
                 )
             else:
-                weights = sums.weights(rows)
+                weights = gradient.weights(rows)
                 KERNELS.difference_weights(
-                    problem,
-                    band(rows),
+                    given,
+                    ends(rows),
                     transform,
                     epsilon,
                     weights.arguments(),
                     address(partials),
                     stream,
                 )
-                sums.add(rows, weights)
+                gradient.add(rows, weights)
                 del weights  # before there is room for the next band's
             totals += partials.sum(dim=(1, 2))
         weight, total = totals
         scale = inverse_or_zero(weight)
-        gradient = None if sums is None else sums.gradient(scale)
-    return total * scale, gradient
+        result = None if gradient is None else gradient.gradient(scale)
+    return total * scale, result
 
 
 def linear_gradient(
@@ -203,24 +212,24 @@ def linear_gradient(
     per_item: Tensor | None,
     diagonal: Tensor | None,
 ) -> Tensor:
-    """Gradient of the patterns of c, in the dtype of the computation."""
+    """Return the gradient of the patterns of c, in the dtype of the computation."""
     on_device = to_vector(coefficients, comparison.device)
     item = None if per_item is None else per_item.contiguous()
     with running_on(comparison.device) as stream:
         pairs = _Pairs(comparison, stream, atanh=False, gradient=True)
-        sums = _PatternSums(pairs)
-        for rows in pairs.bands(sums.bytes_of_pair):
-            weights = sums.weights(rows)
+        gradient = _PatternGradient(pairs)
+        for rows in pairs.bands(gradient.bytes_of_pair):
+            weights = gradient.weights(rows)
             KERNELS.linear_weights(
                 pairs.arguments(rows),
-                band(rows),
+                ends(rows),
                 address(on_device),
                 address(item),
                 weights.arguments(),
                 stream,
             )
-            sums.add(rows, weights)
+            gradient.add(rows, weights)
             del weights  # before there is room for the next band's
         if diagonal is not None and comparison.c.scoring.metric == "dot":
-            sums.add_own(diagonal)
-        return sums.gradient()
+            gradient.add_diagonal(diagonal)
+        return gradient.gradient()

@@ -15,19 +15,27 @@ from typing import TYPE_CHECKING, Protocol
 import torch
 from torch import Tensor
 
-from . import _cpu_engine, _cuda_engine, _torch_engine
+from . import cpu, cuda
+from . import torch as plain_torch
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ._problems import Coefficients, Comparison, ContrastiveProblem, PairMoments, Scoring
-    from ._scalars import Scalar
+    from .._types import (
+        Coefficients,
+        Comparison,
+        Contrastive,
+        Direction,
+        PairMoments,
+        Scalar,
+        Scoring,
+    )
 
 
 class Engine(Protocol):
-    """What every engine computes; results lie where the inputs do.
+    """What every engine computes; results lie on the device of the inputs.
 
-    Results that are numbers are floats where the host has them at once, else 0-d tensors.
+    Results that are numbers are floats on the CPU, else 0-d tensors.
     """
 
     def scalar(self, x: Tensor) -> Scalar:
@@ -45,23 +53,23 @@ class Engine(Protocol):
         y: Tensor | None,
         scoring: Scoring,
         condensed: bool,
-        wanted: tuple[bool, bool],
+        needed: tuple[bool, bool],
     ) -> tuple[Tensor | None, Tensor | None]:
-        """Gradients of x and y; None where not wanted."""
+        """Return the gradients of x and y; None where not needed."""
 
     def pair_list(self, x: Tensor, i: Tensor, j: Tensor, scoring: Scoring) -> Tensor:
-        """Scores of the pairs (i[p], j[p]), in float64."""
+        """Return the scores of the pairs (i[p], j[p]), in float64."""
 
     def pair_list_backward(
         self, grad: Tensor, x: Tensor, i: Tensor, j: Tensor, scoring: Scoring
     ) -> Tensor:
-        """Gradient of x of the same."""
+        """Return the gradient of x from that of the listed scores."""
 
     def topk(self, x: Tensor, y: Tensor | None, k: int, scoring: Scoring) -> tuple[Tensor, Tensor]:
-        """Values (n, k) in float64 and indices (n, k) of the best keys of each row."""
+        """Return values (n, k) in float64 and indices (n, k) of the best keys of each row."""
 
     def self_scores(self, x: Tensor, scoring: Scoring) -> Tensor:
-        """score(x_i, x_i) of every row, (n,) float64."""
+        """Return score(x_i, x_i) of every row, (n,) float64."""
 
     def scaled_rows(
         self, x: Tensor, center: Tensor | None, metric: str, factor: Tensor, out: Tensor
@@ -74,7 +82,7 @@ class Engine(Protocol):
     def scaled_rows_backward(
         self, grad: Tensor, x: Tensor, center: Tensor | None, metric: str, factor: Tensor
     ) -> tuple[Tensor, Scalar]:
-        """Gradients of x, in the dtype of `grad`, and of factor from that of `out`."""
+        """Return the gradients of x, in the dtype of `grad`, and of factor from that of `out`."""
 
     def add_cross_products(self, sums: Tensor, a: Tensor, b: Tensor | None) -> None:
         """Add a' b to `sums` (p, q), float64 and contiguous, for rows a (n, p) and b (n, q).
@@ -86,48 +94,46 @@ class Engine(Protocol):
         """Return a x + b y."""
 
     def info_nce(
-        self, problem: ContrastiveProblem, symmetric: bool, *, top1: bool, logit_mean: bool
+        self, arguments: Contrastive, symmetric: bool, *, top1: bool, logit_mean: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Statistics (6, n) of the rows and (6, m) of the columns; 0 where not wanted."""
+        """Return the statistics (6, n) of the rows and (6, m) of the columns; 0 if not asked for."""
 
     def info_nce_backward(
         self,
-        problem: ContrastiveProblem,
-        rows: Tensor,
-        columns: Tensor | None,
-        row_weight: Tensor,
-        column_weight: Tensor | None,
+        arguments: Contrastive,
+        rows: Direction,
+        columns: Direction | None,
         label_smoothing: float,
-        wanted: tuple[bool, bool],
+        needed: tuple[bool, bool],
     ) -> tuple[Tensor | None, Tensor | None, Scalar]:
-        """Gradients of query, key and logit_scale; weights are the float64 gradients of the losses."""
+        """Return the gradients of query, key and logit_scale."""
 
-    def sigmoid_contrastive(self, problem: ContrastiveProblem, logit_bias: Tensor) -> Tensor:
-        """Loss of every row, (n,) float64."""
+    def sigmoid_contrastive(self, arguments: Contrastive, logit_bias: Tensor) -> Tensor:
+        """Return the loss of every row, (n,) float64."""
 
     def sigmoid_contrastive_backward(
         self,
-        problem: ContrastiveProblem,
+        arguments: Contrastive,
         logit_bias: Tensor,
         row_weight: Tensor,
-        wanted: tuple[bool, bool],
+        needed: tuple[bool, bool],
     ) -> tuple[Tensor | None, Tensor | None, Scalar, Scalar]:
-        """Gradients of query, key, logit_scale and logit_bias."""
+        """Return the gradients of query, key, logit_scale and logit_bias."""
 
     def typical_scores(self, comparison: Comparison) -> tuple[Scalar, Scalar]:
-        """Score that those of c, and of t, lie around: what moments are best shifted by."""
+        """Return the score that those of c, and of t, lie around: the best shifts of moments."""
 
     def pair_moments(
         self, comparison: Comparison, shifts: tuple[Scalar, Scalar], *, row_sums: bool
     ) -> PairMoments:
-        """First and second moments of scores minus shifts (numbers of the computing dtype)."""
+        """Return first and second moments of scores minus shifts (of the computing dtype)."""
 
     def mean_squared_difference(
         self, comparison: Comparison, *, atanh: bool, epsilon: float, with_gradient: bool
     ) -> tuple[Scalar, Tensor | None]:
-        """Mean of (F(c) - F(t))^2 under w, F the identity or Fisher's z; 0 where w sums to 0.
+        """Return the mean of (F(c) - F(t))^2 under w, F the identity or Fisher's z; 0 if w sums to 0.
 
-        And, if wanted, its gradient for the patterns of c, as `linear_gradient` gives one.
+        And, if asked for, its gradient for the patterns of c, as `linear_gradient` gives one.
         """
 
     def linear_gradient(
@@ -137,14 +143,10 @@ class Engine(Protocol):
         per_item: Tensor | None,
         diagonal: Tensor | None,
     ) -> Tensor:
-        """Gradient of the patterns of c, in the dtype of the computation."""
+        """Return the gradient of the patterns of c, in the dtype of the computation."""
 
 
-ENGINES: dict[str, Engine] = {
-    "cpu": _cpu_engine,
-    "cuda": _cuda_engine,
-    "torch": _torch_engine,
-}
+ENGINES: dict[str, Engine] = {"cpu": cpu, "cuda": cuda, "torch": plain_torch}
 
 _forced: list[Engine] = []
 
@@ -154,12 +156,12 @@ def engine_of(device: torch.device) -> Engine:
     if _forced:
         return _forced[-1]
     if device.type == "cpu":
-        return _cpu_engine
-    reason = _cuda_engine.missing_on(device)
+        return cpu
+    reason = cuda.missing_on(device)
     if reason is None:
-        return _cuda_engine
+        return cuda
     _warn_once(reason)
-    return _torch_engine
+    return plain_torch
 
 
 @functools.cache
@@ -181,5 +183,5 @@ def forced(name: str) -> Iterator[None]:
 
 
 def may_wait(device: torch.device) -> bool:
-    """Whether the host may look at a value on the device: not while a CUDA graph is captured."""
+    """Return whether the host may look at a value on the device: not while a CUDA graph is captured."""
     return device.type != "cuda" or not torch.cuda.is_current_stream_capturing()

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from b2m_fast import _C
 
-from .._addresses import DTYPES, address
+from ..cpu import DTYPES, address
+from ..rows import bands, size_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,34 +41,26 @@ def running_on(device: torch.device) -> Iterator[Stream]:
 
 
 def padded(count: int, step: int) -> int:
+    """Round up to a multiple of the step."""
     return -(-count // step) * step
 
 
 def tiles(count: int) -> int:
+    """Return the number of tiles that so many rows take."""
     return -(-count // KERNELS.TILE)
 
 
-def bands(count: int, bytes_of_row: Callable[[int], int]) -> Iterator[slice]:
-    """Bands of rows whose workspaces fit; they begin at multiples of a tile."""
-    begin, tile = 0, KERNELS.TILE
-    while begin < count:
-        rows = max(1, WORKSPACE // max(bytes_of_row(begin), 1) // tile) * tile
-        end = min(begin + rows, count)
-        yield slice(begin, end)
-        begin = end
+def bands_of_tiles(count: int, bytes_of_row: Callable[[int], int]) -> Iterator[slice]:
+    """Yield bands of rows whose workspaces fit; they begin at multiples of a tile."""
+    tile = KERNELS.TILE
+    return bands(
+        count, lambda begin: max(1, WORKSPACE // max(bytes_of_row(begin), 1) // tile) * tile
+    )
 
 
-def band(rows: slice) -> tuple[int, int]:
+def ends(rows: slice) -> tuple[int, int]:
+    """Return a band as the kernels take it."""
     return rows.start, rows.stop
-
-
-def blocks(count: int, step: int) -> Iterator[slice]:
-    for begin in range(0, count, step):
-        yield slice(begin, min(begin + step, count))
-
-
-def size_of(own: slice) -> int:
-    return int(own.stop - own.start)
 
 
 class Weights:

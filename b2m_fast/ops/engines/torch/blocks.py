@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .._problems import Scoring, condensed_start
+from ..._types import Scoring, condensed_start
+from ..rows import bands, blocks, size_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,41 +23,38 @@ _COLUMNS = 4096
 _DIFFERENCES = 2**24
 
 
-def slices(count: int, step: int, begin: int = 0) -> Iterator[slice]:
-    for start in range(begin, count, step):
-        yield slice(start, min(start + step, count))
-
-
 def rectangles(n: int, m: int) -> Iterator[tuple[slice, Iterator[slice]]]:
-    """Bands of rows, each with its blocks of columns."""
+    """Yield bands of rows, each with its blocks of columns."""
     columns = max(1, min(m, _COLUMNS, BLOCK))
-    for rows in slices(n, max(1, BLOCK // columns)):
-        yield rows, slices(m, columns)
+    for rows in blocks(n, max(1, BLOCK // columns)):
+        yield rows, blocks(m, columns)
 
 
 def triangles(count: int) -> Iterator[slice]:
-    """Bands of rows, to be met with all columns from their first on."""
-    begin = 0
-    while begin < count:
-        end = min(count, begin + max(1, BLOCK // (count - begin)))
-        yield slice(begin, end)
-        begin = end
+    """Yield bands of rows, to be met with all columns from their first on."""
+    return bands(count, lambda begin: max(1, BLOCK // (count - begin)))
 
 
-def raw_scores(x: Tensor, y: Tensor, scoring: Scoring) -> Tensor:
-    """Dot products, or squared distances from differences: exact zeros, and no cancellation."""
+def scores(x: Tensor, y: Tensor, scoring: Scoring) -> Tensor:
+    """Return the scores of prepared rows x with prepared rows y."""
+    return scored(_raw_scores(x, y, scoring), scoring)
+
+
+def _raw_scores(x: Tensor, y: Tensor, scoring: Scoring) -> Tensor:
+    """Return dot products, or squared distances from differences, which do not cancel."""
     out = x.new_zeros((len(x), len(y)))
     if scoring.bilinear:
         return torch.mm(x, y.T, out=out)  # (autocast leaves an `out` alone)
-    for rows in slices(len(x), max(1, _DIFFERENCES // max(y.numel(), 1))):
-        depth = max(1, _DIFFERENCES // max((rows.stop - rows.start) * len(y), 1))
-        for values in slices(x.shape[1], depth):
+    for rows in blocks(len(x), max(1, _DIFFERENCES // max(y.numel(), 1))):
+        depth = max(1, _DIFFERENCES // max(size_of(rows) * len(y), 1))
+        for values in blocks(x.shape[1], depth):
             difference = x[rows, None, values] - y[None, :, values]
             out[rows] += difference.square_().sum(dim=2)
     return out
 
 
 def scored(raw: Tensor, scoring: Scoring) -> Tensor:
+    """Turn dot products or squared distances into scores, in place."""
     if scoring.metric == "euclidean":
         return raw.sqrt_()
     if scoring.metric == "rbf":
@@ -74,11 +72,11 @@ def chain(weights: Tensor, scores: Tensor, scoring: Scoring) -> Tensor:
 
 
 def triangle(rows: slice, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Places of the pairs i < j in a band from its first column on, row by row."""
-    i, j = torch.triu_indices(rows.stop - rows.start, count - rows.start, offset=1, device=device)
+    """Return the places of the pairs i < j in a band from its first column on, row by row."""
+    i, j = torch.triu_indices(size_of(rows), count - rows.start, offset=1, device=device)
     return i, j
 
 
 def pairs_of(rows: slice, count: int) -> slice:
-    """Where a condensed vector holds the pairs of a band."""
+    """Return where a condensed vector holds the pairs of a band."""
     return slice(condensed_start(rows.start, count), condensed_start(rows.stop, count))

@@ -7,10 +7,8 @@ against keeping up to 10 bytes a value from one pass to the next. Both passes pr
 same kernel, so that scores round alike.
 
 Nothing here waits for the device or depends on a value, so all of it can be captured in a CUDA
-graph. Listed pairs and the choice of the best keys have no kernels: plain torch (`_torch_engine`).
+graph. Listed pairs and the choice of the best keys have no kernels: plain torch (`engines.torch`).
 """
-
-from __future__ import annotations
 
 import functools
 
@@ -18,49 +16,25 @@ import torch
 
 from b2m_fast import _C
 
-from .._torch_engine import (
-    add_cross_products,
-    pair_list,
-    pair_list_backward,
-    scalar,
-    self_scores,
-    sum_of_products,
-    typical_scores,
-)
-from .comparison import linear_gradient, mean_squared_difference, pair_moments
-from .contrastive import (
-    info_nce,
-    info_nce_backward,
-    sigmoid_contrastive,
-    sigmoid_contrastive_backward,
-)
-from .rows import scaled_rows, scaled_rows_backward
-from .scores import pairwise, pairwise_backward, topk
-
-__all__ = [
-    "add_cross_products",
-    "emulated",
-    "info_nce",
-    "info_nce_backward",
-    "linear_gradient",
-    "mean_squared_difference",
-    "missing_on",
-    "pair_list",
-    "pair_list_backward",
-    "pair_moments",
-    "pairwise",
-    "pairwise_backward",
-    "scalar",
-    "scaled_rows",
-    "scaled_rows_backward",
-    "self_scores",
-    "sigmoid_contrastive",
-    "sigmoid_contrastive_backward",
-    "sum_of_products",
-    "topk",
-    "typical_scores",
-]
-
+from ..torch import add_cross_products as add_cross_products
+from ..torch import pair_list as pair_list
+from ..torch import pair_list_backward as pair_list_backward
+from ..torch import scalar as scalar
+from ..torch import self_scores as self_scores
+from ..torch import sum_of_products as sum_of_products
+from ..torch import typical_scores as typical_scores
+from .comparison import linear_gradient as linear_gradient
+from .comparison import mean_squared_difference as mean_squared_difference
+from .comparison import pair_moments as pair_moments
+from .contrastive import info_nce as info_nce
+from .contrastive import info_nce_backward as info_nce_backward
+from .contrastive import sigmoid_contrastive as sigmoid_contrastive
+from .contrastive import sigmoid_contrastive_backward as sigmoid_contrastive_backward
+from .rows import scaled_rows as scaled_rows
+from .rows import scaled_rows_backward as scaled_rows_backward
+from .scores import pairwise as pairwise
+from .scores import pairwise_backward as pairwise_backward
+from .scores import topk as topk
 
 # Kernels are compiled for this and later: tensor cores that take bfloat16.
 _LEAST_CAPABILITY = (8, 0)
@@ -68,7 +42,7 @@ _LEAST_CAPABILITY = (8, 0)
 
 @functools.cache
 def missing_on(device: torch.device) -> str | None:
-    """Why a CUDA device has no kernels, if it has none."""
+    """Return why a CUDA device has no kernels, or None if it has them."""
     if _C.build_info()["cuda"] in {"no", "emulated"}:
         return (
             "this build of b2m_fast has no CUDA kernels; installing where nvcc (12.4 or later) is "
@@ -83,5 +57,5 @@ def missing_on(device: torch.device) -> str | None:
 
 
 def emulated() -> bool:
-    """Whether this build has the kernels as host code, for tests: they take CPU tensors."""
+    """Return whether this build has the kernels as host code, for tests: they take CPU tensors."""
     return _C.build_info()["cuda"] == "emulated"
