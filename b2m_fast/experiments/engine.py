@@ -335,7 +335,12 @@ def execute(todo: Plan) -> int:
         teacher=json.loads(file.read_text()) if file.is_file() else {},
         made_with={
             "versions": versions(),
-            "machine": machine(todo.context.threads) | {"workers": todo.workers},
+            "machine": machine(todo.context.threads)
+            | {
+                "workers": todo.workers,
+                "accelerator": todo.context.accelerator,
+                "precision": todo.context.precision,
+            },
         },
     )
     return code
