@@ -1,130 +1,13 @@
-"""Losses under the names and signatures that other packages made common, computed by our ops.
-
-Change the import and nothing else:
-
-    from open_clip.loss import ClipLoss, SigLipLoss    ->  from b2m_fast.drop_in import ...
-    from info_nce import InfoNCE, info_nce             ->  from b2m_fast.drop_in import ...
-
-Single process for now: a world_size above 1 is an error, not a silently local loss.
-"""
+"""The loss of the package info-nce-pytorch, as a function and as a module."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from . import ops
+from b2m_fast import ops
 
-__all__ = ["ClipLoss", "InfoNCE", "SigLipLoss", "info_nce"]
-
-
-def _single_process(world_size: int) -> None:
-    if world_size != 1:
-        raise ValueError(
-            f"world_size is {world_size}; expected 1, since this version computes the loss of one "
-            "process"
-        )
-
-
-class ClipLoss(torch.nn.Module):
-    """Symmetric InfoNCE with open_clip's signature.
-
-    Parameters
-    ----------
-    local_loss, gather_with_grad, cache_labels, use_horovod
-        Accepted for compatibility; without effect in one process.
-    rank, world_size
-        0 and 1.
-
-    Raises
-    ------
-    ValueError
-        If world_size is not 1.
-
-    Examples
-    --------
-    >>> ClipLoss()(torch.eye(2), torch.eye(2), logit_scale=1.0)
-    tensor(0.3133)
-    """
-
-    def __init__(
-        self,
-        local_loss: bool = False,
-        gather_with_grad: bool = False,
-        cache_labels: bool = False,
-        rank: int = 0,
-        world_size: int = 1,
-        use_horovod: bool = False,
-    ) -> None:
-        super().__init__()
-        _single_process(world_size)
-
-    def forward(
-        self,
-        image_features: Tensor,
-        text_features: Tensor,
-        logit_scale: float | Tensor,
-        logit_bias: Tensor | None = None,
-        output_dict: bool = False,
-    ) -> Tensor | dict[str, Tensor]:
-        """Return the loss of normalised features (N, d); `logit_scale` is already exponentiated.
-
-        A bias shifts all logits alike, which no softmax sees: it gets the gradient 0.
-        """
-        loss = ops.info_nce(image_features, text_features, metric="dot", logit_scale=logit_scale)
-        if isinstance(logit_bias, Tensor):
-            loss = loss + 0.0 * logit_bias.sum()
-        return {"contrastive_loss": loss} if output_dict else loss
-
-
-class SigLipLoss(torch.nn.Module):
-    """Sigmoid loss with open_clip's signature.
-
-    Parameters
-    ----------
-    cache_labels, dist_impl
-        Accepted for compatibility; without effect in one process.
-    rank, world_size
-        0 and 1.
-
-    Raises
-    ------
-    ValueError
-        If world_size is not 1.
-
-    Examples
-    --------
-    >>> SigLipLoss()(torch.eye(2), torch.eye(2), logit_scale=2.0, logit_bias=-1.0)
-    tensor(0.6265)
-    """
-
-    def __init__(
-        self,
-        cache_labels: bool = False,
-        rank: int = 0,
-        world_size: int = 1,
-        dist_impl: str | None = None,
-    ) -> None:
-        super().__init__()
-        _single_process(world_size)
-
-    def forward(
-        self,
-        image_features: Tensor,
-        text_features: Tensor,
-        logit_scale: float | Tensor,
-        logit_bias: float | Tensor,
-        output_dict: bool = False,
-    ) -> Tensor | dict[str, Tensor]:
-        """Return the loss of normalised features (N, d), the mean over rows of their sums."""
-        loss = ops.sigmoid_contrastive(
-            image_features,
-            text_features,
-            metric="dot",
-            logit_scale=logit_scale,
-            logit_bias=logit_bias,
-        )
-        return {"contrastive_loss": loss} if output_dict else loss
+__all__ = ["InfoNCE", "info_nce"]
 
 
 def info_nce(
