@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 from b2m_fast.data.decisions import EpochTask, direction_task
 from b2m_fast.data.recordings import SpikeRecording
 from b2m_fast.teachers.latents import LatentTeacher, make_latents
-from b2m_fast.teachers.populations import make_population
-from b2m_fast.teachers.synthetic_population import observe
+from b2m_fast.teachers.population import make_population
+from b2m_fast.teachers.synthetic import observe
 
 
 def planted_states(task: EpochTask, units: int = 40, seed: int = 0) -> NDArray[np.float64]:

@@ -336,5 +336,5 @@ def test_a_tree_without_equal_branches_is_relabelled_freely() -> None:
     control = controls.relabelled(brain, RNG(0))
     assert control.report["branches_kept"] is False
     assert (np.abs(control.latents - latents)[:, 2].max(axis=1) > 1e-3).all()
-    with pytest.raises(DataError, match=r"history has shape \(2, 3\); expected \(3, 3\)"):
-        replace(brain, history=history[:2])
+    with pytest.raises(DataError, match=r"shared_prefix has shape \(2, 3\); expected \(3, 3\)"):
+        replace(brain, shared_prefix=history[:2])

@@ -30,7 +30,7 @@ from b2m_fast.experiments.mediated_settings import (
     MediatedExperiment,
 )
 from b2m_fast.methods.mediated_algebra import dimensions, fit_readout
-from b2m_fast.teachers.synthetic_brains import ratings, synthetic_brains
+from b2m_fast.teachers.synthetic import observers, ratings
 
 Array = NDArray[np.float64]
 EXPERIMENT = MediatedExperiment(
@@ -370,7 +370,7 @@ def test_synthetic_brains_are_what_they_say() -> None:
     concepts = np.eye(5)[features[:, 10:15].argmax(axis=1)]
     places: tuple[Literal["inside", "outside"], ...] = ("inside", "outside")
     for where in places:
-        brains = synthetic_brains(features, concepts, observers=6, units=40, planted=where)
+        brains = observers(features, concepts, count=6, units=40, planted=where)
         said = ratings(brains, features, noise=0.0)
         apart = correlation_distance(said)
         assert apart[0, 1] < apart[0, 3] - 0.2

@@ -13,14 +13,14 @@ from b2m_fast.data.files import DataError
 from b2m_fast.data.v4 import Recording, cowley_v4
 from b2m_fast.encoding.encoders import fit_encoder
 from b2m_fast.teachers import synthetic
-from b2m_fast.teachers.paired_brains import (
+from b2m_fast.teachers.population import Population, make_population
+from b2m_fast.teachers.responses import (
     SensoryModel,
     condition_responses,
     fit_sensory_model,
     image_responses,
     stand_in,
 )
-from b2m_fast.teachers.populations import Population, make_population
 from latent_helpers import planted_recording
 from test_data import real
 

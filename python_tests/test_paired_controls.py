@@ -8,61 +8,61 @@ import numpy as np
 import pytest
 
 from b2m_fast.data.files import DataError
-from b2m_fast.teachers import paired_controls
-from b2m_fast.teachers.paired import PairedTeacher, scored
-from b2m_fast.teachers.synthetic_population import observe_images
+from b2m_fast.teachers import response_controls
+from b2m_fast.teachers.responses import ResponseTeacher, scored
+from b2m_fast.teachers.synthetic import observe_images
 
 RNG = np.random.default_rng
 
 
-def images(repeats: int = 1) -> PairedTeacher:
+def images(repeats: int = 1) -> ResponseTeacher:
     """Twelve images whose number is written in their pixels, shown a few times."""
     label = np.repeat(np.arange(12), repeats)
     stimuli = np.repeat(np.arange(12, dtype=np.float32) / 12, repeats)[:, None, None, None]
     stimuli = stimuli + 0.001 * RNG(9).random((len(label), 3, 4, 4)).astype(np.float32)
     truth = RNG(0).normal(size=(12, 5)) @ np.diag([3, 2, 1, 1, 1])
     noise = 0.2 * RNG(1).normal(size=(len(label), 5)) if repeats > 1 else 0
-    return PairedTeacher(
+    return ResponseTeacher(
         stimuli.astype(np.float32), scored(truth[label] + noise), label, {"name": "made up"}
     )
 
 
-def conditions() -> PairedTeacher:
+def conditions() -> ResponseTeacher:
     label = np.repeat(np.arange(4), 6)
     means = RNG(2).normal(size=(4, 3))
-    return PairedTeacher(None, scored(means[label] + 0.1 * RNG(3).normal(size=(24, 3))), label)
+    return ResponseTeacher(None, scored(means[label] + 0.1 * RNG(3).normal(size=(24, 3))), label)
 
 
 def test_relabelled_gives_every_image_a_foreign_response() -> None:
     """The multiset of responses stays; no image keeps its own; labels still name the images."""
     brain = images(repeats=3)
-    control = paired_controls.relabelled(brain, RNG(0))
+    control = response_controls.relabelled(brain, RNG(0))
     np.testing.assert_array_equal(control.responses, brain.responses)
     assert (control.label != brain.label).all()
     assert control.stimuli is not None
     shown = np.rint(control.stimuli.mean(axis=(1, 2, 3)) * 12).astype(int)
     np.testing.assert_array_equal(shown, control.label)
     assert control.report["control"] == "relabelled"
-    again = paired_controls.relabelled(brain, RNG(0))
+    again = response_controls.relabelled(brain, RNG(0))
     np.testing.assert_array_equal(again.label, control.label)
 
 
 def test_relabelled_conditions_stay_whole() -> None:
     """Trials of one condition move together to one other condition."""
     brain = conditions()
-    control = paired_controls.relabelled(brain, RNG(1))
+    control = response_controls.relabelled(brain, RNG(1))
     pairs = set(zip(brain.label.tolist(), control.label.tolist(), strict=True))
     assert len(pairs) == 4
     assert all(a != b for a, b in pairs)
 
 
 @pytest.mark.parametrize("brain", [images(), images(3), conditions()])
-def test_gaussian_keeps_covariance_and_scatter(brain: PairedTeacher) -> None:
+def test_gaussian_keeps_covariance_and_scatter(brain: ResponseTeacher) -> None:
     """Covariance of the mean responses and scatter of repeats stay, the geometry goes."""
-    control = paired_controls.gaussian(brain, RNG(0))
+    control = response_controls.gaussian(brain, RNG(0))
     labels = np.unique(brain.label)
 
-    def parts(teacher: PairedTeacher) -> tuple[np.ndarray, np.ndarray]:
+    def parts(teacher: ResponseTeacher) -> tuple[np.ndarray, np.ndarray]:
         means = np.stack([teacher.responses[teacher.label == k].mean(axis=0) for k in labels])
         return means, teacher.responses - means[np.searchsorted(labels, teacher.label)]
 
@@ -79,7 +79,7 @@ def test_gaussian_keeps_covariance_and_scatter(brain: PairedTeacher) -> None:
 def test_label_knows_the_label_alone() -> None:
     """Every two labels are equally far apart, samples of one label not at all."""
     brain = conditions()
-    control = paired_controls.label(brain)
+    control = response_controls.label(brain)
     distance = ((control.responses[:, None] - control.responses) ** 2).sum(axis=2)
     same = brain.label[:, None] == brain.label
     assert distance[same].max() < 1e-9
@@ -93,29 +93,29 @@ def test_label_and_known_labels_have_at_most_the_brains_width() -> None:
     brain = replace(images(2), components=3)
     assert images(2).width == 5
     for teacher in (brain, images(2)):
-        control = paired_controls.label(teacher)
+        control = response_controls.label(teacher)
         assert control.responses.shape == (24, teacher.width)
         assert control.width == np.linalg.matrix_rank(control.responses) == teacher.width
-        known = paired_controls.known(teacher, RNG(0).normal(size=(12, 9)))
+        known = response_controls.known(teacher, RNG(0).normal(size=(12, 9)))
         assert known.width == np.linalg.matrix_rank(known.responses) == teacher.width
     upper = np.triu_indices(12, 1)
 
     def distances(seed: int) -> np.ndarray:
-        x = paired_controls.label(brain, RNG(seed)).responses[::2]
+        x = response_controls.label(brain, RNG(seed)).responses[::2]
         return np.asarray(((x[:, None] - x) ** 2).sum(axis=2)[upper])
 
     drawn = np.stack([distances(seed) for seed in range(300)])
     assert drawn.min() > 1e-4
     assert np.ptp(drawn.mean(axis=0)) < 0.25 * drawn.mean()
     features = RNG(1).normal(size=(24, 8))
-    assert paired_controls.network(brain, features).width == 3
+    assert response_controls.network(brain, features).width == 3
 
 
 def test_a_networks_trials_go_to_the_labels_of_their_conditions() -> None:
     """Where conditions share a label, its samples are trials of all of them and of no other."""
     brain = replace(conditions(), condition=np.array([2, 0, 1, 3, 3, 2]))
     number = np.eye(6)[:, None, :] + np.zeros((6, 6, 1))
-    control = paired_controls.network(
+    control = response_controls.network(
         replace(brain, responses=RNG(0).normal(size=(24, 6)).astype(np.float32)), number
     )
     found = np.unique(np.round(control.responses, 4), axis=0, return_inverse=True)[1].reshape(-1)
@@ -123,48 +123,48 @@ def test_a_networks_trials_go_to_the_labels_of_their_conditions() -> None:
     assert [len(kind) for kind in kinds] == [1, 1, 2, 2]
     assert len(set().union(*kinds)) == 6
     with pytest.raises(DataError, match="of 6 conditions"):
-        paired_controls.network(brain, number[:4])
+        response_controls.network(brain, number[:4])
     with pytest.raises(DataError, match="6 samples of label 0 need"):
-        paired_controls.network(brain, number[:, :2])
+        response_controls.network(brain, number[:, :2])
 
 
 def test_known_labels_take_the_place_of_the_brain() -> None:
     """A row for each image, columns that vary alone; a missing row is an error."""
     brain = images(2)
     labels = np.column_stack([np.arange(12), np.ones(12), np.arange(12) % 2]).astype(np.float32)
-    control = paired_controls.known(brain, labels)
+    control = response_controls.known(brain, labels)
     assert control.responses.shape == (24, 2)
     assert np.corrcoef(control.responses[:, 0], brain.label)[0, 1] == pytest.approx(1)
     with pytest.raises(DataError, match="up to 11"):
-        paired_controls.known(brain, labels[:5])
+        response_controls.known(brain, labels[:5])
     with pytest.raises(DataError, match="nothing that is known"):
-        paired_controls.known(brain, np.ones((12, 3)))
+        response_controls.known(brain, np.ones((12, 3)))
 
 
 def test_network_and_pixels_have_at_most_the_brains_size() -> None:
     """Principal components, as many as the brain has features; constant features are refused."""
     brain = images()
     features = RNG(4).normal(size=(12, 40))
-    control = paired_controls.network(brain, features)
+    control = response_controls.network(brain, features)
     assert control.responses.shape == (12, 5)
     np.testing.assert_allclose(control.responses.std(axis=0), 1, rtol=1e-5)
-    assert paired_controls.network(brain, features[:, :2]).responses.shape == (12, 2)
-    pixel = paired_controls.pixel(brain)
+    assert response_controls.network(brain, features[:, :2]).responses.shape == (12, 2)
+    pixel = response_controls.pixel(brain)
     assert abs(np.corrcoef(pixel.responses[:, 0], brain.label)[0, 1]) > 0.999
     assert pixel.report["control"] == "pixel"
     with pytest.raises(DataError, match="alike"):
-        paired_controls.network(brain, np.ones((12, 3)))
+        response_controls.network(brain, np.ones((12, 3)))
     with pytest.raises(DataError, match=r"expected \(12, d\)"):
-        paired_controls.network(brain, features[:5])
+        response_controls.network(brain, features[:5])
     with pytest.raises(DataError, match="where images were shown"):
-        paired_controls.pixel(conditions())
+        response_controls.pixel(conditions())
 
 
 def test_one_label_has_no_control() -> None:
     """Nothing can be dealt out among one condition."""
-    one = PairedTeacher(None, RNG(0).normal(size=(5, 2)).astype(np.float32), np.zeros(5, np.int64))
+    one = ResponseTeacher(None, RNG(0).normal(size=(5, 2)).astype(np.float32), np.zeros(5, np.int64))
     with pytest.raises(DataError, match="two images or conditions"):
-        paired_controls.relabelled(one, RNG(0))
+        response_controls.relabelled(one, RNG(0))
 
 
 def test_synthetic_neurons_see_what_the_network_sees() -> None:

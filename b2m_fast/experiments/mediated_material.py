@@ -20,7 +20,7 @@ from b2m_fast.evaluate.variability import correlation_distance, representational
 from b2m_fast.experiments.mediated_brains import Brain, make_brain, quality_by_folds
 from b2m_fast.experiments.mediated_features import image_features
 from b2m_fast.methods.mediated_algebra import standardised
-from b2m_fast.teachers.synthetic_brains import ratings, synthetic_brains
+from b2m_fast.teachers.synthetic import observers, ratings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -201,8 +201,8 @@ def _synthetic(
     space = fit_components([v[shown] for v in layers], experiment.features.components)
     f = space.transform(layers).astype(np.float64)
     cortex = experiment.cortex
-    made = synthetic_brains(
-        f[shown], np.eye(10)[y[shown]], observers=cortex.observers, units=cortex.units,
+    made = observers(
+        f[shown], np.eye(10)[y[shown]], count=cortex.observers, units=cortex.units,
         planted=cortex.planted, spread=cortex.spread,
     )  # fmt: skip
     say(f"encoders of {len(made)} synthetic brains")

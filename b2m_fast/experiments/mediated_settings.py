@@ -52,7 +52,7 @@ class FeatureSettings(NetworkFeatures):
 
 @dataclass(frozen=True)
 class CortexSettings:
-    """Of the synthetic brains; see `b2m_fast.teachers.synthetic_brains`.
+    """Of the synthetic brains; see `b2m_fast.teachers.synthetic`.
 
     Attributes
     ----------
