@@ -173,6 +173,7 @@ def test_only_what_is_asked_for_is_made(
         _ = teacher.denoised
 
 
+@pytest.mark.slow
 def test_denoising_beats_single_trials() -> None:
     """Denoised similarity is nearer the noise-free one than a single trial's, and v is not noise.
 

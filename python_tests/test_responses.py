@@ -1,4 +1,4 @@
-"""Paired teachers from recordings: what a row is of, and what a stand-in knows."""
+"""Response teachers from recordings: what a row is of, and what a stand-in knows."""
 
 from __future__ import annotations
 

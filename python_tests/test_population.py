@@ -71,7 +71,6 @@ def test_average_is_over_trials_of_a_condition() -> None:
     assert average.shape == (2, 10, 6)
     expected = population.sessions[1].rates[1::2].mean(axis=0).T
     np.testing.assert_allclose(average[1][:, 2:4], expected, rtol=1e-5)
-    assert population.time_ms.tolist() == [25 + 50 * b for b in range(10)]
 
 
 def test_halves_are_disjoint_and_complete() -> None:

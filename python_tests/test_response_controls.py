@@ -1,4 +1,4 @@
-"""Controls of paired responses keep what they say they keep and destroy the rest."""
+"""Controls of responses keep what they say they keep and destroy the rest."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from b2m_fast.data.files import DataError
 from b2m_fast.teachers import response_controls
-from b2m_fast.teachers.responses import ResponseTeacher, scored
+from b2m_fast.teachers.responses import ResponseTeacher, z_scored
 from b2m_fast.teachers.synthetic import observe_images
 
 RNG = np.random.default_rng
@@ -23,14 +23,14 @@ def images(repeats: int = 1) -> ResponseTeacher:
     truth = RNG(0).normal(size=(12, 5)) @ np.diag([3, 2, 1, 1, 1])
     noise = 0.2 * RNG(1).normal(size=(len(label), 5)) if repeats > 1 else 0
     return ResponseTeacher(
-        stimuli.astype(np.float32), scored(truth[label] + noise), label, {"name": "made up"}
+        stimuli.astype(np.float32), z_scored(truth[label] + noise), label, {"name": "made up"}
     )
 
 
 def conditions() -> ResponseTeacher:
     label = np.repeat(np.arange(4), 6)
     means = RNG(2).normal(size=(4, 3))
-    return ResponseTeacher(None, scored(means[label] + 0.1 * RNG(3).normal(size=(24, 3))), label)
+    return ResponseTeacher(None, z_scored(means[label] + 0.1 * RNG(3).normal(size=(24, 3))), label)
 
 
 def test_relabelled_gives_every_image_a_foreign_response() -> None:
