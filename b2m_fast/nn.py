@@ -340,11 +340,12 @@ class RSAPenalty(_Options):
             epsilon=epsilon,
             form=form,
         )
+        self._running = isinstance(center, str)
         if isinstance(center, str) and center != "ema":
             raise ValueError(f"center is {center!r}; expected False, True or 'ema'")
         if not 0 <= momentum <= 1:
             raise ValueError(f"momentum is {momentum}; expected a number from 0 to 1")
-        if channels is not None and center != "ema":
+        if channels is not None and not self._running:
             raise ValueError("channels are those of running means; give center='ema' as well")
         if channels is not None and layers is not None and len(channels) != layers:
             raise ValueError(
@@ -363,7 +364,7 @@ class RSAPenalty(_Options):
 
     def extra_repr(self) -> str:
         """Return the options, for printing."""
-        momentum = f", momentum={self.momentum}" if self.options["center"] == "ema" else ""
+        momentum = f", momentum={self.momentum}" if self._running else ""
         return super().extra_repr() + momentum
 
     def layer_weights(self) -> Tensor | None:
@@ -414,7 +415,7 @@ class RSAPenalty(_Options):
         maps = [features] if isinstance(features, Tensor) else list(features)
         rows = [x.flatten(2).transpose(1, 2).flatten(1) if x.ndim > 2 else x for x in maps]
         options = dict(self.options)
-        if options["center"] == "ema":
+        if self._running:
             means = zip(self._updated_means(maps), rows, strict=True)
             centers = [mean.repeat(x.shape[1] // len(mean)) for mean, x in means]
             options["center"] = centers[0] if single else centers
@@ -465,7 +466,7 @@ class RSAPenalty(_Options):
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *arguments: Any) -> None:
         """Create the running means that a state dict holds, if there are none, and load them."""
-        if self.options["center"] == "ema" and not self.running_means():
+        if self._running and not self.running_means():
             k = 0
             while (stored := state_dict.get(f"{prefix}mean_{k}")) is not None:
                 self.register_buffer(f"mean_{k}", torch.zeros_like(stored))
