@@ -478,14 +478,15 @@ def write_files(
     title, said = experiment.title(settings), content["words"]
     bullets = "".join(f"- {line}\n" for line in said)
     text = f"{markdown(experiment, settings, runs, made_with)}\nWhat this shows:\n\n{bullets}"
-    verdict = f"**{said[-1]}**\n\n" if said and said[-1].startswith("In short") else ""
+    verdict = said[-1] if said and said[-1].startswith("In short") else ""
     write_atomically(out / "results.json", _as_json(content))
-    write_atomically(out / "results.md", f"# {title}\n\n{verdict}{text}")
+    head = f"# {title}\n\n" + f"**{verdict}**\n\n" * bool(verdict)
+    write_atomically(out / "results.md", head + text)
     print(f"\n{title}\n\n{text}")
     try:
         from b2m_fast.experiments.figures import figure
 
-        write_atomically(out / "results.png", figure(experiment, settings, runs, title))
+        write_atomically(out / "results.png", figure(experiment, settings, runs, title, verdict))
     except ImportError as error:
         print(error, file=sys.stderr)
     print(f"Written: {out / 'results.md'}, results.json, results.png")
