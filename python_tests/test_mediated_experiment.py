@@ -36,7 +36,7 @@ Array = NDArray[np.float64]
 EXPERIMENT = MediatedExperiment(
     labels="ratings", sizes=(10, 40), draws=2, folds=5, cortex=CortexSettings(observers=3)
 )
-QUALITY = EncoderQuality("planted", "ridge", 150, np.linspace(0.3, 0.7, 9), None)
+QUALITY = EncoderQuality("planted", 150, np.linspace(0.3, 0.7, 9))
 
 
 def planted(*, labelled: bool = False, classes: bool = False, n: int = 120) -> material_of.Material:

@@ -174,14 +174,14 @@ def test_encoder_predicts_what_is_linear() -> None:
     """On new images the frozen model gives what a linear neuron would answer."""
     rng = RNG(0)
     x, w = rng.normal(size=(300, 8)), rng.normal(size=(8, 2))
-    encoder = fit_encoder(x[:200], (x[:200] @ w).T)
+    encoder = fit_encoder(x[:200], x[:200] @ w)
     predicted = encoder.predict(x[200:])
-    for a, b in zip(predicted, (x[200:] @ w).T, strict=True):
+    for a, b in zip(predicted.T, (x[200:] @ w).T, strict=True):
         assert np.corrcoef(a, b)[0, 1] > 0.99
     flat = np.column_stack([x, np.ones(300)])  # a feature that never varies does no harm
-    assert np.isfinite(fit_encoder(flat[:200], (x[:200] @ w).T).predict(flat + 1)).all()
-    with pytest.raises(ValueError, match=r"\(200, 8\) and \(2, 100\)"):
-        fit_encoder(x[:200], (x[:100] @ w).T)
+    assert np.isfinite(fit_encoder(flat[:200], x[:200] @ w).predict(flat + 1)).all()
+    with pytest.raises(ValueError, match=r"\(200, 8\) and \(100, 2\)"):
+        fit_encoder(x[:200], x[:100] @ w)
 
 
 def test_stand_in_predicts_unseen_images(model: SensoryModel) -> None:

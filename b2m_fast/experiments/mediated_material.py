@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,10 +13,11 @@ from b2m_fast.data.attributes import ATTRIBUTES, image_attributes
 from b2m_fast.data.files import DataError, data_root
 from b2m_fast.data.images import CIFAR10_CLASSES, cifar10_images, digits
 from b2m_fast.data.object2vec import object2vec
-from b2m_fast.data.v4 import Recording, cowley_v4
+from b2m_fast.data.v4 import cowley_v4
+from b2m_fast.encoding.columns import column_correlation
 from b2m_fast.encoding.components import fit_components
+from b2m_fast.encoding.encoders import fit_layers
 from b2m_fast.encoding.quality import encoder_quality
-from b2m_fast.encoding.reliability import predictability
 from b2m_fast.evaluate.variability import correlation_distance, representational_distance
 from b2m_fast.experiments.mediated_brains import Brain, make_brain, quality_by_folds
 from b2m_fast.experiments.mediated_features import image_features
@@ -210,11 +212,11 @@ def _synthetic(
     for k, (name, brain) in enumerate(zip(experiment.names, made, strict=True)):
         rng = np.random.default_rng([k, 22])
         counts = brain.record(f[shown], rng)
-        recording = Recording(name, "digits", images[shown], counts.T.astype(np.float32))
+        fit = partial(fit_layers, k=experiment.features.components)
         quality = encoder_quality(
-            recording, layers=[v[shown] for v in layers], k=experiment.features.components
+            name, [v[shown] for v in layers], counts.astype(np.float32), fit=fit
         )
-        quality = replace(quality, ceiling=predictability(brain.rates(f[shown]).T, counts.T))
+        quality = replace(quality, ceiling=column_correlation(brain.rates(f[shown]), counts))
         brains.append(make_brain(name, f[shown], counts, quality))
         measured.append(brain.record(f[rest], rng))
     said = ratings(made, f[rest])
@@ -273,7 +275,11 @@ def _cowley_v4(
     for name, recording, f, layer in zip(
         experiment.names, recordings, features, layers, strict=False
     ):
-        quality = encoder_quality(recording, layers=layer, k=experiment.features.components)
+        trials = None if recording.trials is None else recording.trials.transpose(1, 2, 0)
+        fit = partial(fit_layers, k=experiment.features.components)
+        quality = encoder_quality(
+            recording.name, layer, recording.responses.T, trials=trials, fit=fit
+        )
         mine = own and name == experiment.session
         brains.append(make_brain(name, f, recording.responses.T, quality, labelled=mine))
     if not own:

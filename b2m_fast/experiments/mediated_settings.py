@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from b2m_fast.data.v4 import COWLEY_V4_SESSIONS
-from b2m_fast.encoding.features import NetworkFeatures
-from b2m_fast.encoding.taps import check_network
+from b2m_fast.encoding.networks import NetworkFeatures, check_network
 from b2m_fast.experiments.experiment import Settings
 
 __all__ = [

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from b2m_fast.data.files import DataError
-from b2m_fast.encoding.delays import reading
+from b2m_fast.encoding.delays import interval_weights
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -109,7 +109,7 @@ def align(
                 "allowed"
             )
         edges = np.linspace(begin, end, len(steps) + 1) - population.start_ms
-        weights[steps], valid[steps] = reading(edges / population.bin_ms, population.bins)
+        weights[steps], valid[steps] = interval_weights(edges / population.bin_ms, population.bins)
     if not valid.any():
         raise DataError(
             f"{population.name}: nothing was recorded in the epochs {sorted(matched.values())}"

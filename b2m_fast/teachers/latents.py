@@ -17,6 +17,7 @@ import numpy as np
 
 from b2m_fast.data.arrays import numbers, whole_number
 from b2m_fast.data.files import DataError
+from b2m_fast.encoding.columns import column_correlation
 from b2m_fast.teachers.alignment import Alignment, align
 from b2m_fast.teachers.embeddings import METHODS
 
@@ -273,7 +274,7 @@ def _compare_halves(
     u, _, v = np.linalg.svd(own.reshape(-1, k).T @ _centred(latents).reshape(-1, k))
     own, other = own @ (u @ v), other @ (u @ v)  # orthogonal Procrustes to the latents of all
     # r < 0: nothing reproduces; Spearman-Brown of r near -1 is minus infinity
-    r = np.maximum(_correlation(own.reshape(-1, k), other.reshape(-1, k)), 0)
+    r = np.maximum(column_correlation(own.reshape(-1, k), other.reshape(-1, k)), 0)
     distinct = np.unique(clock.condition, return_index=True)[1]
     x, y = (z[distinct].reshape(len(distinct), -1) for z in (own, other))
     distance = ((x[:, None] - y[None]) ** 2).sum(axis=2)
@@ -323,10 +324,3 @@ def _quality(
 def _centred(x: NDArray[np.float64]) -> NDArray[np.float64]:
     """Subtract the mean over conditions and steps."""
     return np.asarray(x - x.mean(axis=(0, 1)))
-
-
-def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return Pearson's r of each column, 0 where one is constant."""
-    a, b = a - a.mean(axis=0), b - b.mean(axis=0)
-    norm = np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0))
-    return np.asarray((a * b).sum(axis=0) / np.where(norm > 0, norm, np.inf))

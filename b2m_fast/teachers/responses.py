@@ -17,7 +17,7 @@ from b2m_fast.data.arrays import images as checked_images
 from b2m_fast.data.arrays import numbers, whole_number, whole_numbers
 from b2m_fast.data.driving import to_frames
 from b2m_fast.data.files import DataError
-from b2m_fast.encoding.encoders import Encoder, crossfit, fit_encoder
+from b2m_fast.encoding.encoders import crossfit, fit_encoder
 from b2m_fast.encoding.features import cnn_features, gabor_pyramid
 from b2m_fast.teachers.alignment import align
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from b2m_fast.data.decisions import DecisionTask
     from b2m_fast.data.v4 import Recording
+    from b2m_fast.encoding.ridge import Ridge
     from b2m_fast.teachers.population import Population
 
 __all__ = [
@@ -311,7 +312,7 @@ class SensoryModel:
 
     Attributes
     ----------
-    encoders : tuple of Encoder
+    encoders : tuple of Ridge
         One for each set of images.
     kept : tuple of ndarray
         For each, (neurons,) bool: neurons that are predicted well enough.
@@ -323,7 +324,7 @@ class SensoryModel:
         How well responses to held-out images are predicted.
     """
 
-    encoders: tuple[Encoder, ...]
+    encoders: tuple[Ridge, ...]
     kept: tuple[NDArray[np.bool_], ...]
     pixels: int
     features: str
@@ -338,9 +339,9 @@ class SensoryModel:
         seen = to_frames(_bytes(frames), (self.pixels, self.pixels))
         features = FEATURES[self.features](self.pixels)(_bytes(seen))
         predicted = [
-            e.predict(features)[kept] for e, kept in zip(self.encoders, self.kept, strict=True)
+            e.predict(features)[:, kept] for e, kept in zip(self.encoders, self.kept, strict=True)
         ]
-        return np.asarray(np.concatenate(predicted).T, dtype=np.float64)
+        return np.asarray(np.concatenate(predicted, axis=1), dtype=np.float64)
 
 
 def fit_sensory_model(
@@ -394,13 +395,13 @@ def fit_sensory_model(
     for name in dict.fromkeys(r.image_set for r in recordings):
         group = [r for r in recordings if r.image_set == name]
         bank = describe(_bytes(to_frames(group[0].images, (pixels, pixels))))
-        responses = np.concatenate([r.responses for r in group])
+        responses = np.concatenate([r.responses for r in group]).T
         held_out = crossfit(bank, responses, folds=folds, seed=seed)
         good = held_out.predictability >= minimum
         encoders.append(fit_encoder(bank, responses))
         kept.append(good)
         quality.append(held_out.predictability[good])
-        spread.append(held_out.responses[good].std(axis=1))
+        spread.append(held_out.responses[:, good].std(axis=0))
     r = np.concatenate(quality)
     if not r.size:
         raise DataError(

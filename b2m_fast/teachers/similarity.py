@@ -20,9 +20,10 @@ import numpy as np
 import torch
 
 from b2m_fast.data.images import to_gray
+from b2m_fast.encoding.columns import column_correlation
 from b2m_fast.encoding.encoders import crossfit
 from b2m_fast.encoding.features import cnn_features, gabor_pyramid
-from b2m_fast.encoding.reliability import predictability, reliability
+from b2m_fast.encoding.repeats import reliability
 from b2m_fast.ops import rsa_score
 
 if TYPE_CHECKING:
@@ -296,7 +297,7 @@ class _Patterns:
         """Reliability of each neuron; 1 without repeats."""
         if self.recording.trials is None or len(self.repeated) < 2:
             return np.ones(len(self.recording.responses))
-        return reliability(self.recording.trials)
+        return reliability(self.recording.trials.transpose(1, 2, 0))
 
     def _weighted(self, responses: NDArray[np.floating]) -> NDArray[np.float64]:
         """Return responses in standard deviations, times the weights."""
@@ -315,10 +316,10 @@ class _Patterns:
 
     def denoise(self, banks: Sequence[NDArray[np.float32]], folds: int, seed: int) -> None:
         """Predict the responses to held-out images from image features."""
-        responses = self.recording.responses
+        responses = self.recording.responses.T
         fits = [crossfit(bank, responses, folds=folds, seed=seed).responses for bank in banks]
-        self.predicted = np.mean(fits, axis=0).T
-        self.quality = predictability(self.predicted.T, responses)
+        self.predicted = np.mean(fits, axis=0)
+        self.quality = column_correlation(self.predicted, responses)
 
     @property
     def denoised(self) -> NDArray[np.float64]:

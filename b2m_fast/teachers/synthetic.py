@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from b2m_fast.data.recordings import Session, SpikeRecording
 from b2m_fast.data.v4 import Recording
+from b2m_fast.encoding.columns import column_correlation
 from b2m_fast.encoding.components import fit_components
-from b2m_fast.encoding.reliability import predictability
 from b2m_fast.encoding.ridge import fit_ridge
 from b2m_fast.teachers.responses import ResponseTeacher, reduced, z_scored
 
@@ -284,8 +284,8 @@ def observe_images(
     counts = rng.poisson(expected, (repeats, *expected.shape))
     split_half = None
     if repeats > 1:
-        first, second = (half.mean(axis=0).T for half in (counts[::2], counts[1::2]))
-        split_half = float(predictability(first, second).mean())
+        first, second = (half.mean(axis=0) for half in (counts[::2], counts[1::2]))
+        split_half = float(column_correlation(first, second).mean())
     report = {
         "recording": "synthetic-images",
         "synthetic": True,
