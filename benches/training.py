@@ -16,7 +16,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from b2m_fast import ops
-from b2m_fast.data.decisions import decision_task
+from b2m_fast.data._old import decision_task
 from b2m_fast.methods.brain2model import TransferConfig, Weight, brain_objective
 from b2m_fast.methods.lessons import DecisionLesson
 from b2m_fast.students.recurrent import GRUStudent

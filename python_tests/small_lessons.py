@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from b2m_fast.data.decisions import EpochTask, match_to_sample_task
+from b2m_fast.data.tasks import EpochTask, delay_match_sample
 from b2m_fast.methods.brain2model import BrainObjective, TransferConfig, brain_objective
 from b2m_fast.methods.chance import seeded
 from b2m_fast.methods.lessons import DecisionLesson, FrameLesson
@@ -35,7 +35,7 @@ class Still:
 
 def small_task() -> EpochTask:
     """24 steps, 4 conditions."""
-    return match_to_sample_task(delay_ms=200.0)
+    return delay_match_sample(delay_ms=200.0)
 
 
 def decision_lesson(student: str = "rnn", seed: int = 0, **options: Any) -> DecisionLesson:

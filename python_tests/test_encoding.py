@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 import b2m_fast.encoding
-from b2m_fast.data.v4 import cowley_v4
+from b2m_fast.data._old import cowley_v4
 from b2m_fast.encoding.encoders import LayerEncoder, crossfit, fit_encoder, fit_layers
 from b2m_fast.encoding.folds import folds_of
 from b2m_fast.encoding.networks import NetworkFeatures

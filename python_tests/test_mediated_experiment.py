@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from b2m_fast.data._old import COWLEY_V4_SESSIONS
 from b2m_fast.data.files import DataError
-from b2m_fast.data.v4 import COWLEY_V4_SESSIONS
 from b2m_fast.encoding.quality import EncoderQuality
 from b2m_fast.evaluate.variability import correlation_distance
 from b2m_fast.experiments import mediated_experiment as lab

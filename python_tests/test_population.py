@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from b2m_fast.data._old import Session, SpikeRecording
 from b2m_fast.data.files import DataError
-from b2m_fast.data.recordings import Session, SpikeRecording
 from b2m_fast.teachers.population import make_population, rebin, smoother
 from latent_helpers import planted_recording
 

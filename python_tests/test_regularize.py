@@ -208,7 +208,7 @@ def test_penalty_goes_down_in_training() -> None:
     ends = []
     for targets in ([], [target]):
         torch.manual_seed(0)
-        model = ResNet(2, width=4, blocks=(1,) * 4)
+        model = ResNet(2, width=4, blocks=1)
         out = train(model, task, targets, config, seed=0)
         with torch.no_grad():
             taps = model.eval().taps(torch.from_numpy(target.images[:, None]))
@@ -230,7 +230,7 @@ def test_the_loop_is_the_plain_one(change: dict[str, Any]) -> None:
         Regularization(alpha=3.0, epochs=3, batch=16, neural_batch=8, phases=3), **change
     )
     torch.manual_seed(0)
-    model = ResNet(2, width=2, blocks=(1,) * 4)
+    model = ResNet(2, width=2, blocks=1)
     plain = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     out = train(model, task, [target], config, seed=5)
 
@@ -294,7 +294,7 @@ def test_an_interrupted_training_goes_on_bit_for_bit(tmp_path: Path, pairs: Any)
                 raise KeyboardInterrupt
 
         torch.manual_seed(0)
-        model = ResNet(2, width=2, blocks=(1,) * 4)
+        model = ResNet(2, width=2, blocks=1)
         out = train(model, task, targets, config, 0, tick, checkpoint=checkpoint)
         assert seen == out.history
         return out.history, [*model.state_dict().values(), *out.head.state_dict().values()]
@@ -316,7 +316,7 @@ def test_training_is_reproducible_and_random_pairs_run() -> None:
         for seed in (0, 0, 1):
             torch.manual_seed(0)
             config = Regularization(epochs=1, batch=16, neural_batch=8, pairs=pairs)
-            out = train(ResNet(2, 2, (1,) * 4), task, [target], config, seed)
+            out = train(ResNet(2, width=2, blocks=1), task, [target], config, seed)
             finals.setdefault((pairs, seed), []).append(out.history[0]["penalty"])
     for (_, seed), values in finals.items():
         assert len(set(values)) == 1, seed
@@ -329,7 +329,7 @@ def test_task_order_does_not_depend_on_the_teacher() -> None:
     ends = []
     for targets in ([], [target]):
         torch.manual_seed(0)
-        model = ResNet(2, width=2, blocks=(1,) * 4)
+        model = ResNet(2, width=2, blocks=1)
         train(model, task, targets, Regularization(alpha=0.0, epochs=2, batch=16), seed=0)
         ends.append(model.head.weight.detach())
     torch.testing.assert_close(ends[0], ends[1])
@@ -344,7 +344,7 @@ def test_neural_images_and_running_statistics(batchnorm: str) -> None:
     stems = []
     for targets in ([], [bright]):
         torch.manual_seed(0)
-        model = ResNet(2, width=2, blocks=(1,) * 4)
+        model = ResNet(2, width=2, blocks=1)
         train(model, task, targets, config, seed=0)
         stems.append(model.sections[0].get_submodule("1").get_buffer("running_var"))
     assert torch.allclose(stems[0], stems[1]) == (batchnorm == "task")
@@ -354,7 +354,7 @@ def test_best_validation_loss_is_kept() -> None:
     """The model ends with the weights of the epoch of lowest validation loss."""
     task = tiny_task()
     torch.manual_seed(0)
-    model = ResNet(2, width=2, blocks=(1,) * 4)
+    model = ResNet(2, width=2, blocks=1)
     out = train(model, task, [], Regularization(epochs=4, batch=16, learning_rate=0.5), seed=0)
     losses = [e["validation_loss"] for e in out.history]
     assert out.best_epoch == int(np.argmin(losses)) + 1

@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from b2m_fast.data.decisions import comparison_task, direction_task
+from b2m_fast.data._old import Recording, cowley_v4
 from b2m_fast.data.driving import to_frames
 from b2m_fast.data.files import DataError
-from b2m_fast.data.v4 import Recording, cowley_v4
+from b2m_fast.data.tasks import direction, parametric_working_memory
 from b2m_fast.encoding.encoders import fit_encoder
 from b2m_fast.teachers import synthetic
 from b2m_fast.teachers.population import Population, make_population
@@ -25,7 +25,7 @@ from latent_helpers import planted_recording
 from test_data import real
 
 RNG = np.random.default_rng
-TASK = direction_task()
+TASK = direction()
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_responses_belong_to_the_tasks_conditions(population: Population) -> Non
 
 def test_conditions_can_be_renamed(population: Population) -> None:
     """A task with other names is taught through a mapping, in the order of its own conditions."""
-    task = comparison_task()
+    task = parametric_working_memory()
     names = dict(zip(task.conditions, population.conditions[2:12], strict=True))
     teacher = condition_responses(
         population, task, RNG(0), conditions=names, epochs={"delay": "delay"}
@@ -74,7 +74,7 @@ def test_conditions_can_be_renamed(population: Population) -> None:
 def test_one_recorded_condition_for_several_of_the_task(population: Population) -> None:
     """Each recorded response is a row once: copies under several conditions would be trained on and
     held out at the same time."""
-    task = comparison_task()
+    task = parametric_working_memory()
     names = {
         c: population.conditions[(9, 4)[a]]
         for c, a in zip(task.conditions, task.answer, strict=True)

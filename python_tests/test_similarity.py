@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from b2m_fast.data.v4 import Recording
+from b2m_fast.data._old import Recording
 from b2m_fast.ops import rsa_penalty
 from b2m_fast.teachers import similarity, synthetic
 from b2m_fast.teachers.similarity import SimilarityTarget, SimilarityTeacher, unit_rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from b2m_fast.data.v4 import Recording
+from b2m_fast.data._old import Recording
 from b2m_fast.teachers import synthetic
 
 

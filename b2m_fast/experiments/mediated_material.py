@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from b2m_fast.data._old import cowley_v4, object2vec
 from b2m_fast.data.attributes import ATTRIBUTES, image_attributes
 from b2m_fast.data.files import DataError, data_root
-from b2m_fast.data.images import CIFAR10_CLASSES, cifar10_images, digits
-from b2m_fast.data.object2vec import object2vec
-from b2m_fast.data.v4 import cowley_v4
+from b2m_fast.data.images import cifar10_classes, digits
 from b2m_fast.encoding.columns import column_correlation
 from b2m_fast.encoding.components import fit_components
 from b2m_fast.encoding.encoders import fit_layers
@@ -193,7 +192,7 @@ def _synthetic(
     experiment: MediatedExperiment, _: str | None, say: Callable[[str], object]
 ) -> Material:
     """Digits, half of them shown to the brains, the other half labelled."""
-    task = digits(8)
+    task = digits(size=8)
     x = np.concatenate([task.train_x, task.validation_x, task.test_x])
     y = np.concatenate([task.train_y, task.validation_y, task.test_y])
     images = np.rint(x * 255).astype(np.uint8)[..., None]
@@ -248,10 +247,8 @@ def _geometry(responses: Sequence[Array]) -> Array:
 def _cifar10(
     root: str | None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]:
-    data = cifar10_images(data_root(root))
-    images = np.concatenate([data["train_images"], data["test_images"]])
-    classes = np.concatenate([data["train_labels"], data["test_labels"]]).astype(np.int64)
-    return images, classes, CIFAR10_CLASSES
+    found = cifar10_classes(data_root(root))
+    return np.asarray(found.images), np.asarray(found.classes), found.names
 
 
 def _cowley_v4(

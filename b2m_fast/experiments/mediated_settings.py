@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from b2m_fast.data.v4 import COWLEY_V4_SESSIONS
+from b2m_fast.data._old import COWLEY_V4_SESSIONS
 from b2m_fast.encoding.networks import NetworkFeatures, check_network
 from b2m_fast.experiments.experiment import Settings
 

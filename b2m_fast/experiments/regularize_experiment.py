@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
+from b2m_fast.data._old import cowley_v4, cowley_v4_files
 from b2m_fast.data.files import data_root, fingerprint
-from b2m_fast.data.images import CIFAR10_SUBSET, ImageTask, cifar10_subset, digits
-from b2m_fast.data.v4 import cowley_v4, cowley_v4_files
+from b2m_fast.data.images import CIFAR10, ImageTask, cifar10_subset, digits
 from b2m_fast.evaluate import robustness
 from b2m_fast.experiments.experiment import Payload, Settings, finite
 from b2m_fast.experiments.provenance import machine, versions
@@ -171,7 +171,7 @@ def _data_files(experiment: Experiment, root: str | None) -> list[Path]:
     if experiment.brain == "cowley-v4":
         files += cowley_v4_files(data_root(root))
     if experiment.task == "cifar10-subset":
-        files.append(CIFAR10_SUBSET.path(data_root(root), "cifar10_subset.npz"))
+        files += CIFAR10.paths(data_root(root))
     return files
 
 
@@ -221,7 +221,7 @@ def make_material(experiment: Experiment, arms: Sequence[str], root: str | None)
         If data are missing or malformed.
     """
     size = experiment.size
-    task = digits(size) if experiment.task == "digits" else cifar10_subset(data_root(root))
+    task = digits(size=size) if experiment.task == "digits" else cifar10_subset(data_root(root))
     recordings = (
         synthetic_recordings() if experiment.brain == "synthetic" else cowley_v4(data_root(root))
     )
@@ -260,7 +260,9 @@ def run(job: Job, tick: Callable[[], object]) -> dict[str, Any]:
     torch.set_num_threads(payload.threads)
     torch.manual_seed(seed)
     blur = experiment.blur if arm == "blur" else 0.0
-    model = ResNet(material.task.classes, experiment.width, (experiment.blocks,) * 4, blur)
+    model = ResNet(
+        material.task.classes, width=experiment.width, blocks=experiment.blocks, blur=blur
+    )
     start = time.perf_counter()
     trained = train(
         model,

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from b2m_fast.data._old import cowley_v4
 from b2m_fast.data.driving import camvid, car_racing
 from b2m_fast.data.files import data_root
-from b2m_fast.data.v4 import cowley_v4
 from b2m_fast.experiments.transfer_arms import Teachers
 from b2m_fast.experiments.transfer_lessons import SceneLesson, encoded, kept_frames
 from b2m_fast.experiments.transfer_networks import (

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from b2m_fast.data.decisions import decision_task
+from b2m_fast.data._old import decision_task, spike_recording
 from b2m_fast.data.files import data_root
-from b2m_fast.data.spike_datasets import spike_recording
 from b2m_fast.experiments.transfer_arms import Teachers
 from b2m_fast.experiments.transfer_lessons import TrialLesson, condition_states
 from b2m_fast.experiments.transfer_networks import (
@@ -30,8 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from b2m_fast.data.decisions import EpochTask
-    from b2m_fast.data.recordings import SpikeRecording
+    from b2m_fast.data._old import SpikeRecording
+    from b2m_fast.data.tasks import EpochTask
     from b2m_fast.experiments.transfer_settings import TransferExperiment
     from b2m_fast.teachers.population import Population
     from b2m_fast.teachers.responses import ResponseTeacher

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from numpy.typing import NDArray
 
-    from b2m_fast.data.decisions import DecisionTask
+    from b2m_fast.data.tasks import DecisionTask
     from b2m_fast.methods.lessons import Activity
     from b2m_fast.students.vae import ConvVAE
     from b2m_fast.teachers.latents import LatentTeacher

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from b2m_fast.data.decisions import DecisionTask
+    from b2m_fast.data.tasks import DecisionTask
     from b2m_fast.teachers.population import Population
 
 __all__ = ["Alignment", "align"]

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from b2m_fast.data.arrays import numbers, whole_number
-from b2m_fast.data.files import DataError
+from b2m_fast.data.files import DataError, numbers, whole_number
 from b2m_fast.encoding.columns import column_correlation
 from b2m_fast.teachers.alignment import Alignment, align
 from b2m_fast.teachers.embeddings import METHODS
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from b2m_fast.data.decisions import DecisionTask
+    from b2m_fast.data.tasks import DecisionTask
     from b2m_fast.teachers.embeddings import Embedding
     from b2m_fast.teachers.population import Population
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from b2m_fast.data import recordings
+from b2m_fast.data import _old as recordings
 from b2m_fast.data.files import DataError
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from b2m_fast.data.recordings import SpikeRecording
+    from b2m_fast.data._old import SpikeRecording
 
 __all__ = ["Population", "Session", "make_population", "rebin", "smoother"]
 

@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from b2m_fast.data.arrays import images as checked_images
-from b2m_fast.data.arrays import numbers, whole_number, whole_numbers
 from b2m_fast.data.driving import to_frames
-from b2m_fast.data.files import DataError
+from b2m_fast.data.files import DataError, numbers, whole_number, whole_numbers
+from b2m_fast.data.files import images as checked_images
 from b2m_fast.encoding.encoders import crossfit, fit_encoder
 from b2m_fast.encoding.features import cnn_features, gabor_pyramid
 from b2m_fast.teachers.alignment import align
@@ -26,8 +25,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from b2m_fast.data.decisions import DecisionTask
-    from b2m_fast.data.v4 import Recording
+    from b2m_fast.data._old import Recording
+    from b2m_fast.data.tasks import DecisionTask
     from b2m_fast.encoding.ridge import Ridge
     from b2m_fast.teachers.population import Population
 

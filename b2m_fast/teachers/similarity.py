@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from b2m_fast.data.v4 import Recording
+    from b2m_fast.data._old import Recording
 
 __all__ = [
     "DENOISERS",

@@ -17,8 +17,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from b2m_fast.data.recordings import Session, SpikeRecording
-from b2m_fast.data.v4 import Recording
+from b2m_fast.data._old import Recording, Session, SpikeRecording
 from b2m_fast.encoding.columns import column_correlation
 from b2m_fast.encoding.components import fit_components
 from b2m_fast.encoding.ridge import fit_ridge
@@ -27,7 +26,7 @@ from b2m_fast.teachers.responses import ResponseTeacher, reduced, z_scored
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from b2m_fast.data.decisions import DecisionTask
+    from b2m_fast.data.tasks import DecisionTask
 
 __all__ = [
     "Observer",
@@ -204,8 +203,8 @@ def observe(
 
     Examples
     --------
-    >>> from b2m_fast.data.decisions import direction_task
-    >>> task, rng = direction_task(), np.random.default_rng(0)
+    >>> from b2m_fast.data.tasks import direction
+    >>> task, rng = direction(), np.random.default_rng(0)
     >>> hidden = rng.normal(size=(12, task.steps, 8))
     >>> observe(hidden, np.arange(12), task, rng, neurons=30, repeats=5).sessions[0].spikes.shape
     (60, 30, 44)
