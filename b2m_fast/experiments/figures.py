@@ -13,6 +13,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from matplotlib import rc_context
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import ConnectionPatch
+from matplotlib.ticker import LogLocator
+from matplotlib.transforms import ScaledTranslation
 from scipy.optimize import isotonic_regression
 
 from b2m_fast.evaluate.convergence import median_step
@@ -113,8 +119,6 @@ def curves(
     bars : bool
         Intervals as bars, those of the arms beside one another; else as bands, of many arms only those of tested and baseline.
     """
-    from matplotlib.transforms import ScaledTranslation
-
     for k, (arm, (places, means)) in enumerate(found.items()):
         style = arms[arm]
         there = [(x, i) for x, i in zip(places, means, strict=True) if i is not None]
@@ -143,8 +147,6 @@ def name(panel: Any, arm: str, style: Style, x: float, y: float) -> None:
 
 def _write_names(panel: Any) -> None:
     """Write the names of lines beside a panel, as near to their ends as can be, in the order of these."""
-    from matplotlib.patches import ConnectionPatch
-
     names = sorted(panel.__dict__.get("b2m_names", ()), key=lambda name: name[0])
     if not names:
         return
@@ -214,16 +216,12 @@ def strip(
 # --------------------------------------------------------------------------------------------------
 def _axes(panel: Any, measure: Measure) -> None:
     """Set the names, the scales and the line of a measure's axes."""
-    from matplotlib.ticker import LogLocator, NullFormatter
-
     if measure.limit is not None:
         panel.axhline(measure.limit, color="0.45", lw=0.8, ls=":", zorder=1)
     for direction in measure.log:
         getattr(panel, f"set_{direction}scale")("log")
-        axis = getattr(panel, f"{direction}axis")
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_major_formatter(lambda value, _: f"{value:g}")
-        axis.set_minor_formatter(NullFormatter())
+        ticks = {"major_locator": LogLocator(subs=(1, 2, 5)), "major_formatter": "{x:g}"}
+        getattr(panel, f"{direction}axis").set(minor_formatter="", **ticks)
     panel.set(xlabel=measure.axes[0], ylabel=measure.axes[1] or measure.label)
 
 
@@ -305,26 +303,11 @@ def _panels(of: Results) -> list[Callable[[Any], object]]:
         compared = [arm for arm in of.by_role("tested") if any(arm == a for a, _ in of.pairs)]
         for tested in ("", *compared):
             out.append(partial(_levels, of=of, measures=levels, arms=arms, tested=tested))  # noqa: PERF401
-    own = of.experiment.panels(of.settings, of.runs)
-    return out + [lambda panel, draw=draw.draw: draw(panel, arms) for draw in own]
+    return out + [lambda panel, own=own: own.draw(panel, arms) for own in of.own("panels")]
 
 
 def figure(of: Results, title: str, verdict: str = "") -> bytes:
-    """Return the figure of results as PNG.
-
-    Raises
-    ------
-    ImportError
-        If matplotlib is not installed.
-    """
-    try:
-        from matplotlib import rc_context
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError(
-            "the figure needs matplotlib: pip install 'b2m-fast[experiments]'"
-        ) from error
+    """Return the figure of results as PNG."""
     draws = _panels(of)
     columns = min(2 if len(draws) == 4 else 3, max(len(draws), 1))
     rows, wide, high = -(-len(draws) // columns), 5.2, max(3.6, 1.1 + 0.15 * len(of.runs))  # inches

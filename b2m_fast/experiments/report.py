@@ -70,17 +70,7 @@ class Results:
     @cached_property
     def measures(self) -> list[Measure]:
         """What was measured."""
-        return list(self.experiment.measures(self.settings, self.runs))
-
-    @cached_property
-    def values(self) -> list[Measure]:
-        """Those of the measures that have a mean."""
-        return [m for m in self.measures if m.kind == "value"]
-
-    @cached_property
-    def time(self) -> Measure | None:
-        """The measure that is a time."""
-        return next((m for m in self.measures if m.kind == "time"), None)
+        return list(self.own("measures"))
 
     @cached_property
     def pairs(self) -> list[tuple[str, str]]:
@@ -92,6 +82,27 @@ class Results:
         """The role of each arm."""
         roles = self.experiment.roles(self.settings)
         return {arm: roles.get(arm, "control") for arm in self.runs}
+
+    def own(self, what: str) -> Any:
+        """Return what the experiment itself adds: its ``"tables"``, ``"notes"``, ``"words"``, ``"panels"``."""
+        return getattr(self.experiment, what)(self.settings, self.runs)
+
+    def head(self) -> tuple[str, str]:
+        """Return the title, and the command in words."""
+        seeds = sorted({seed for seeds in self.runs.values() for seed in seeds})
+        command = command_line(self.experiment, self.settings)
+        title = self.experiment.title(self.settings)
+        return title, f"`{command}`; seeds {' '.join(map(str, seeds))}."
+
+    @cached_property
+    def values(self) -> list[Measure]:
+        """The measures that have a mean."""
+        return [m for m in self.measures if m.kind == "value"]
+
+    @cached_property
+    def time(self) -> Measure | None:
+        """The measure that is a time."""
+        return next((m for m in self.measures if m.kind == "time"), None)
 
     def by_role(self, role: str) -> list[str]:
         """Return the arms that have a role."""
@@ -175,7 +186,8 @@ def summarise(of: Results) -> dict[str, Any]:
             if found is not None:
                 found["p_log_rank"] = log_rank(*zip(*_pairs(runs, arm, base, time), strict=True))
             out["ratios"][f"{arm} / {base}"] = found
-    return out | of.experiment.extra_summary(of.settings, runs)
+    out |= of.own("extra_summary")
+    return out
 
 
 # --------------------------------------------------------------------------------------------------
@@ -223,10 +235,9 @@ def markdown(of: Results) -> str:
     """Return the head and the tables of a report: times, means, differences, and the experiment's own."""
     runs, labels = of.runs, [m.label for m in of.values]
     notes = [f"{m.label}: {m.note}" for m in of.values if m.note]
-    own = of.experiment.notes(of.settings, runs)
     means = {arm: [cell(mean(runs, arm, m), m.digits) for m in of.values] for arm in runs}
     out = [*_head(of), *(_time_tables(of, of.time) if of.time else [])]
-    out.append(" ".join([of.experiment.means_text, *notes, *own]))
+    out.append(" ".join([of.experiment.means_text, *notes, *of.own("notes")]))
     rows = [[a, str(len(runs[a])), *(c.partition(" ")[0] for c in row)] for a, row in means.items()]
     out.append(table(["arm", "seeds", *labels], rows))
     if of.pairs:
@@ -236,16 +247,14 @@ def markdown(of: Results) -> str:
             for a, b in of.pairs
         ]
         out.append(table(["difference", *labels], rows))
-    for block in of.experiment.tables(of.settings, runs):
+    for block in of.own("tables"):
         out += [block.text, table(block.head, block.rows)]
     return "\n\n".join(filter(None, out)) + "\n"
 
 
 def _head(of: Results) -> list[str]:
     """Return what was asked, the command and the machine, as paragraphs."""
-    seeds = sorted({seed for seeds in of.runs.values() for seed in seeds})
-    command = command_line(of.experiment, of.settings)
-    out = [of.experiment.purpose.strip(), f"`{command}`; seeds {' '.join(map(str, seeds))}."]
+    out = [of.experiment.purpose.strip(), of.head()[1]]
     if machine := of.made_with.get("machine"):
         versions = of.made_with.get("versions", {})
         known = [f"{k} {versions[k]}" for k in ("b2m-fast", "torch", "python") if k in versions]
@@ -267,14 +276,14 @@ def _seeds(count: int) -> str:
 
 def words(of: Results) -> list[str]:
     """Return what the results say as sentences: missing runs, the teacher, each comparison, the verdict."""
-    out = [*_missing_words(of.missing), *of.teacher.get("words", [])]
+    out = [*missing_words(of.missing), *of.teacher.get("words", [])]
     for arm, base in of.experiment.told(of.settings, of.pairs):
         said = [_time_words(of, arm, base), _value_words(of, arm, base)]
         out.append(" ".join(filter(None, said)))
-    return [*filter(None, out), *of.experiment.words(of.settings, of.runs), *_verdict(of)]
+    return [*filter(None, out), *of.own("words"), *_verdict(of)]
 
 
-def _missing_words(missing: Sequence[dict[str, Any]]) -> list[str]:
+def missing_words(missing: Sequence[dict[str, Any]]) -> list[str]:
     """Return a sentence for each arm and each reason why runs that were asked for have no result."""
     groups: dict[tuple[str, str], list[str]] = {}
     for run in missing:
@@ -373,8 +382,9 @@ def _verdict(of: Results) -> list[str]:
 # --------------------------------------------------------------------------------------------------
 def write(of: Results, out: Path, **more: Any) -> None:
     """Write results.json (with `more` in it), results.md and results.png to a folder, and print tables and words."""
-    said = words(of)
-    title = of.experiment.title(of.settings)
+    said, title = words(of), of.head()[0]
+    text = f"{markdown(of)}\nWhat this shows:\n\n" + "".join(f"- {line}\n" for line in said)
+    verdict = "".join(line for line in said if line.startswith("In short"))
     content = {
         "command": of.experiment.reference,
         "settings": plain(of.settings),
@@ -386,18 +396,16 @@ def write(of: Results, out: Path, **more: Any) -> None:
         "missing": list(of.missing),
         "runs": [run for seeds in of.runs.values() for run in seeds.values()],
     }
-    text = f"{markdown(of)}\nWhat this shows:\n\n" + "".join(f"- {line}\n" for line in said)
-    verdict = "".join(line for line in said if line.startswith("In short"))
     head = f"# {title}\n\n" + f"**{verdict}**\n\n" * bool(verdict)
     write_atomically(out / "results.json", _as_json(content | more))
     write_atomically(out / "results.md", head + text)
     print(f"\n{title}\n\n{text}")
     try:
         from b2m_fast.experiments.figures import figure
-
-        write_atomically(out / "results.png", figure(of, title, verdict))
     except ImportError as error:
-        print(error, file=sys.stderr)
+        print(f"no figure: {error} (pip install 'b2m-fast[experiments]')", file=sys.stderr)
+    else:
+        write_atomically(out / "results.png", figure(of, title, verdict))
     print(f"Written: {out / 'results.md'}, results.json, results.png")
 
 

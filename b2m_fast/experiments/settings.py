@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Chosen",
     "add_options",
+    "by_name",
     "choose",
     "command_line",
     "given_settings",
@@ -94,6 +95,11 @@ def _parameters(settings: type) -> dict[str, str]:
             line = " ".join(body.split())
             found |= dict.fromkeys(re.split(r", ?", names), line)
     return found
+
+
+def by_name(settings: Settings) -> dict[str, Any]:
+    """Return every setting under its dotted name."""
+    return {f.name: attrgetter(f.name)(settings) for f in fields(type(settings))}
 
 
 def plain(value: Any) -> Any:
@@ -328,17 +334,17 @@ def _full_name(name: str, known: Mapping[str, Field]) -> str:
 def command_line(experiment: Experiment[Any], settings: Settings) -> str:
     """Return the command that makes these settings: what names something registered, and what differs from its preset."""
     flags = {name: flag for group in experiment.options.values() for flag, name in group.items()}
-    values = {f.name: attrgetter(f.name)(settings) for f in fields(type(settings))}
+    values = by_name(settings)
     chosen: Tree = {}
     for name in experiment.choices:
         chosen = _merged(chosen, _nested(name, plain(values[name])))
     try:
-        usual = choose(experiment, chosen).settings
+        usual = by_name(choose(experiment, chosen).settings)
     except ValueError:  # other settings were needed to make these choices possible
-        usual = settings
+        usual = values
     words = [f"b2m {experiment.command}"]
     for name, value in values.items():
-        if name in experiment.choices or value != attrgetter(name)(usual):
+        if name in experiment.choices or value != usual[name]:
             option = f"{flags[name]} " if name in flags else f"--set {name}="
             words.append(option + _shown(value))
     return " ".join(words)
