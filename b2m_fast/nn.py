@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -265,16 +265,44 @@ class SigmoidContrastiveLoss(_Options):
 
 
 class RSAPenalty(_Options):
-    r"""`ops.rsa_penalty` as a module; with `layers`, their mixture is learned.
+    r"""`ops.rsa_penalty` as a module, with a learned mixture of layers and a running mean pattern.
 
-    With several layers, g = softmax(layer_logits), started uniform (Li et al. 2019).
+    With several layers, g = softmax(layer_logits), started uniform (Li et al. 2019). With
+    ``center="ema"`` the mean pattern that is subtracted is an exponential moving average over the
+    batches seen in training mode,
+
+    .. math:: \mu \leftarrow m \mu + (1 - m) \, \mathrm{mean}(f), \qquad \mu = 0 \text{ at the start},
+
+    which is updated with a batch before it is subtracted from it, and has no gradient.
 
     Parameters
     ----------
-    compare, metric, target_metric, target_kind, center, target_center, gamma, epsilon, form
+    compare, metric, target_metric, target_kind, target_center, gamma, epsilon, form
         As in `ops.rsa_penalty`.
+    center
+        False; True: the mean pattern of the batch; "ema": a running mean for each layer, of rows
+        (n, d) one number a column, of maps (n, c, h, w) one a channel, over images and places.
+    momentum
+        m, the share that a running mean keeps of itself at each batch; from 0 to 1.
+    channels
+        (layers,): columns or channels of each layer, or of the single tensor, for running means
+        that exist from the start; without it they are created by the first batch in training mode,
+        or by a state dict that holds them. They are the buffers mean_0, mean_1, ...
     layers
-        Number of layers of a list of features; None for a single tensor.
+        Number of layers of a list of features; None for a single tensor, or for a list with equal
+        weights.
+
+    Raises
+    ------
+    ValueError
+        Naming the argument, what it was and what was expected.
+    RuntimeError
+        In eval mode, if ``center="ema"`` has no running mean yet.
+
+    Notes
+    -----
+    Features may be maps (n, c, ...): they are compared as rows, flattened channels last, which is a
+    view of maps stored in that order. In eval mode running means stay as they are.
 
     Examples
     --------
@@ -292,7 +320,9 @@ class RSAPenalty(_Options):
         metric: str = "cosine",
         target_metric: str | None = None,
         target_kind: str = "responses",
-        center: bool = False,
+        center: bool | Literal["ema"] = False,
+        momentum: float = 0.9,
+        channels: Sequence[int] | None = None,
         target_center: bool = False,
         gamma: float | None = None,
         layers: int | None = None,
@@ -310,6 +340,20 @@ class RSAPenalty(_Options):
             epsilon=epsilon,
             form=form,
         )
+        self._running = isinstance(center, str)
+        if isinstance(center, str) and center != "ema":
+            raise ValueError(f"center is {center!r}; expected False, True or 'ema'")
+        if not 0 <= momentum <= 1:
+            raise ValueError(f"momentum is {momentum}; expected a number from 0 to 1")
+        if channels is not None and not self._running:
+            raise ValueError("channels are those of running means; give center='ema' as well")
+        if channels is not None and layers is not None and len(channels) != layers:
+            raise ValueError(
+                f"channels has {len(channels)} entries; expected {layers}, one a layer"
+            )
+        self.momentum = momentum
+        for k, size in enumerate(channels or ()):
+            self.register_buffer(f"mean_{k}", torch.zeros(size))
         self.layer_logits: torch.nn.Parameter | None
         if layers is None:
             self.register_parameter("layer_logits", None)
@@ -318,25 +362,116 @@ class RSAPenalty(_Options):
         else:
             self.layer_logits = torch.nn.Parameter(torch.zeros(layers))
 
+    def extra_repr(self) -> str:
+        """Return the options, for printing."""
+        momentum = f", momentum={self.momentum}" if self._running else ""
+        return super().extra_repr() + momentum
+
     def layer_weights(self) -> Tensor | None:
         """Return the mixture g, or None for a single layer."""
         return None if self.layer_logits is None else self.layer_logits.softmax(dim=0)
+
+    def running_means(self) -> list[Tensor]:
+        """Return the running mean of each layer, (columns or channels,); none before a batch."""
+        buffers = self.named_buffers(recurse=False)
+        return [buffer for name, buffer in buffers if name.startswith("mean_")]
 
     def forward(
         self,
         features: Tensor | Sequence[Tensor],
         target: Target,
         *,
+        pairs: tuple[Tensor, Tensor] | None = None,
         pair_weights: Target | None = None,
     ) -> Tensor:
-        """Return the penalty of features (n, d), or a list of layers, against a target."""
+        """Return the penalty of features (n, d) or (n, c, ...), or a list of layers.
+
+        Parameters
+        ----------
+        features
+            Rows or maps, or a list of them.
+        target
+            As in `ops.rsa_penalty`; with `pairs` also (p,), the similarity of each pair.
+        pairs
+            (i, j), integers (p,) each: compare only the rows i[p] with the rows j[p] (mse, atanh,
+            pearson and cosine). Takes n^2 numbers of memory. The running mean takes all n rows.
+        pair_weights
+            As in `ops.rsa_penalty`; not together with `pairs`.
+
+        Returns
+        -------
+        Tensor
+            Scalar.
+
+        Examples
+        --------
+        >>> first, second = torch.eye(2), torch.ones(2, 2)
+        >>> i = torch.arange(2)
+        >>> similarities = torch.tensor([0.5, 0.5])
+        >>> RSAPenalty("mse")(torch.cat([first, second]), similarities, pairs=(i, i + 2))
+        tensor(0.0429)
+        """
+        single = isinstance(features, Tensor)
+        maps = [features] if isinstance(features, Tensor) else list(features)
+        rows = [x.flatten(2).transpose(1, 2).flatten(1) if x.ndim > 2 else x for x in maps]
+        options = dict(self.options)
+        if self._running:
+            means = zip(self._updated_means(maps), rows, strict=True)
+            centers = [mean.repeat(x.shape[1] // len(mean)) for mean, x in means]
+            options["center"] = centers[0] if single else centers
+        if pairs is not None:
+            if pair_weights is not None:
+                raise ValueError("pairs and pair_weights are both given; expected at most one")
+            places = torch.minimum(*pairs), torch.maximum(*pairs)
+            pair_weights = rows[0].new_zeros((len(rows[0]), len(rows[0])), dtype=torch.float32)
+            if target.ndim == 1:
+                similarities = target if isinstance(target, Tensor) else torch.tensor(target)
+                target = pair_weights.to(similarities.dtype).index_put(places, similarities)
+                options["target_kind"] = "similarity"
+            ones = pair_weights.new_ones(len(pairs[0]))
+            pair_weights.index_put_(places, ones, accumulate=True)
         return ops.rsa_penalty(
-            features,
+            rows[0] if single else rows,
             target,
             layer_weights=self.layer_weights(),
             pair_weights=pair_weights,
-            **self.options,
+            **options,
         )
+
+    def _updated_means(self, maps: list[Tensor]) -> list[Tensor]:
+        """Return the running means, in training mode with this batch in them."""
+        if self.training and not self.running_means():
+            for k, x in enumerate(maps):
+                dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+                mean = torch.zeros(x.shape[1], dtype=dtype, device=x.device)
+                self.register_buffer(f"mean_{k}", mean)
+        means = self.running_means()
+        if not means:
+            raise RuntimeError(
+                "RSAPenalty(center='ema') has no running mean yet: it is updated in training mode; "
+                "give it a batch there first, or load a state dict, or use center=True"
+            )
+        if [len(mean) for mean in means] != [x.shape[1] for x in maps]:
+            raise ValueError(
+                f"features have {[x.shape[1] for x in maps]} channels; expected "
+                f"{[len(mean) for mean in means]}, as the running means"
+            )
+        if self.training:
+            with torch.no_grad():
+                for mean, x in zip(means, maps, strict=True):
+                    if len(x):
+                        own = x.detach().mean(dim=(0, *range(2, x.ndim)), dtype=mean.dtype)
+                        mean.lerp_(own, 1 - self.momentum)
+        return means
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *arguments: Any) -> None:
+        """Create the running means that a state dict holds, if there are none, and load them."""
+        if self._running and not self.running_means():
+            k = 0
+            while (stored := state_dict.get(f"{prefix}mean_{k}")) is not None:
+                self.register_buffer(f"mean_{k}", torch.zeros_like(stored))
+                k += 1
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
 
 
 class RSAScore(_Options):

@@ -16,11 +16,11 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from b2m_fast import ops
-from b2m_fast.data.decisions import decision_task
+from b2m_fast.data._old import decision_task
 from b2m_fast.methods.brain2model import TransferConfig, Weight, brain_objective
 from b2m_fast.methods.lessons import DecisionLesson
 from b2m_fast.students.recurrent import GRUStudent
-from b2m_fast.teachers.paired import PairedTeacher
+from b2m_fast.teachers.responses import ResponseTeacher
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,7 +62,7 @@ def step(
     lesson = DecisionLesson(student, task, seed=0, batch=batch, validation=len(task.conditions))
     objective = brain_objective(
         lesson,
-        PairedTeacher(None, responses.astype(np.float32), label),
+        ResponseTeacher(None, responses.astype(np.float32), label),
         TransferConfig("contrastive", Weight(0.1), dimension=dimension),
         seed=0,
     )

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from b2m_fast import _C
-from b2m_fast.ops import _cuda_engine, _engine
-from b2m_fast.ops._cuda_engine import kernels as cuda_kernels
-from b2m_fast.ops._cuda_engine import scores as cuda_scores
-from b2m_fast.ops._torch_engine import blocks as torch_blocks
+from b2m_fast.ops.engines import cuda, select
+from b2m_fast.ops.engines.cuda import kernels as cuda_kernels
+from b2m_fast.ops.engines.cuda import scores as cuda_scores
+from b2m_fast.ops.engines.torch import blocks as torch_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,8 +32,8 @@ _current = ["cpu"]
 
 
 def missing(name: str) -> str | None:
-    """Why an engine is not here, if it is not."""
-    if name == "emulated" and not _cuda_engine.emulated():
+    """Return why an engine is not here, if it is not."""
+    if name == "emulated" and not cuda.emulated():
         return "this build has no kernels for the host (B2M_CUDA=EMULATED)"
     if name == "cuda" and not torch.cuda.is_available():
         return "no CUDA device"
@@ -41,24 +41,24 @@ def missing(name: str) -> str | None:
 
 
 def current() -> str:
-    """Name of the engine in use."""
+    """Return the name of the engine in use."""
     return _current[-1]
 
 
 def kernels() -> bool:
-    """Whether the CUDA kernels are in use."""
+    """Return whether the CUDA kernels are in use."""
     return current() == "emulated" or (
-        current() == "cuda" and _cuda_engine.missing_on(torch.device("cuda")) is None
+        current() == "cuda" and cuda.missing_on(torch.device("cuda")) is None
     )
 
 
 def by_parts() -> bool:
-    """Whether rows may be multiplied as sums of bfloat16 parts: kernels, and some levels of the CPU."""
+    """Return whether rows may be multiplied as sums of bfloat16 parts: by kernels, and some CPUs."""
     return kernels() or (current() == "cpu" and _C.isa_chosen() in LEVELS_WITH_PARTS)
 
 
 def rounding(dtype: torch.dtype) -> float:
-    """Error of a score of rows of a dtype, relative to the largest of its kind.
+    """Return the error of a score of rows of a dtype, relative to the largest of its kind.
 
     Rows multiplied by parts are rounded to bfloat16, or to sums of several; all others to float32.
     """
@@ -86,15 +86,15 @@ def computing_with(name: str) -> Iterator[None]:
         stack.callback(_current.pop)
         if name == "torch":
             stack.enter_context(_small(torch_blocks, BLOCK=5000, _COLUMNS=90))
-            stack.enter_context(_engine.forced("torch"))
+            stack.enter_context(select.forced("torch"))
         elif name == "emulated":
             stack.enter_context(_small(cuda_kernels, WORKSPACE=1, COLUMNS=128))
             stack.enter_context(_small(cuda_scores, _CHOSEN_FROM=64))
-            stack.enter_context(_engine.forced("cuda"))
+            stack.enter_context(select.forced("cuda"))
         elif name == "cuda":
             torch.set_default_device("cuda")
             stack.callback(torch.set_default_device, None)
             with warnings.catch_warnings():  # of plain torch, in a build without kernels
                 warnings.simplefilter("ignore")
-                _engine.engine_of(torch.device("cuda"))
+                select.engine_of(torch.device("cuda"))
         yield

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from b2m_fast.data.decisions import EpochTask, direction_task
-from b2m_fast.data.recordings import SpikeRecording
+from b2m_fast.data._old import SpikeRecording
+from b2m_fast.data.tasks import EpochTask, direction
 from b2m_fast.teachers.latents import LatentTeacher, make_latents
-from b2m_fast.teachers.populations import make_population
-from b2m_fast.teachers.synthetic_population import observe
+from b2m_fast.teachers.population import make_population
+from b2m_fast.teachers.synthetic import observe
 
 
 def planted_states(task: EpochTask, units: int = 40, seed: int = 0) -> NDArray[np.float64]:
@@ -32,11 +32,11 @@ def planted_states(task: EpochTask, units: int = 40, seed: int = 0) -> NDArray[n
 
 def planted_recording(repeats: int = 12, neurons: int = 60, seed: int = 0) -> SpikeRecording:
     """Spikes that see `planted_states`."""
-    task = direction_task()
+    task = direction()
     rng = np.random.default_rng([seed, 1])
     return observe(planted_states(task), np.arange(12), task, rng, neurons=neurons, repeats=repeats)
 
 
 def planted_teacher(k: int = 4) -> LatentTeacher:
     """Latents of `planted_recording`."""
-    return make_latents(make_population(planted_recording()), direction_task(), k=k, splits=2)
+    return make_latents(make_population(planted_recording()), direction(), k=k, splits=2)

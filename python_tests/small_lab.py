@@ -12,7 +12,7 @@ from b2m_fast.teachers.synthetic import synthetic_recordings
 
 def small_digits(_: int) -> ImageTask:
     """The digits at their own 8 x 8 pixels, 128 + 50 + 50 of them."""
-    task = digits(8)
+    task = digits(size=8)
     parts: dict[str, Any] = {
         f"{part}_{axis}": getattr(task, f"{part}_{axis}")[:count]
         for part, count in (("train", 128), ("validation", 50), ("test", 50))

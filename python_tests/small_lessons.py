@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from b2m_fast.data.decisions import EpochTask, match_to_sample_task
+from b2m_fast.data.tasks import EpochTask, delay_match_sample
 from b2m_fast.methods.brain2model import BrainObjective, TransferConfig, brain_objective
 from b2m_fast.methods.chance import seeded
 from b2m_fast.methods.lessons import DecisionLesson, FrameLesson
 from b2m_fast.students.recurrent import GRUStudent, LeakyRNN
 from b2m_fast.students.vae import ConvVAE
 from b2m_fast.teachers.latents import LatentTeacher
-from b2m_fast.teachers.paired import PairedTeacher
+from b2m_fast.teachers.responses import ResponseTeacher
 
 COMBINATIONS = (
     "rnn latent",
@@ -35,7 +35,7 @@ class Still:
 
 def small_task() -> EpochTask:
     """24 steps, 4 conditions."""
-    return match_to_sample_task(delay_ms=200.0)
+    return delay_match_sample(delay_ms=200.0)
 
 
 def decision_lesson(student: str = "rnn", seed: int = 0, **options: Any) -> DecisionLesson:
@@ -70,16 +70,16 @@ def latent_teacher(seed: int = 0, k: int = 3) -> LatentTeacher:
     return LatentTeacher(course.astype(np.float32), valid, np.ones(k), np.ones(k) / k, {})
 
 
-def condition_teacher(seed: int = 0) -> PairedTeacher:
+def condition_teacher(seed: int = 0) -> ResponseTeacher:
     """Twelve noisy responses to each condition."""
     rng = np.random.default_rng(seed)
     label = np.repeat(np.arange(4), 12)
     pattern = rng.normal(size=(4, 10))
     responses = pattern[label] + 0.5 * rng.normal(size=(48, 10))
-    return PairedTeacher(None, responses.astype(np.float32), label)
+    return ResponseTeacher(None, responses.astype(np.float32), label)
 
 
-def image_teacher(seed: int = 0, k: int = 5) -> PairedTeacher:
+def image_teacher(seed: int = 0, k: int = 5) -> ResponseTeacher:
     """Responses that are linear in 50 images, each shown twice."""
     rng = np.random.default_rng(seed)
     images = frames(50, seed)
@@ -87,7 +87,7 @@ def image_teacher(seed: int = 0, k: int = 5) -> PairedTeacher:
     responses = (responses - responses.mean(0)) / responses.std(0)
     label = np.repeat(np.arange(50), 2)
     noisy = responses[label] + 0.1 * rng.normal(size=(100, k))
-    return PairedTeacher(images[label], noisy.astype(np.float32), label)
+    return ResponseTeacher(images[label], noisy.astype(np.float32), label)
 
 
 def lesson_and_teacher(combination: str, seed: int = 0) -> tuple[Any, Any]:

@@ -10,18 +10,19 @@ import numpy as np
 import pytest
 import torch
 
-from b2m_fast.data.decisions import DECISION_TASKS, EpochTask, decision_task, direction_task
-from b2m_fast.data.neurogym_tasks import neurogym_task
+from b2m_fast.data import task as registry
+from b2m_fast.data.neurogym import neurogym_task
+from b2m_fast.data.tasks import EpochTask, direction, parametric_working_memory
 
 RNG = np.random.default_rng
-ALL = sorted(DECISION_TASKS)
+ALL = sorted(registry.listings(kind="trials"))
 NEUROGYM = [name for name in ALL if name != "direction"]
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_trials_have_the_promised_form(name: str) -> None:
     """Shapes, dtypes and ranges are those students rely on."""
-    task = decision_task(name)
+    task = registry.get(name).build()
     trials = task.draw(11, RNG(0))
     assert trials.inputs.shape == (task.steps, 11, task.channels)
     assert trials.target.shape == trials.mask.shape == (task.steps, 11)
@@ -36,7 +37,7 @@ def test_trials_have_the_promised_form(name: str) -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_epochs_tile_the_trial(name: str) -> None:
     """Epochs follow one another without gaps, and the answer counts in the last one alone."""
-    task = decision_task(name)
+    task = registry.get(name).build()
     ranges = list(task.epochs.values())
     assert ranges[0][0] == 0
     assert ranges[-1][1] == task.steps
@@ -49,7 +50,7 @@ def test_epochs_tile_the_trial(name: str) -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_chance_comes_from_the_generator_alone(name: str) -> None:
     """The same generator state gives the same trials; another gives others."""
-    task = decision_task(name)
+    task = registry.get(name).build()
     torch.manual_seed(0)
     a = task.draw(40, RNG(3))
     torch.manual_seed(1)
@@ -62,7 +63,7 @@ def test_chance_comes_from_the_generator_alone(name: str) -> None:
 
 def test_conditions_are_balanced() -> None:
     """Conditions appear equally often, or once more; what is left over is left to chance."""
-    task = direction_task()
+    task = direction()
     count = torch.bincount(task.draw(24, RNG(0)).condition, minlength=12)
     assert count.tolist() == [2] * 12
     few = [frozenset(task.draw(5, RNG(seed)).condition.tolist()) for seed in range(20)]
@@ -72,7 +73,7 @@ def test_conditions_are_balanced() -> None:
 
 def test_direction_task_matches_the_recordings() -> None:
     """The delay's twenty steps are the recorded 50 ms bins; the target lasts 200 ms."""
-    task = direction_task()
+    task = direction()
     assert task.step_ms == 50
     begin, end = task.epochs["delay"]
     assert end - begin == 20
@@ -83,7 +84,7 @@ def test_direction_task_matches_the_recordings() -> None:
 
 def test_look_is_there_and_no_look_is_opposite() -> None:
     """Same target, opposite answers; only the rule's channels tell them apart."""
-    task = direction_task(noise=0.0)
+    task = direction(noise=0.0)
     look, away = task.conditions.index("look 2"), task.conditions.index("no-look 2")
     assert task.answer[look] == 1
     assert task.answer[away] == 4
@@ -94,7 +95,7 @@ def test_look_is_there_and_no_look_is_opposite() -> None:
 
 def test_memory_is_needed() -> None:
     """Between cue and answer nothing but the rule is shown: without noise all directions look alike."""
-    trials = direction_task(noise=0.0).draw(60, RNG(0))
+    trials = direction(noise=0.0).draw(60, RNG(0))
     late = trials.inputs[14:]
     for rule in (1, 2):
         same = late[:, late[0, :, rule] == 1]
@@ -103,21 +104,21 @@ def test_memory_is_needed() -> None:
 
 def test_noise_has_the_stated_size() -> None:
     """Standard deviation is noise / sqrt(step), on the noisy channels and epochs only."""
-    task = direction_task(noise=2.0)
-    quiet = direction_task(noise=0.0)
+    task = direction(noise=2.0)
+    quiet = direction(noise=0.0)
     difference = task.draw(600, RNG(0)).inputs
     condition = task.draw(600, RNG(0)).condition.numpy()
     for epoch, (begin, end) in task.epochs.items():
         difference[begin:end] -= torch.from_numpy(quiet.stimulus[epoch][condition])
     assert float(difference[..., :3].abs().max()) == 0
     assert float(difference[..., 3:].std()) == pytest.approx(2 / 50**0.5, rel=0.02)
-    sample = decision_task("delay-match-sample").draw(600, RNG(1)).inputs[8:18, :, 1:]
+    sample = registry.get("delay-match-sample").build().draw(600, RNG(1)).inputs[8:18, :, 1:]
     assert float(sample.abs().max()) == 0
 
 
 def test_longer_delay() -> None:
     """A longer delay adds steps to the delay alone."""
-    task = direction_task(noise=0.0)
+    task = direction(noise=0.0)
     short, long = task.draw(12, RNG(0)), task.draw(12, RNG(0), delay_ms=1500)
     assert len(long.inputs) == len(short.inputs) + 10
     assert task.with_delay(1500).epochs["delay"] == (14, 44)
@@ -131,7 +132,7 @@ def test_longer_delay() -> None:
 def test_tables_are_neurogyms(name: str) -> None:
     """Timing, stimuli, answers and noise are exactly what neurogym makes."""
     pytest.importorskip("neurogym", reason="neurogym is not installed: nothing to compare with")
-    ours, theirs = decision_task(name), neurogym_task(name)
+    ours, theirs = registry.get(name).build(), neurogym_task(registry.get(name).make)
     assert ours.timing == theirs.timing
     assert ours.step_ms == theirs.step_ms
     assert ours.epochs == theirs.epochs
@@ -148,27 +149,25 @@ def test_missing_neurogym_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without neurogym the error says how to install it, and what to use instead."""
     monkeypatch.setitem(sys.modules, "neurogym", None)
     monkeypatch.setitem(sys.modules, "neurogym.envs.native.delaycomparison", None)
-    with pytest.raises(ImportError, match=r"--no-deps neurogym.*decision_task"):
-        neurogym_task("parametric-working-memory")
-    with pytest.raises(ValueError, match="unknown neurogym task 'direction'"):
-        neurogym_task("direction")
+    with pytest.raises(ImportError, match=r"--no-deps neurogym.*b2m_fast.data.tasks"):
+        neurogym_task(parametric_working_memory)
+    with pytest.raises(ValueError, match="neurogym has no task direction"):
+        neurogym_task(direction)
 
 
 def test_bad_arguments() -> None:
     """Errors name the argument, what came and what was expected."""
-    with pytest.raises(ValueError, match="unknown decision task 'x'; there are"):
-        decision_task("x")
     with pytest.raises(ValueError, match="directions must be even and at least 2, got 5"):
-        direction_task(directions=5)
+        direction(directions=5)
     with pytest.raises(ValueError, match=r"'delay' must last whole steps of 50.0 ms.*got 975"):
-        direction_task(delay_ms=975)
+        direction(delay_ms=975)
     with pytest.raises(ValueError, match="at least one; got 0"):
-        direction_task().draw(2, RNG(0), delay_ms=0)
+        direction().draw(2, RNG(0), delay_ms=0)
     with pytest.raises(ValueError, match="step_ms must be positive"):
-        direction_task(step_ms=-1)
+        direction(step_ms=-1)
     with pytest.raises(ValueError, match="count must be at least 1, got 0"):
-        direction_task().draw(0, RNG(0))
-    table = direction_task()
+        direction().draw(0, RNG(0))
+    table = direction()
     with pytest.raises(ValueError, match="grace_ms must be shorter than 'go'"):
         EpochTask(**{**vars(table), "grace_ms": 500.0})
 
@@ -176,7 +175,7 @@ def test_bad_arguments() -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_history_is_what_the_inputs_have_told(name: str) -> None:
     """Conditions have the same number at a step if, and only if, inputs were the same so far."""
-    task = replace(decision_task(name), noise={})
+    task = replace(registry.get(name).build(), noise={})
     trials = task.draw(len(task.conditions), RNG(0))
     inputs = trials.inputs[:, trials.condition.argsort()]
     for step in range(task.steps):
@@ -187,6 +186,6 @@ def test_history_is_what_the_inputs_have_told(name: str) -> None:
 
 def test_nobody_knows_a_match_before_the_test() -> None:
     """One group at fixation, one for each sample from there on, four conditions from the test on."""
-    task = decision_task("delay-match-sample")
+    task = registry.get("delay-match-sample").build()
     groups = {e: len(set(task.history[:, begin])) for e, (begin, _) in task.epochs.items()}
     assert groups == {"fixation": 1, "sample": 2, "delay": 2, "test": 4, "decision": 4}

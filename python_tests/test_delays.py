@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from b2m_fast.encoding import delays as module
-from b2m_fast.encoding.delays import delayed, fmri_delays, resample, undelayed
+from b2m_fast.encoding.delays import delayed, fmri_delays, resample
 from b2m_fast.encoding.ridge import fit_ridge
 
 
@@ -32,11 +32,12 @@ def test_every_entry_is_what_was_shown_then(lengths: list[int], shifts: list[int
         assert complete[t] == all(known)
 
 
-def test_undelayed_meets_the_labels() -> None:
-    """Responses moved back by the mean delay lie over what caused them."""
+def test_a_negative_delay_moves_responses_back() -> None:
+    """Late responses moved back lie over what caused them; what lies outside the run is 0, infinity or not."""
     x = np.random.default_rng(0).normal(size=(50, 3))
+    x[0] = np.inf
     late, _ = delayed(x, (4,))
-    back, known = undelayed(late, (3, 4, 5))
+    back, known = delayed(late, (-4,))
     np.testing.assert_array_equal(back[known], x[known])
     assert known.sum() == 46
     assert (back[~known] == 0).all()

@@ -23,7 +23,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def small(cache: Path, seed: int = 0) -> driving.Scenes:
-    return driving.car_racing(32, tracks=(2, 1, 1), frames=5, seed=seed, cache=cache)
+    return driving.car_racing(size=32, tracks=(2, 1, 1), frames=5, seed=seed, cache=cache)
 
 
 def test_frames_are_cut_about_the_middle_and_averaged() -> None:
@@ -98,7 +98,7 @@ def test_cache_is_used_and_mended(
     path.write_bytes(b"torn")
     with caplog.at_level(logging.WARNING, logger="b2m_fast"):
         assert small(cache).digest == first.digest
-    assert "rendered again" in caplog.text
+    assert "made again" in caplog.text
     assert not list(cache.glob(".*"))
 
 
@@ -116,7 +116,7 @@ def test_missing_simulator_names_the_extra(tmp_path: Path, monkeypatch: pytest.M
     """Without gymnasium or Box2D the error says what to install."""
     monkeypatch.setattr("importlib.metadata.distributions", list)
     with pytest.raises(ImportError, match=r"b2m-fast\[driving\]"):
-        driving.car_racing(32, cache=tmp_path)
+        driving.car_racing(size=32, cache=tmp_path)
     monkeypatch.setitem(sys.modules, "gymnasium.envs.box2d.car_racing", None)
     with pytest.raises(ImportError, match=r"b2m-fast\[driving\]"):
         simulator._environment()
@@ -135,9 +135,9 @@ def test_cache_folder_follows_the_environment(
 def test_bad_numbers(tmp_path: Path) -> None:
     """Sizes and numbers of tracks and frames must be positive, and fields whole pixels."""
     with pytest.raises(ValueError, match=r"must be positive, got 32, \(0, 1, 1\) and 75"):
-        driving.car_racing(32, tracks=(0, 1, 1), cache=tmp_path)
-    with pytest.raises(ValueError, match=r"grid must divide 48 rows.*got \(5, 4\)"):
-        driving.camvid(tmp_path, (5, 4))
+        driving.car_racing(size=32, tracks=(0, 1, 1), cache=tmp_path)
+    with pytest.raises(ValueError, match=r"fields must divide 48 rows.*got 5 and 4"):
+        driving.camvid(tmp_path, rows=5)
 
 
 def write_camvid(root: Path, **changed: np.ndarray) -> None:

@@ -1,44 +1,105 @@
-"""Encoding models of recordings: layers of a network, and how well they predict."""
+"""Encoding models of recordings: cross-fitted denoising, layers of a network, and how well they predict."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+import subprocess
+import sys
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from b2m_fast.data.files import DataError
-from b2m_fast.data.v4 import Recording, cowley_v4
-from b2m_fast.encoding import quality as quality_of
+import b2m_fast.encoding
+from b2m_fast.data._old import cowley_v4
 from b2m_fast.encoding.encoders import LayerEncoder, crossfit, fit_encoder, fit_layers
 from b2m_fast.encoding.folds import folds_of
+from b2m_fast.encoding.networks import NetworkFeatures
 from b2m_fast.encoding.quality import encoder_quality
-from b2m_fast.encoding.reliability import noise_ceiling
+from b2m_fast.encoding.repeats import noise_ceiling
 from test_data import real
 
 Array = NDArray[np.float64]
+RNG = np.random.default_rng
 
 
+# --------------------------------------------------------------------------------------------------
+# The package
+# --------------------------------------------------------------------------------------------------
+def test_all_public_names_are_there() -> None:
+    """Each name that the package lists can be had, and its docstring says something."""
+    for name in b2m_fast.encoding.__all__:
+        assert name == "ALPHAS" or getattr(b2m_fast.encoding, name).__doc__, name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = b2m_fast.encoding.nothing
+
+
+def test_settings_load_no_torch() -> None:
+    """Settings may name networks and layers without loading torch: --help does."""
+    code = "import b2m_fast.encoding.networks as n, sys; sys.exit('encoding.features' in str(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# --------------------------------------------------------------------------------------------------
+# Denoising
+# --------------------------------------------------------------------------------------------------
+def test_denoiser_never_sees_the_image_it_denoises() -> None:
+    """Changing a response changes no prediction of its own fold."""
+    rng = RNG(2)
+    x, y = rng.normal(size=(40, 5)), rng.normal(size=(40, 3))
+    before = crossfit(x, y, folds=4)
+    image = 7
+    changed = y.copy()
+    changed[image] += y.std(axis=0) * 10
+    # the only thing shared with a fold's own images is the unit of measurement: undo it
+    after = crossfit(x, changed, folds=4)
+    unit = changed.std(axis=0) / y.std(axis=0)
+    shift = (changed.mean(axis=0) - y.mean(axis=0)) / y.std(axis=0)
+    same = before.fold == before.fold[image]
+    np.testing.assert_allclose(after.responses[same] * unit + shift, before.responses[same])
+    assert not np.allclose(after.responses[~same], before.responses[~same])
+
+
+def test_crossfit_predicts_what_is_linear_and_not_noise() -> None:
+    """Linear responses are predicted on held-out images; noise is not."""
+    rng = RNG(3)
+    x = rng.normal(size=(200, 10))
+    y = np.stack([x @ rng.normal(size=10), rng.normal(size=200)], axis=1)
+    v = crossfit(x, y).predictability
+    assert v[0] > 0.95
+    assert abs(v[1]) < 0.3
+
+
+def test_choice_of_penalty_in_high_dimension_is_not_interpolation() -> None:
+    """More features than images: the denoiser shrinks noise, and does not reproduce it."""
+    rng = RNG(0)
+    x, y = rng.normal(size=(60, 400)), rng.normal(size=(60, 8))
+    found = crossfit(x, y)
+    assert np.median(found.lambdas) >= 1
+    assert found.responses.std() < 0.5
+    assert fit_encoder(x, y).predict(x).std() < 0.7
+
+
+def test_unequal_images_are_refused() -> None:
+    """Features and responses of different numbers of images are refused, with both shapes."""
+    with pytest.raises(ValueError, match=r"\(5, 2\), \(3, 6\)"):
+        crossfit(np.zeros((5, 2)), np.zeros((3, 6)))
+    with pytest.raises(ValueError, match=r"\(5, 2\) and \(3, 6\)"):
+        fit_encoder(np.zeros((5, 2)), np.zeros((3, 6)))
+
+
+# --------------------------------------------------------------------------------------------------
+# Layers, and how well they predict
+# --------------------------------------------------------------------------------------------------
 def world(n: int = 120, seed: int = 0) -> tuple[list[Array], Array]:
     """Two layers of very unequal size; four neurons follow the small one, one is noise."""
-    rng = np.random.default_rng(seed)
-    w = np.random.default_rng(9).normal(size=(6, 4))
+    rng = RNG(seed)
+    w = RNG(9).normal(size=(6, 4))
     small, large = rng.normal(size=(n, 6)) * 0.01, rng.normal(size=(n, 40)) * 100
-    signal = (small @ w).T
-    y = np.concatenate([signal / signal.std(axis=1, keepdims=True) + 3, np.zeros((1, n))])
+    signal = small @ w
+    y = np.concatenate([signal / signal.std(axis=0) + 3, np.zeros((n, 1))], axis=1)
     return [small, large], y + 0.3 * rng.normal(size=y.shape)
-
-
-def recording(trials: bool = False, n: int = 120) -> tuple[Recording, list[Array]]:
-    layers, y = world(n)
-    images = np.zeros((n, 4, 4, 1), dtype=np.uint8)
-    repeats = y[:, :, None] + 0.5 * np.random.default_rng(1).normal(size=(*y.shape, 4))
-    return (
-        Recording("planted", "planted", images, y.astype(np.float32), repeats if trials else None),  # type: ignore[arg-type]
-        layers,
-    )
 
 
 def test_small_layers_are_heard() -> None:
@@ -46,27 +107,16 @@ def test_small_layers_are_heard() -> None:
     layers, y = world()
     new, observed = world(seed=1)
     predicted = fit_layers(layers, y).predict(new)
-    r = [np.corrcoef(a, b)[0, 1] for a, b in zip(predicted[:4], observed[:4], strict=True)]
+    r = [np.corrcoef(a, b)[0, 1] for a, b in zip(predicted.T[:4], observed.T[:4], strict=True)]
     assert min(r) > 0.8
-    fewer = fit_layers(layers, y, k=3)
-    assert fewer.ridge.weights.shape == (6, 5)
-
-
-def test_choice_of_penalty_in_high_dimension_is_not_interpolation() -> None:
-    """More features than images: the denoiser shrinks noise, and does not reproduce it."""
-    rng = np.random.default_rng(0)
-    x, y = rng.normal(size=(60, 400)), rng.normal(size=(8, 60))
-    found = crossfit(x, y)
-    assert np.median(found.lambdas) >= 1
-    assert found.responses.std() < 0.5
-    assert fit_encoder(x, y).predict(x).std() < 0.7
+    assert fit_layers(layers, y, k=3).ridge.weights.shape == (6, 5)
 
 
 def test_quality_is_of_held_out_images_only() -> None:
     """Neurons that follow the layers are predicted, the one of noise is not, with many features."""
-    found, layers = recording()
-    layers = [*layers, np.random.default_rng(3).normal(size=(120, 500))]
-    quality = encoder_quality(found, layers=layers)
+    layers, y = world()
+    layers = [*layers, RNG(3).normal(size=(120, 500))]
+    quality = encoder_quality("planted", layers, y)
     assert quality.r[:4].min() > 0.5
     assert abs(quality.r[4]) < 0.3
     assert quality.ceiling is None
@@ -74,102 +124,75 @@ def test_quality_is_of_held_out_images_only() -> None:
     assert report["ceiling"] is None
     assert report["share_of_ceiling"] is None
     assert report["r"] == pytest.approx(quality.r.mean())
-    assert (report["neurons"], report["images"], report["encoder"]) == (5, 120, "layers")
+    assert (report["neurons"], report["images"], report["recording"]) == (5, 120, "planted")
 
 
 def test_nothing_of_a_held_out_image_is_known() -> None:
     """Changing an image's responses changes no prediction of its own fold."""
-    found, layers = recording()
-    spoilt = found.responses.copy()
+    layers, y = world()
+    changed = y.copy()
     _, test = folds_of(120, 5, shuffle=True, seed=0)[0]
-    spoilt[:, test] = spoilt[:, test[::-1]] * 50
+    changed[test] = changed[test[::-1]] * 50
     seen: list[Any] = []
-    real_predict = LayerEncoder.predict
+    predict = LayerEncoder.predict
 
     def spy(self: Any, inputs: Any) -> Any:
-        seen.append(real_predict(self, inputs))
+        seen.append(predict(self, inputs))
         return seen[-1]
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LayerEncoder, "predict", spy)
-        encoder_quality(found, layers=layers)
-        encoder_quality(replace(found, responses=spoilt), layers=layers)
+        encoder_quality("planted", layers, y)
+        encoder_quality("planted", layers, changed)
     np.testing.assert_array_equal(seen[0], seen[5])
     assert not np.allclose(seen[1], seen[6])
 
 
 def test_ceiling_stands_beside_it() -> None:
     """With repeats the report holds the ceiling and the share of it that was reached."""
-    found, layers = recording(trials=True)
-    quality = encoder_quality(found, layers=layers)
+    layers, y = world()
+    trials = y[:, None] + 0.5 * RNG(1).normal(size=(120, 4, 5))
+    quality = encoder_quality("planted", layers, y, trials=trials)
     assert quality.ceiling is not None
-    assert found.trials is not None
-    np.testing.assert_array_equal(quality.ceiling, noise_ceiling(found.trials))
-    report = quality.report()
+    np.testing.assert_array_equal(quality.ceiling, noise_ceiling(trials))
     good = quality.ceiling >= 0.2
-    assert report["share_of_ceiling"] == pytest.approx(
-        (quality.r[good] / quality.ceiling[good]).mean()
-    )
+    share = (quality.r[good] / quality.ceiling[good]).mean()
+    assert quality.report()["share_of_ceiling"] == pytest.approx(share)
 
 
-def test_core_readout_has_the_same_face(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The trained network is fitted on each fold's training images and predicts the others."""
-    found, _ = recording()
+def test_any_encoder_can_be_judged() -> None:
+    """A model fitted on images is fitted on each fold's training images and predicts the others."""
+    _, y = world()
     fitted: list[int] = []
 
     class Fake:
         def predict(self, images: NDArray[np.uint8]) -> Array:
-            return np.arange(5.0 * len(images)).reshape(5, -1)
+            return np.arange(5.0 * len(images)).reshape(-1, 5)
 
-    def fit(images: NDArray[np.uint8], responses: Array, *, seed: int) -> Fake:
-        assert responses.shape == (5, len(images))
+    def fit(images: NDArray[np.uint8], responses: Array) -> Fake:
+        assert responses.shape == (len(images), 5)
         fitted.append(len(images))
         return Fake()
 
-    monkeypatch.setattr(quality_of, "fit_core_readout", fit)
-    quality = encoder_quality(found, encoder="core-readout", folds=4)
+    encoder_quality("planted", np.zeros((120, 4, 4, 1), np.uint8), y, fit=fit, folds=4)
     assert fitted == [90] * 4
-    assert quality.encoder == "core-readout"
 
 
 def test_bad_input_is_named() -> None:
-    """Other images, too few of them, and unknown encoders are refused."""
-    found, layers = recording()
-    with pytest.raises(DataError, match="are not of its 120 images"):
-        encoder_quality(found, layers=[layers[0][1:]])
-    with pytest.raises(DataError, match="120 images are too few for 61 folds"):
-        encoder_quality(found, layers=layers, folds=61)
-    with pytest.raises(ValueError, match="unknown encoder 'deep'"):
-        encoder_quality(found, encoder="deep")  # type: ignore[arg-type]
+    """Other images, too few of them, and layers of other widths are refused."""
+    layers, y = world()
     with pytest.raises(
-        ValueError, match=r"same images, got \[\(120, 6\), \(120, 40\)\] and \(5, 9\)"
+        ValueError, match=r"planted: inputs \[\(119, 6\)\] are not of its 120 images"
     ):
-        fit_layers(layers, found.responses[:, :9])
+        encoder_quality("planted", [layers[0][1:]], y)
+    with pytest.raises(ValueError, match="planted: 120 images are too few for 61 folds"):
+        encoder_quality("planted", layers, y, folds=61)
+    with pytest.raises(
+        ValueError, match=r"same images, got \[\(120, 6\), \(120, 40\)\] and \(9, 5\)"
+    ):
+        fit_layers(layers, y[:9])
     with pytest.raises(ValueError, match=r"layers of \[6, 40\] features"):
-        fit_layers(layers, found.responses).predict(layers[:1])
-
-
-def test_ceiling_is_what_a_perfect_model_reaches() -> None:
-    """The truth correlates with the mean over repeats as the ceiling says, also with gaps."""
-    rng = np.random.default_rng(0)
-    truth = rng.normal(size=(30, 1500))
-    noise = np.linspace(0.3, 4, 30)[:, None, None]
-    trials = truth[:, :, None] + noise * rng.normal(size=(30, 1500, 6))
-    trials[:, ::2, 3:] = np.nan
-    mean = np.nanmean(trials, axis=2)
-    expected = [np.corrcoef(a, b)[0, 1] for a, b in zip(truth, mean, strict=True)]
-    np.testing.assert_allclose(noise_ceiling(trials), expected, atol=0.06)
-
-
-def test_ceiling_of_degenerate_neurons() -> None:
-    """Nothing but noise, or silence: 0; no noise: 1; too few repeats: refused."""
-    rng = np.random.default_rng(0)
-    silent, perfect = np.zeros((1, 9, 2)), np.repeat(np.arange(9.0)[None, :, None], 2, axis=2)
-    found = noise_ceiling(np.concatenate([silent, perfect]))
-    assert found.tolist() == [0, 1]
-    assert np.median(noise_ceiling(rng.normal(size=(50, 200, 3)))) < 0.3
-    with pytest.raises(ValueError, match="two images with two repeats, got 0"):
-        noise_ceiling(np.zeros((1, 5, 1)))
+        fit_layers(layers, y).predict(layers[:1])
 
 
 @pytest.mark.large
@@ -180,6 +203,10 @@ def test_ceiling_of_degenerate_neurons() -> None:
 def test_v4_is_predicted(session: str, least: float) -> None:
     """Held-out mean r over neurons of the macaque V4 sessions; the ceiling where it is known."""
     pytest.importorskip("efficientnet_lite_pytorch")
-    quality = encoder_quality(cowley_v4(real("cowley_v4"), [session])[0])
+    found = cowley_v4(real("cowley_v4"), [session])[0]
+    trials = None if found.trials is None else found.trials.transpose(1, 2, 0)
+    layers = NetworkFeatures()(found.images)
+    fit = partial(fit_layers, k=None)
+    quality = encoder_quality(session, layers, found.responses.T, trials=trials, fit=fit)
     assert quality.r.mean() >= least
     assert (quality.ceiling is not None) == (session == "210325")

@@ -8,20 +8,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from b2m_fast.data.decisions import (
-    EpochTask,
-    comparison_task,
-    direction_rule_task,
-    direction_task,
-    match_to_sample_task,
-)
 from b2m_fast.data.files import DataError
+from b2m_fast.data.tasks import (
+    EpochTask,
+    delay_direction_rule,
+    delay_match_sample,
+    direction,
+    parametric_working_memory,
+)
 from b2m_fast.teachers import latent_controls as controls
 from b2m_fast.teachers.latents import LatentTeacher
 from latent_helpers import planted_states, planted_teacher
 
 RNG = np.random.default_rng
-TASK = direction_task()
+TASK = direction()
 
 
 @pytest.fixture(scope="module")
@@ -257,7 +257,7 @@ def task_inputs(task: EpochTask) -> np.ndarray:
     return np.asarray(trials.inputs.numpy()[:, order].transpose(1, 0, 2))
 
 
-TASKS = [match_to_sample_task(), comparison_task(), direction_rule_task(), TASK]
+TASKS = [delay_match_sample(), parametric_working_memory(), delay_direction_rule(), TASK]
 
 
 @pytest.mark.parametrize("task", TASKS, ids=lambda task: str(task.name))
@@ -299,7 +299,7 @@ def test_controls_destroy_what_they_say_in_a_tree_too(task: EpochTask) -> None:
 def test_conditions_of_one_recorded_condition_stay_together() -> None:
     """Conditions with one recording between them have one course in every control, another than
     their own; a control does not get more conditions to teach with than the brain."""
-    task = comparison_task()
+    task = parametric_working_memory()
     side = task.answer.copy()  # the recording knows two conditions
     brain = causal_brain(task)
     valid = np.zeros(task.steps, bool)
@@ -336,5 +336,5 @@ def test_a_tree_without_equal_branches_is_relabelled_freely() -> None:
     control = controls.relabelled(brain, RNG(0))
     assert control.report["branches_kept"] is False
     assert (np.abs(control.latents - latents)[:, 2].max(axis=1) > 1e-3).all()
-    with pytest.raises(DataError, match=r"history has shape \(2, 3\); expected \(3, 3\)"):
-        replace(brain, history=history[:2])
+    with pytest.raises(DataError, match=r"shared_prefix has shape \(2, 3\); expected \(3, 3\)"):
+        replace(brain, shared_prefix=history[:2])

@@ -9,12 +9,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from b2m_fast.data.decisions import comparison_task, direction_task
+from b2m_fast.data._old import Session, SpikeRecording, spike_recording
 from b2m_fast.data.files import DataError
-from b2m_fast.data.recordings import Session, SpikeRecording
-from b2m_fast.data.spike_datasets import spike_recording
+from b2m_fast.data.tasks import direction, parametric_working_memory
 from b2m_fast.experiments.transfer_networks import words
-from b2m_fast.teachers.clocks import align
+from b2m_fast.teachers.alignment import align
 from b2m_fast.teachers.embeddings import (
     METHODS,
     factors,
@@ -24,13 +23,14 @@ from b2m_fast.teachers.embeddings import (
     same_covariance,
 )
 from b2m_fast.teachers.latents import make_latents, rank_of_averages
-from b2m_fast.teachers.populations import Population, make_population
-from b2m_fast.teachers.synthetic_population import observe
+from b2m_fast.teachers.population import Population, make_population
+from b2m_fast.teachers.population import Session as Rates
+from b2m_fast.teachers.synthetic import observe
 from latent_helpers import planted_recording, planted_states, planted_teacher
 from test_data import real
 
 RNG = np.random.default_rng
-TASK = direction_task()
+TASK = direction()
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +60,7 @@ def test_planted_latents_are_found(population: Population, method: str) -> None:
     assert teacher.latents.dtype == np.float32
     assert teacher.valid.all()
     # CEBRA's latents lie on a sphere: a linear map does not take them all the way back
-    least = 0.75 if method == "cebra" else 0.9
+    least = 0.75 if method == "contrastive-embedding" else 0.9
     assert variance_explained(teacher.latents, planted_states(TASK)) > least
     assert teacher.reliability[:3].min() > 0.8
     assert teacher.report["condition_identified_in_other_half"] > 0.8
@@ -181,7 +181,7 @@ def test_marginalisations_add_up_and_do_not_overlap() -> None:
 def test_factors_are_read_from_names() -> None:
     """Full products of words are factors; anything else is one factor."""
     assert factors(TASK.conditions) == (2, 6)
-    assert factors(comparison_task().conditions) == (10,)
+    assert factors(parametric_working_memory().conditions) == (10,)
     assert factors(("a 1", "a 2", "b 1")) == (3,)
 
 
@@ -209,7 +209,7 @@ def ramp(
 ) -> Population:
     """A population whose single neuron tells the time."""
     rates = np.tile(start + bin_ms * (np.arange(bins) + 0.5), (4, 1, 1)).astype(np.float32)
-    sessions = (Session(rates, np.arange(4) % 2),)
+    sessions = (Rates(rates, np.arange(4) % 2),)
     return Population("ramp", sessions, ("a", "b"), bin_ms, epochs, start_ms=start)
 
 
@@ -218,7 +218,7 @@ def test_interpolation_and_stretch() -> None:
 
     A step over several bins is their mean; one that is narrower than a bin lies between bins.
     """
-    task = comparison_task(delay_ms=1000)  # steps of 100 ms
+    task = parametric_working_memory(delay_ms=1000)  # steps of 100 ms
     source = ramp(30, 25.0, start=-50.0, late=(0.0, 500.0))
     names = dict(zip(task.conditions, ["a", "b"] * 5, strict=True))
     clock = align(source, task, epochs={"delay": "late"}, conditions=names)
@@ -236,7 +236,7 @@ def test_interpolation_and_stretch() -> None:
 
 def test_steps_that_were_not_recorded_are_not_valid() -> None:
     """Where an epoch reaches beyond the recording, its steps are left out, not extrapolated."""
-    task = comparison_task()
+    task = parametric_working_memory()
     source = ramp(6, 100.0, delay=(0.0, 1000.0))
     names = dict.fromkeys(task.conditions[:5], "a") | dict.fromkeys(task.conditions[5:], "b")
     clock = align(source, task, conditions=names)
@@ -246,7 +246,7 @@ def test_steps_that_were_not_recorded_are_not_valid() -> None:
 
 def test_a_step_half_recorded_is_valid() -> None:
     """A step counts if at least half of it was recorded, and reads that half alone."""
-    task = comparison_task()
+    task = parametric_working_memory()
     names = dict(zip(task.conditions, ["a", "b"] * 5, strict=True))
     begin, _ = task.epochs["delay"]
     for bins, steps in ((12, 3), (13, 3), (14, 4), (15, 4)):  # of 25 ms, for steps of 100 ms
@@ -257,7 +257,7 @@ def test_a_step_half_recorded_is_valid() -> None:
 
 def test_mismatched_clocks() -> None:
     """No common epoch, unknown ones, too much stretch and unrecorded epochs are explained."""
-    task = comparison_task()
+    task = parametric_working_memory()
     names = dict(zip(task.conditions, ["a", "b"] * 5, strict=True))
     with pytest.raises(DataError, match=r"do not match: the recording has \['run'\].*epochs="):
         align(ramp(10, 100.0, run=(0.0, 1000.0)), task, conditions=names)
@@ -271,7 +271,7 @@ def test_mismatched_clocks() -> None:
 
 def test_conditions_without_counterpart() -> None:
     """Conditions that the recording lacks are named; one condition for all is refused."""
-    task = comparison_task()
+    task = parametric_working_memory()
     source = ramp(10, 100.0, delay=(0.0, 1000.0))
     with pytest.raises(DataError, match=r"no condition for \['18 then 10'.*it has \['a', 'b'\]"):
         align(source, task)
@@ -284,7 +284,7 @@ def test_names_of_another_geometry_are_not_believed(population: Population) -> N
 
     Their names are found in the recording, so only what the user says can tell what belongs together.
     """
-    task = direction_task(directions=4)
+    task = direction(directions=4)
     with pytest.raises(DataError, match=r"lacks \(\['look 5', 'look 6', 'no-look 5'.*conditions="):
         align(population, task)
     places = dict(zip("1234", "1245", strict=True))
@@ -303,7 +303,7 @@ def test_too_many_latents(population: Population) -> None:
         100.0,
         {"delay": (0.0, 1000.0)},
     )
-    task = comparison_task()
+    task = parametric_working_memory()
     names = dict(zip(task.conditions, ["a", "b"] * 5, strict=True))
     with pytest.raises(DataError, match=r"5 latents need at least as many trials.*got 4"):
         make_latents(make_population(few), task, k=5, conditions=names)
@@ -338,9 +338,9 @@ def test_latents_are_repeatable(population: Population, method: str) -> None:
     import torch
 
     torch.manual_seed(1)
-    first = METHODS[method](population, 3, 5)(population)
+    first = METHODS[method](population, 3, seed=5)(population)
     torch.manual_seed(2)
-    np.testing.assert_array_equal(first, METHODS[method](population, 3, 5)(population))
+    np.testing.assert_array_equal(first, METHODS[method](population, 3, seed=5)(population))
 
 
 def test_observation_is_linear_on_average_and_poisson() -> None:
@@ -388,7 +388,7 @@ def test_real_prefrontal_latents() -> None:
 
 def test_teacher_knows_what_was_recorded_and_what_can_be_known(population: Population) -> None:
     """Controls need both: which conditions share a recording, and when inputs tell them apart."""
-    task = comparison_task()
+    task = parametric_working_memory()
     names = {
         c: population.conditions[3 * int(a)]
         for c, a in zip(task.conditions, task.answer, strict=True)
@@ -403,9 +403,9 @@ def test_teacher_knows_what_was_recorded_and_what_can_be_known(population: Popul
         max_stretch=4,
     )
     assert teacher.recorded is not None
-    assert teacher.history is not None
+    assert teacher.shared_prefix is not None
     assert teacher.recorded.tolist() == (3 * task.answer).tolist()
-    np.testing.assert_array_equal(teacher.history, task.history)
+    np.testing.assert_array_equal(teacher.shared_prefix, task.history)
     # 2 conditions x 5 steps: no more than 9 latents can be told apart, whatever the task's names
     with pytest.raises(DataError, match="distinct condition averages less one, got"):
         make_latents(

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from b2m_fast.data._old import COWLEY_V4_SESSIONS
 from b2m_fast.data.files import DataError
-from b2m_fast.data.v4 import COWLEY_V4_SESSIONS
 from b2m_fast.encoding.quality import EncoderQuality
 from b2m_fast.evaluate.variability import correlation_distance
 from b2m_fast.experiments import mediated_experiment as lab
@@ -30,13 +30,13 @@ from b2m_fast.experiments.mediated_settings import (
     MediatedExperiment,
 )
 from b2m_fast.methods.mediated_algebra import dimensions, fit_readout
-from b2m_fast.teachers.synthetic_brains import ratings, synthetic_brains
+from b2m_fast.teachers.synthetic import observers, ratings
 
 Array = NDArray[np.float64]
 EXPERIMENT = MediatedExperiment(
     labels="ratings", sizes=(10, 40), draws=2, folds=5, cortex=CortexSettings(observers=3)
 )
-QUALITY = EncoderQuality("planted", "ridge", 150, np.linspace(0.3, 0.7, 9), None)
+QUALITY = EncoderQuality("planted", 150, np.linspace(0.3, 0.7, 9))
 
 
 def planted(*, labelled: bool = False, classes: bool = False, n: int = 120) -> material_of.Material:
@@ -370,7 +370,7 @@ def test_synthetic_brains_are_what_they_say() -> None:
     concepts = np.eye(5)[features[:, 10:15].argmax(axis=1)]
     places: tuple[Literal["inside", "outside"], ...] = ("inside", "outside")
     for where in places:
-        brains = synthetic_brains(features, concepts, observers=6, units=40, planted=where)
+        brains = observers(features, concepts, count=6, units=40, planted=where)
         said = ratings(brains, features, noise=0.0)
         apart = correlation_distance(said)
         assert apart[0, 1] < apart[0, 3] - 0.2

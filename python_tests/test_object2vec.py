@@ -12,6 +12,7 @@ import pytest
 
 from b2m_fast.data.files import DataError
 from b2m_fast.data.object2vec import object2vec
+from test_data import real
 
 Image = pytest.importorskip("PIL.Image")
 NAMES = ("bench", "cup", "tree")
@@ -40,21 +41,37 @@ def folder(root: Path, *, shown: tuple[str, ...] = NAMES, **changes: Any) -> Pat
 
 def test_areas_images_and_averages(tmp_path: Path) -> None:
     """Voxels go to their areas, images to their categories, and averages are over a category's images."""
-    found = object2vec(folder(tmp_path))
-    assert {k: v.tolist() for k, v in found.areas.items()} == {
+    brain = object2vec(folder(tmp_path))
+    assert {r.session: np.asarray(r.responses).tolist() for r in brain.recordings} == {
         "EVC": [[0, 3], [5, 8], [10, 13]],
         "LOC": [[1, 2, 4], [6, 7, 9], [11, 12, 14]],
     }
-    assert found.category.tolist() == [0, 0, 1, 1, 2, 2]
-    assert found.fold.tolist() == [0, 1, 0]
-    values = found.images.reshape(6, -1)[:, :1].astype(float)
-    np.testing.assert_allclose(found.average(values)[:, 0], [10, 50, 90], atol=2)
+    assert "ONE person" in brain.remarks[0]
+    for recording in brain.recordings:
+        assert recording.shown == NAMES
+        assert np.asarray(recording.split).tolist() == ["0", "1", "0"]
+        stimuli = brain.stimuli_of(recording)
+        values = np.asarray(stimuli.images).reshape(6, -1)[:, :1].astype(float)
+        np.testing.assert_allclose(
+            stimuli.average(values, recording.shown)[:, 0], [10, 50, 90], atol=2
+        )
+
+
+def test_real_areas() -> None:
+    """One person's ten areas hold 1,870 voxels; each of 81 categories was shown as ten images; nine folds of nine."""
+    brain = object2vec(real("object2vec"))
+    assert (len(brain.recordings), brain.units) == (10, 1870)
+    (stimuli,) = brain.stimuli
+    for recording in brain.recordings:
+        assert len(recording.shown) == len(recording.stimulus) == 81
+        assert len(stimuli.rows(recording.shown)) == 810
+        assert np.unique(np.asarray(recording.split), return_counts=True)[1].tolist() == [9] * 9
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"betas": np.full((3, 5), np.nan, np.float32)}, "betas contain NaN"),
+        ({"betas": np.full((3, 5), np.nan, np.float32)}, r"units hold NaN"),
         ({"roi_index": np.array([1, 1, 1, 1, 1])}, "an area for each voxel"),
         ({"fold": np.array([0, 1])}, "2 folds"),
         ({"shown": ("bench", "cup", "lamp")}, r"not so: \['lamp', 'tree'\]"),

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import engines
 from b2m_fast import ops
-from b2m_fast.ops import _cuda_engine, _engine
+from b2m_fast.ops.engines import cuda, select
 from ops_helpers import randints, randoms, relative_errors
 
 if TYPE_CHECKING:
@@ -203,7 +203,7 @@ def test_more_than_2_to_31_pairs() -> None:
     ]
     for call in calls:
         got = step(call, x, y)
-        with _engine.forced("torch"):
+        with select.forced("torch"):
             expected = step(call, x, y)
         assert relative_errors(got[0], expected[0].double())[0] < 2e-3
         assert relative_errors(got[1], expected[1].double())[0] < 2e-2
@@ -244,7 +244,7 @@ def test_memory_is_linear(n: int) -> None:
         before = torch.cuda.memory_allocated()
         step(call, x, y)
         grown = torch.cuda.max_memory_allocated() - before
-        # Three workspaces at most (`_cuda_engine`), prepared rows, sums and gradients.
+        # Three workspaces at most (`engines.cuda`), prepared rows, sums and gradients.
         assert grown < 3 * 2**28 + 40 * x.numel() * 4
 
 
@@ -312,9 +312,9 @@ def test_scalars_of_the_host() -> None:
 def test_plain_torch_agrees(name: str) -> None:
     """What a build without kernels computes on the device is what the kernels compute."""
     if not engines.kernels():
-        pytest.skip(f"no kernels: {_cuda_engine.missing_on(torch.device('cuda'))}")
+        pytest.skip(f"no kernels: {cuda.missing_on(torch.device('cuda'))}")
     call = public_calls()[name]
     x, y = fixed(1, N, D), fixed(2, M, D)
     expected = step(call, x, y)
-    with _engine.forced("torch"):
+    with select.forced("torch"):
         assert_same(step(call, x, y), expected, tolerance=2e-5)

@@ -13,11 +13,12 @@ from torch import Tensor
 
 import engines
 from b2m_fast import _C, ops
-from b2m_fast.ops import _cuda_engine, reference
-from b2m_fast.ops._cuda_engine import kernels, scores
-from b2m_fast.ops._cuda_engine.rows import Side
-from b2m_fast.ops._problems import Scoring
-from b2m_fast.ops._products import add_product
+from b2m_fast.ops import reference
+from b2m_fast.ops._types import Scoring
+from b2m_fast.ops.engines import cuda
+from b2m_fast.ops.engines.cuda import kernels, scores
+from b2m_fast.ops.engines.cuda.rows import Operand
+from b2m_fast.ops.engines.rows import add_product
 from ops_helpers import randints, randoms, relative_errors, upper
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ pytestmark = pytest.mark.engines("emulated", "cuda")
 @pytest.fixture(autouse=True)
 def _kernels(engine: str) -> None:
     if engine == "cuda" and not engines.kernels():
-        pytest.skip(f"no kernels: {_cuda_engine.missing_on(torch.device('cuda'))}")
+        pytest.skip(f"no kernels: {cuda.missing_on(torch.device('cuda'))}")
 
 
 def with_gradients(call: Callable[..., Tensor], *inputs: Tensor) -> list[Tensor]:
@@ -210,9 +211,9 @@ def test_results_written_in_bands(condensed: bool, monkeypatch: pytest.MonkeyPat
     expected = ops.pairwise_similarity(x, condensed=condensed)
     out = torch.full(expected.shape, torch.nan, device="cpu")
     with kernels.running_on(x.device) as stream:
-        rows = Side(x, Scoring("cosine"), stream).rows
-        problem = scores._scores(rows, rows, Scoring("cosine"))
-        scores._write_elsewhere(problem, condensed, rows, rows, out, stream)
+        rows = Operand(x, Scoring("cosine"), stream).rows
+        arguments = scores._scores(rows, rows, Scoring("cosine"))
+        scores._write_elsewhere(arguments, condensed, rows, rows, out, stream)
     assert torch.equal(out, expected.cpu())
 
 

@@ -128,7 +128,7 @@ def test_degenerate(compare: str) -> None:
 
 def test_inversions() -> None:
     """The counting sort of the compiled engine counts what the definition counts."""
-    from b2m_fast.ops._cpu_engine import count_inversions
+    from b2m_fast.ops.engines.cpu import count_inversions
 
     for n in (0, 1, 2, 3, 100, 257):
         values = randints(n, 40, n).double()

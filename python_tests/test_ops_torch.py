@@ -88,8 +88,9 @@ def low_level_calls(dtype: torch.dtype, needs_grad: bool) -> Iterator[tuple[Any,
                 LOW.info_nce,
                 (x, key, scale, paired, with_extra, metric, symmetric, 0.0, not symmetric),
             )
-        yield LOW.sigmoid_contrastive, (x, y, scale, bias, None, None, metric)
-        yield LOW.sigmoid_contrastive, (x, key, scale, bias, *labels(torch.int32).values(), metric)
+        yield LOW.sigmoid_contrastive, (x, y, scale, None, None, metric, bias)
+        integers = labels(torch.int32).values()
+        yield LOW.sigmoid_contrastive, (x, key, scale, *integers, metric, bias)
     target = y.detach()
     for compare in COMPARISONS:
         for form in ("pair", "feature"):
@@ -148,18 +149,18 @@ def test_opcheck(dtype: torch.dtype, needs_grad: bool) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_opcheck_of_gradients(dtype: torch.dtype) -> None:
-    """The same of the backward ops, for every combination of wanted gradients."""
+    """The same of the backward ops, for every combination of needed gradients."""
     x, y = randoms(1, 7, 3, dtype=dtype), randoms(2, 5, 3, dtype=dtype)
     scale = torch.tensor(3.0)
-    for wanted in ((True, False), (False, True), (True, True)):
+    for needed in ([True, False], [False, True], [True, True]):
         cases = [
             (
                 LOW.pairwise_similarity_backward,
-                (torch.ones(7, 5, dtype=dtype), x, y, "rbf", 0.3, False, *wanted),
+                (torch.ones(7, 5, dtype=dtype), x, y, "rbf", 0.3, False, needed),
             ),
             (
                 LOW.sigmoid_contrastive_backward,
-                (torch.ones(7), x, y, scale, scale, None, None, "dot", *wanted),
+                (torch.ones(7), x, y, scale, None, None, "dot", scale, needed),
             ),
         ]
         for symmetric in (True, False):
@@ -167,7 +168,7 @@ def test_opcheck_of_gradients(dtype: torch.dtype) -> None:
                 x, y, scale, None, None, "cosine", symmetric, 0.1, False
             )
             problem = (x, y, scale, None, None, "cosine", 0.1)
-            cases.append((LOW.info_nce_backward, (rows, columns, *statistics, *problem, *wanted)))
+            cases.append((LOW.info_nce_backward, (rows, columns, *statistics, *problem, needed)))
         for op, arguments in cases:
             torch.library.opcheck(op.default, arguments)
     torch.library.opcheck(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 import contextlib
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,26 +20,14 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from b2m_fast import _C, ops
-from b2m_fast.ops import (
-    _addresses,
-    _comparison,
-    _contrastive_ops,
-    _cuda_engine,
-    _engine,
-    _pairwise_ops,
-    _rsa_ops,
-    _sides,
-    _validate,
-    contrastive,
-    pairwise,
-    rsa,
-)
-from b2m_fast.ops._cuda_engine import comparison as cuda_comparison
-from b2m_fast.ops._cuda_engine import contrastive as cuda_contrastive
-from b2m_fast.ops._cuda_engine import kernels as cuda_kernels
-from b2m_fast.ops._cuda_engine import rows as cuda_rows
-from b2m_fast.ops._cuda_engine import scores as cuda_scores
-from b2m_fast.ops._torch_engine import blocks as torch_blocks
+from b2m_fast.ops import _checks, _comparison, _registration, contrastive, pairwise, rsa
+from b2m_fast.ops.engines import cpu, cuda, select
+from b2m_fast.ops.engines.cuda import comparison as cuda_comparison
+from b2m_fast.ops.engines.cuda import contrastive as cuda_contrastive
+from b2m_fast.ops.engines.cuda import kernels as cuda_kernels
+from b2m_fast.ops.engines.cuda import rows as cuda_rows
+from b2m_fast.ops.engines.cuda import scores as cuda_scores
+from b2m_fast.ops.engines.torch import blocks as torch_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -51,7 +39,7 @@ ANYWHERE = 64  # the address of every tensor
 
 def declared_kernels() -> dict[str, int]:
     """Names of the kernels and their numbers of arguments, from the stub of the extension."""
-    stub = Path(_engine.__file__).parents[1] / "_C.pyi"
+    stub = Path(ops.__file__).parents[1] / "_C.pyi"
     body = ast.parse(stub.read_text(encoding="utf-8")).body
     (kernels,) = (x for x in body if isinstance(x, ast.ClassDef) and x.name == "_Kernels")
     return {
@@ -88,24 +76,6 @@ class Launches(SimpleNamespace):
         return launch
 
 
-def direct(module: ModuleType, **functions: str) -> SimpleNamespace:
-    """What computes the ops of a module, without PyTorch's dispatcher, which would not run it."""
-    return SimpleNamespace(**{op: getattr(module, name) for op, name in functions.items()})
-
-
-OPS = {
-    contrastive: direct(_contrastive_ops, info_nce="_info_nce", sigmoid_contrastive="_sigmoid"),
-    pairwise: direct(
-        _pairwise_ops,
-        pairwise_similarity="_pairwise",
-        pair_similarity="_pair_list",
-        topk_similarity="_topk",
-    ),
-    rsa: direct(_rsa_ops, rsa_penalty="_rsa"),
-    _sides: direct(_rsa_ops, mixed_layers="_mixed_layers"),
-}
-
-
 class OneDevice(TorchDispatchMode):
     """Refuses every operation of torch that meets a tensor elsewhere (but for plain numbers)."""
 
@@ -135,7 +105,7 @@ def launches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
         assert x is None or x.device.type == DEVICE
         return 0 if x is None else ANYWHERE
 
-    monkeypatch.setattr(_addresses, "address", somewhere)
+    monkeypatch.setattr(cpu, "address", somewhere)
     for module in CUDA_MODULES:
         for name, value in (
             ("KERNELS", kernels),
@@ -147,12 +117,13 @@ def launches(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(cuda_kernels, "WORKSPACE", 1)
     monkeypatch.setattr(cuda_kernels, "COLUMNS", 128)
     monkeypatch.setattr(torch_blocks, "BLOCK", 30000)
-    monkeypatch.setattr(_validate, "DEVICE_TYPES", (DEVICE,))
-    for module in (_comparison, _pairwise_ops):
+    monkeypatch.setattr(_checks, "DEVICE_TYPES", (DEVICE,))
+    for module in (_comparison, _registration):
         monkeypatch.setattr(module, "may_wait", lambda _: False)
-    for module, functions in OPS.items():
-        monkeypatch.setattr(module, "_ops", functions)
-    with _engine.forced(request.param), OneDevice():
+    # What computes the ops, without PyTorch's dispatcher, which would not run it on this device.
+    for module in (contrastive, pairwise, rsa):
+        monkeypatch.setattr(module, "_ops", _registration)
+    with select.forced(request.param), OneDevice():
         yield kernels
     assert bool(kernels.counts) == (request.param == "cuda")
 
@@ -197,16 +168,16 @@ def test_contrastive(
     assert_on_device(ops.sigmoid_contrastive(query, key, logit_scale=scale, **given))
     labels = [x.to(torch.int32) for x in given.values()] or [None, None]
     problem = (query, key, scale, *labels)
-    row_loss, column_loss, *statistics = _contrastive_ops._info_nce(
+    row_loss, column_loss, *statistics = _registration.info_nce(
         *problem, "cosine", symmetric, 0.1, False
     )
     assert_on_device(
-        _contrastive_ops._info_nce_backward(
-            row_loss, column_loss, *statistics, *problem, "cosine", 0.1, True, True
+        _registration.info_nce_backward(
+            row_loss, column_loss, *statistics, *problem, "cosine", 0.1, [True, True]
         )
     )
-    problem = (query, key, scale, scale, *labels)
-    assert_on_device(_contrastive_ops._sigmoid_backward(row_loss, *problem, "cosine", True, True))
+    backward = _registration.sigmoid_contrastive_backward
+    assert_on_device(backward(row_loss, *problem, "cosine", scale, [True, True]))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -221,14 +192,14 @@ def test_scores(launches: Launches, dtype: torch.dtype, metric: str) -> None:
     assert_on_device(ops.topk_similarity(x, y, 7, metric=metric))
     assert_on_device(ops.topk_similarity(x, k=7, metric=metric))
     grad = rows(200, 260, dtype)
-    backward = _pairwise_ops._pairwise_backward
-    assert_on_device(backward(grad, x, y, metric, 0.1, False, True, True))
+    backward = _registration.pairwise_similarity_backward
+    assert_on_device(backward(grad, x, y, metric, 0.1, False, [True, True]))
     assert_on_device(
-        backward(grad[:, :1].expand(200, 200), x, None, metric, 0.1, False, True, False)
+        backward(grad[:, :1].expand(200, 200), x, None, metric, 0.1, False, [True, False])
     )
     pairs = rows(1, 200 * 199 // 2, dtype)[0]
-    assert_on_device(backward(pairs, x, None, metric, 0.1, True, True, False))
-    assert_on_device(_pairwise_ops._pair_list_backward(pairs[:50], x, i, j, metric, 0.1))
+    assert_on_device(backward(pairs, x, None, metric, 0.1, True, [True, False]))
+    assert_on_device(_registration.pair_similarity_backward(pairs[:50], x, i, j, metric, 0.1))
 
 
 @pytest.mark.parametrize("dtype", DTYPES[:2])
@@ -249,12 +220,12 @@ def test_comparisons(launches: Launches, dtype: torch.dtype, metric: str, compar
         forms.append("feature")
     for form in forms:
         options = (compare, metric, 0.1, "responses", metric, 0.1, 1e-5, form)
-        value, gradient = _rsa_ops._rsa(x, y, None, *options, True)
+        value, gradient = _registration.rsa_penalty(x, y, None, *options, True)
         assert_on_device((value, gradient))
-        assert_on_device(_rsa_ops._rsa_backward(value, gradient, x.dtype))
+        assert_on_device(_registration.rsa_penalty_backward(value, gradient, x.dtype))
     options = (compare, metric, 0.1, "similarity", metric, 0.1, 1e-5, "auto")
     for with_gradient in (True, False):
-        assert_on_device(_rsa_ops._rsa(x, stored, weights, *options, with_gradient))
+        assert_on_device(_registration.rsa_penalty(x, stored, weights, *options, with_gradient))
     assert_on_device(
         ops.rsa_penalty(
             x, stored, compare=compare, metric=metric, center=True, target_kind="similarity"
@@ -265,14 +236,16 @@ def test_comparisons(launches: Launches, dtype: torch.dtype, metric: str, compar
         assert_on_device(ops.rsa_penalty([x, x[:, :7]], y, compare=compare, center=True))
         roots, centers = torch.rand(2, device=DEVICE), [x[0].to(torch.float32), x.new_empty(0)]
         layers = ([x, x[:, :7]], centers, [True, False], roots, "cosine")
-        mixed = _rsa_ops._mixed_layers(*layers)
-        gradients, of_roots = _rsa_ops._mixed_layers_backward(mixed, *layers, [True, True, True])
+        mixed = _registration.mixed_layers(*layers)
+        gradients, of_roots = _registration.mixed_layers_backward(
+            mixed, *layers, [True, True, True]
+        )
         assert_on_device((*gradients, of_roots))
 
 
 def test_mixed_devices_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every argument has to be where the first is, and the error names the one that is not."""
-    monkeypatch.setattr(_validate, "DEVICE_TYPES", ("cpu", DEVICE))
+    monkeypatch.setattr(_checks, "DEVICE_TYPES", ("cpu", DEVICE))
     here, there = torch.ones(6, 4, device=DEVICE), torch.ones(6, 4)
     index, label = torch.zeros(6, dtype=torch.int64, device=DEVICE), torch.arange(6)
     calls: dict[str, Callable[[], Any]] = {
@@ -306,12 +279,12 @@ def test_mixed_devices_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_one_warning_without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
     """A device that has no kernels gets plain torch, and one warning says why."""
-    monkeypatch.setattr(_cuda_engine, "missing_on", lambda _: "no kernels here")
-    _engine._warn_once.cache_clear()
+    monkeypatch.setattr(cuda, "missing_on", lambda _: "no kernels here")
+    select._warn_once.cache_clear()
     with pytest.warns(UserWarning, match=r"no kernels here\. .* plain torch in chunks"):
-        assert _engine.engine_of(torch.device("cuda")) is _engine.ENGINES["torch"]
-    assert _engine.engine_of(torch.device("cuda")) is _engine.ENGINES["torch"]
-    _engine._warn_once.cache_clear()
+        assert select.engine_of(torch.device("cuda")) is select.ENGINES["torch"]
+    assert select.engine_of(torch.device("cuda")) is select.ENGINES["torch"]
+    select._warn_once.cache_clear()
 
 
 def test_the_device_is_watched() -> None:

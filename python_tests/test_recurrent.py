@@ -129,7 +129,7 @@ def test_wrong_inputs(kind: Any, shape: tuple[int, ...]) -> None:
     ("wrong", "message"),
     [
         ({"step_ms": 0.0}, "time step"),
-        ({"step_ms": 200.0}, "time step"),
+        ({"step_ms": 200.0, "tau_ms": 100.0}, "time step"),
         ({"tau_ms": math.inf}, "time step"),
         ({"noise": -1.0}, "noise must be"),
         ({"activation": "gelu"}, "activation must be"),

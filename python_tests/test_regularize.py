@@ -25,7 +25,7 @@ from b2m_fast.methods.regularize import (
 )
 from b2m_fast.ops import rsa_penalty
 from b2m_fast.students.resnet import ResNet
-from b2m_fast.teachers.similarity import Target, cosine_similarity
+from b2m_fast.teachers.similarity import SimilarityTarget, unit_rows
 
 
 def tiny_task(count: int = 96, size: int = 12) -> ImageTask:
@@ -39,10 +39,10 @@ def tiny_task(count: int = 96, size: int = 12) -> ImageTask:
     return ImageTask("tiny", *parts[0], *parts[1], *parts[2], classes=2, crop=1, flip=False)
 
 
-def random_target(count: int = 40, size: int = 12, seed: int = 1) -> Target:
+def random_target(count: int = 40, size: int = 12, seed: int = 1) -> SimilarityTarget:
     rng = np.random.default_rng(seed)
     images = rng.uniform(size=(count, size, size)).astype(np.float32)
-    return Target("random", images, cosine_similarity(rng.normal(size=(count, 5))))
+    return SimilarityTarget("random", images, unit_rows(rng.normal(size=(count, 5))))
 
 
 def taps_of(head: SimilarityHead, count: int = 8, seed: int = 0) -> list[Tensor]:
@@ -86,7 +86,7 @@ def test_mixture_learns_the_layer_that_matches() -> None:
     head = SimilarityHead([3, 3, 3], center="none")
     taps = [t - 0.5 for t in taps_of(head)]
     flat = taps[1].permute(0, 2, 3, 1).flatten(1)
-    target = torch.from_numpy(cosine_similarity(flat.numpy(), center=False))
+    target = torch.nn.functional.cosine_similarity(flat[:, None], flat, dim=2)
     head(taps, target).backward()
     assert head.free.grad is not None
     assert int(head.free.grad.argmin()) == 1
@@ -105,7 +105,8 @@ def test_random_pairs_equal_all_pairs_on_the_same_pairs(center: str) -> None:
     taps = taps_of(head, count=8)
     for tap in taps:
         tap.requires_grad_()
-    target = torch.from_numpy(cosine_similarity(np.random.default_rng(0).normal(size=(8, 4))))
+    rows = torch.from_numpy(unit_rows(np.random.default_rng(0).normal(size=(8, 4))))
+    target = rows @ rows.T
     first, second = torch.arange(4), torch.arange(4, 8)
     weights = torch.zeros(8, 8)
     weights[first, second] = 1
@@ -170,7 +171,7 @@ def test_image_batches() -> None:
         everything = [x.tobytes() for x in targets[which].images]
         index = [everything.index(row) for row in rows]
         np.testing.assert_array_equal(
-            similarity.numpy(), targets[which].similarity[np.ix_(index, index)]
+            similarity.numpy(), targets[which].similarity(np.array(index)).numpy()
         )
         seen[which] += rows
     for which, rows in seen.items():
@@ -185,7 +186,7 @@ def test_pair_batches() -> None:
     everything = [x.tobytes() for x in target.images]
     i, j = ([everything.index(x.numpy().tobytes()) for x in side[:, 0]] for side in (first, second))
     assert all(a < b for a, b in zip(i, j, strict=True))
-    np.testing.assert_array_equal(similarity.numpy(), target.similarity[i, j])
+    np.testing.assert_array_equal(similarity.numpy(), target.pairs(np.array(i), np.array(j)).numpy())
 
 
 def test_augmentation_only_moves_and_mirrors() -> None:
@@ -207,11 +208,11 @@ def test_penalty_goes_down_in_training() -> None:
     ends = []
     for targets in ([], [target]):
         torch.manual_seed(0)
-        model = ResNet(2, width=4, blocks=(1,) * 4)
+        model = ResNet(2, width=4, blocks=1)
         out = train(model, task, targets, config, seed=0)
         with torch.no_grad():
             taps = model.eval().taps(torch.from_numpy(target.images[:, None]))
-            ends.append(float(out.head(taps, torch.from_numpy(target.similarity))))
+            ends.append(float(out.head(taps, target.similarity())))
         assert max(e["validation_accuracy"] for e in out.history) > 0.9
         assert math.isnan(out.history[0]["penalty"]) == (not targets)
     assert ends[1] < 0.8 * ends[0]
@@ -229,7 +230,7 @@ def test_the_loop_is_the_plain_one(change: dict[str, Any]) -> None:
         Regularization(alpha=3.0, epochs=3, batch=16, neural_batch=8, phases=3), **change
     )
     torch.manual_seed(0)
-    model = ResNet(2, width=2, blocks=(1,) * 4)
+    model = ResNet(2, width=2, blocks=1)
     plain = copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     out = train(model, task, [target], config, seed=5)
 
@@ -293,7 +294,7 @@ def test_an_interrupted_training_goes_on_bit_for_bit(tmp_path: Path, pairs: Any)
                 raise KeyboardInterrupt
 
         torch.manual_seed(0)
-        model = ResNet(2, width=2, blocks=(1,) * 4)
+        model = ResNet(2, width=2, blocks=1)
         out = train(model, task, targets, config, 0, tick, checkpoint=checkpoint)
         assert seen == out.history
         return out.history, [*model.state_dict().values(), *out.head.state_dict().values()]
@@ -315,7 +316,7 @@ def test_training_is_reproducible_and_random_pairs_run() -> None:
         for seed in (0, 0, 1):
             torch.manual_seed(0)
             config = Regularization(epochs=1, batch=16, neural_batch=8, pairs=pairs)
-            out = train(ResNet(2, 2, (1,) * 4), task, [target], config, seed)
+            out = train(ResNet(2, width=2, blocks=1), task, [target], config, seed)
             finals.setdefault((pairs, seed), []).append(out.history[0]["penalty"])
     for (_, seed), values in finals.items():
         assert len(set(values)) == 1, seed
@@ -328,7 +329,7 @@ def test_task_order_does_not_depend_on_the_teacher() -> None:
     ends = []
     for targets in ([], [target]):
         torch.manual_seed(0)
-        model = ResNet(2, width=2, blocks=(1,) * 4)
+        model = ResNet(2, width=2, blocks=1)
         train(model, task, targets, Regularization(alpha=0.0, epochs=2, batch=16), seed=0)
         ends.append(model.head.weight.detach())
     torch.testing.assert_close(ends[0], ends[1])
@@ -338,12 +339,12 @@ def test_task_order_does_not_depend_on_the_teacher() -> None:
 def test_neural_images_and_running_statistics(batchnorm: str) -> None:
     """Neural images enter the running statistics of batch normalisation only if "shared"."""
     task, target = tiny_task(48), random_target()
-    bright = Target("bright", target.images + 5, target.similarity)
+    bright = SimilarityTarget("bright", target.images + 5, target.rows)
     config = Regularization(alpha=0.0, epochs=1, batch=16, batchnorm=batchnorm)  # type: ignore[arg-type]
     stems = []
     for targets in ([], [bright]):
         torch.manual_seed(0)
-        model = ResNet(2, width=2, blocks=(1,) * 4)
+        model = ResNet(2, width=2, blocks=1)
         train(model, task, targets, config, seed=0)
         stems.append(model.sections[0].get_submodule("1").get_buffer("running_var"))
     assert torch.allclose(stems[0], stems[1]) == (batchnorm == "task")
@@ -353,7 +354,7 @@ def test_best_validation_loss_is_kept() -> None:
     """The model ends with the weights of the epoch of lowest validation loss."""
     task = tiny_task()
     torch.manual_seed(0)
-    model = ResNet(2, width=2, blocks=(1,) * 4)
+    model = ResNet(2, width=2, blocks=1)
     out = train(model, task, [], Regularization(epochs=4, batch=16, learning_rate=0.5), seed=0)
     losses = [e["validation_loss"] for e in out.history]
     assert out.best_epoch == int(np.argmin(losses)) + 1

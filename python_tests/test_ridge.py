@@ -11,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.linear_model import Ridge as Oracle
+from sklearn.linear_model import RidgeCV
+from sklearn.model_selection import KFold
 
-from b2m_fast.encoding import ridge_path
+from b2m_fast.encoding import ridge
 from b2m_fast.encoding.folds import folds_of
 from b2m_fast.encoding.ridge import ALPHAS, fit_ridge
 
@@ -97,6 +99,16 @@ def test_leave_one_out_is_exact(n: int, p: int) -> None:
         np.testing.assert_allclose(found.path[k], 1 - error / base, rtol=1e-7, atol=1e-7)
 
 
+def test_leave_one_out_is_that_of_scikit_learn() -> None:
+    """Penalties and predictions of RidgeCV with one penalty a target, where its scale is ours."""
+    x, y = planted(90, 30, targets=50)
+    found = fit_ridge(x, y, alphas=GRID, folds="loo", dtype="float64")
+    z = (x - x.mean(axis=0)) / x.std(axis=0)
+    oracle = RidgeCV(alphas=np.array(GRID) * len(x), alpha_per_target=True).fit(z, y)
+    np.testing.assert_allclose(found.alphas * len(x), oracle.alpha_)
+    np.testing.assert_allclose(found.predict(x), oracle.predict(z), rtol=1e-10)
+
+
 def test_leave_one_out_does_not_believe_an_interpolation() -> None:
     """Noise and many features: leave-one-out chooses the largest penalty, not the smallest."""
     rng = np.random.default_rng(0)
@@ -110,7 +122,6 @@ def test_himalaya_agrees(n: int, p: int) -> None:
     """Plain himalaya finds the same penalties and weights (its search: mean of folds' errors)."""
     from himalaya.backend import get_backend, set_backend
     from himalaya.ridge import solve_ridge_cv_svd
-    from sklearn.model_selection import KFold
 
     x, y = planted(n, p)
     z = (x - x.mean(axis=0)) / x.std(axis=0)
@@ -132,7 +143,7 @@ def test_himalaya_agrees(n: int, p: int) -> None:
     np.testing.assert_allclose(found.weights, weights.numpy(), rtol=1e-7, atol=1e-9)
 
 
-@pytest.mark.parametrize("exact_up_to", [ridge_path.EXACT_UP_TO, 0])
+@pytest.mark.parametrize("exact_up_to", [ridge.EXACT_UP_TO, 0])
 @pytest.mark.parametrize("folds", [5, "loo"])
 @pytest.mark.parametrize(("n", "p"), [(200, 60), (80, 150)])
 def test_float32_is_as_good(
@@ -144,7 +155,7 @@ def test_float32_is_as_good(
     """
     x, y = planted(n, p)
     exact = fit_ridge(x, y, dtype="float64", folds=folds)
-    monkeypatch.setattr(ridge_path, "EXACT_UP_TO", exact_up_to)
+    monkeypatch.setattr(ridge, "EXACT_UP_TO", exact_up_to)
     single = fit_ridge(x.astype(np.float32), y.astype(np.float32), folds=folds)
     assert single.weights.dtype == single.predict(x).dtype == np.float32
     np.testing.assert_allclose(single.path, exact.path, atol=1e-5)
@@ -157,7 +168,7 @@ def test_float32_is_as_good(
 def test_compression_saves_products(monkeypatch: pytest.MonkeyPatch) -> None:
     """A fine grid of penalties costs no more products than it holds different functions."""
     found: list[tuple[int, int]] = []
-    whole = ridge_path.Decomposition.compressed
+    whole = ridge._Decomposition.compressed
 
     def spy(self: Any, alphas: torch.Tensor) -> Any:
         b, c = whole(self, alphas)
@@ -167,7 +178,7 @@ def test_compression_saves_products(monkeypatch: pytest.MonkeyPatch) -> None:
         found.append((c.shape[0], c.shape[1]))
         return b, c
 
-    monkeypatch.setattr(ridge_path.Decomposition, "compressed", spy)
+    monkeypatch.setattr(ridge._Decomposition, "compressed", spy)
     x, y = planted(80, 40)
     fit_ridge(x, y, alphas=np.geomspace(1e-2, 1e6, 60).tolist())
     assert len(found) == 5
@@ -231,6 +242,14 @@ def test_folds_hold_every_row_once(n: int, folds: int, shuffle: bool, members: i
             assert (np.diff(test) == 1).all()
 
 
+def test_blocks_are_those_of_scikit_learn() -> None:
+    """Without groups and shuffling, folds are KFold's."""
+    for n, k in ((10, 3), (17, 5), (40, 7)):
+        for ours, theirs in zip(folds_of(n, k), KFold(k).split(np.zeros(n)), strict=True):
+            for part, expected in zip(ours, theirs, strict=True):
+                np.testing.assert_array_equal(part, expected)
+
+
 def test_a_number_of_folds_may_be_numpys() -> None:
     """A grid search over np.arange gives NumPy integers."""
     x, y = planted(60, 20)
@@ -241,7 +260,7 @@ def test_a_number_of_folds_may_be_numpys() -> None:
 
 
 def test_shuffled_folds_follow_their_seed() -> None:
-    """The same seed deals rows alike, another one does not, and neither leaves them in blocks."""
+    """The same seed assigns rows alike, another one does not, and neither leaves them in blocks."""
     first, again, other = (folds_of(30, 3, shuffle=True, seed=s)[0][1] for s in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert first.tolist() != other.tolist()
@@ -297,12 +316,20 @@ GOOD = np.arange(12.0).reshape(6, 2)
         ((GOOD, GOOD), {"folds": [([0, 1], [1, 2])]}, r"without overlap"),
         ((GOOD, GOOD), {"folds": 3, "groups": [0, 0, 0, 1, 1, 1]}, r"3 folds of 2 groups"),
         ((GOOD, GOOD), {"groups": [0, 1]}, r"group of each of 6 rows"),
-        ((GOOD, GOOD), {"folds": "loo", "shuffle": True}, r"^shuffle deal.* folds are 'loo'"),
-        ((GOOD, GOOD), {"folds": "loo", "groups": range(6)}, r"^groups deal.* folds are 'loo'"),
+        (
+            (GOOD, GOOD),
+            {"folds": "loo", "shuffle": True},
+            r"^shuffle: for a number.* folds are 'loo'",
+        ),
+        (
+            (GOOD, GOOD),
+            {"folds": "loo", "groups": range(6)},
+            r"^groups: for a number.* folds are 'loo'",
+        ),
         (
             (GOOD, GOOD),
             {"folds": [([0, 1], [2, 3])], "groups": range(6), "shuffle": True},
-            r"^groups and shuffle deal rows into a number of folds, but folds are given themselves",
+            r"^groups and shuffle: for a number of folds only, but folds are given themselves",
         ),
         (
             (GOOD, GOOD),

@@ -65,6 +65,6 @@ def test_blur_is_part_of_what_is_attacked() -> None:
 @pytest.mark.parametrize("blocks", [1, 2])
 def test_blocks_decide_the_depth(blocks: int) -> None:
     """`blocks` is the number of residual blocks in each of the four groups."""
-    model = ResNet(10, width=2, blocks=(blocks,) * 4)
+    model = ResNet(10, width=2, blocks=blocks)
     assert len(list(model.sections)) == 5
     assert sum(1 for n, _ in model.named_modules() if n.endswith("conv1")) == 4 * blocks

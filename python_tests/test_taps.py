@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from b2m_fast.encoding.taps import load_network, pooled, tap, tap_names
+from b2m_fast.encoding.features import load_network, pooled, tap, tap_names
 
 
 class Small(nn.Module):

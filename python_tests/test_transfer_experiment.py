@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from b2m_fast.data.decisions import DECISION_TASKS, decision_task
+from b2m_fast.data._old import DECISION_TASKS, decision_task
 from b2m_fast.data.driving import Scenes
 from b2m_fast.evaluate.convergence import TimeToCriterion, median_ratio
 from b2m_fast.experiments import transfer_experiment as lab
@@ -69,7 +69,7 @@ def small_scenes(*_: object) -> Scenes:
         return frames.astype(np.float32), labels.astype(np.float32)
 
     (a, x), (b, y), (c, z) = (part(n) for n in (40, 12, 12))
-    return Scenes("bars", a, b, c, x, y, z, ("place", "nothing"))
+    return Scenes("bars", ("place", "nothing"), a, b, c, x, y, z)
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from b2m_fast.methods.latent import LatentReadout, ridge_solution
 from b2m_fast.methods.lessons import Activity
 from b2m_fast.methods.pairings import ConditionResponses, Pairs, StimulusResponses, TrialLatents
 from b2m_fast.students.vae import ConvVAE
-from b2m_fast.teachers.paired import PairedTeacher
+from b2m_fast.teachers.responses import ResponseTeacher
 from small_lessons import Still, condition_teacher, image_teacher, latent_teacher, small_task
 
 STILL: Any = Still()
@@ -113,7 +113,7 @@ def test_conditions_of_one_recorded_condition_share_its_responses() -> None:
     is its own negative, and those held out stay held out for both."""
     label = np.repeat(np.arange(2), 10)
     responses = np.random.default_rng(0).normal(size=(20, 6)).astype(np.float32)
-    teacher = PairedTeacher(None, responses, label, condition=np.array([1, 0, 0, 1]))
+    teacher = ResponseTeacher(None, responses, label, condition=np.array([1, 0, 0, 1]))
     pairing, seen = ConditionResponses(teacher, small_task(), UNITS, seed=0), activity(40)
     place = {r.tobytes(): i for i, r in enumerate(pairing.responses.numpy())}
     drawn: set[int] = set()
@@ -304,22 +304,22 @@ def test_wrong_responses(changes: dict[str, Any], message: str) -> None:
         "responses": np.zeros((4, 2), np.float32),
         "label": np.zeros(4, np.int64),
     }
-    PairedTeacher(**good)
+    ResponseTeacher(**good)
     with pytest.raises(DataError, match=message):
-        PairedTeacher(**(good | changes))
+        ResponseTeacher(**(good | changes))
 
 
 def test_images_of_another_width_are_taken() -> None:
     """Images in float64 become what students read; labels written as floats are labels."""
     images = np.random.default_rng(0).random((4, 1, 16, 16))
-    teacher = PairedTeacher(images, np.eye(4, 2), np.arange(4.0))  # type: ignore[arg-type]
+    teacher = ResponseTeacher(images, np.eye(4, 2), np.arange(4.0))  # type: ignore[arg-type]
     assert teacher.stimuli is not None
     assert teacher.stimuli.dtype == np.float32
     assert teacher.label.dtype == np.int64
     pairing = StimulusResponses(teacher, ConvVAE((1, 16, 16), latent=6, width=2), seed=0, batch=2)
     assert pairing.draw(STILL, None).student.shape == (2, 6)
     same = images.astype(np.float32)
-    assert PairedTeacher(same, np.eye(4, 2), np.arange(4)).stimuli is same  # type: ignore[arg-type]
+    assert ResponseTeacher(same, np.eye(4, 2), np.arange(4)).stimuli is same  # type: ignore[arg-type]
 
 
 # --------------------------------------------------------------------------------------------------

@@ -119,7 +119,6 @@ class Toy(Experiment[ToySettings]):
                 time_of,
                 kind="time",
                 better="lower",
-                compare="ratio of medians",
                 decides=True,
             ),
             Measure(

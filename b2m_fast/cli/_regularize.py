@@ -51,8 +51,11 @@ examples
 
 def add(commands: Any) -> None:
     """The command's parser."""
-    from b2m_fast.experiments.regularize_experiment import BRAINS, TASKS  # noqa: PLC0415
-    from b2m_fast.teachers.targets import ARMS  # noqa: PLC0415
+    from b2m_fast.experiments.regularize_experiment import (  # noqa: PLC0415
+        ARMS,
+        BRAINS,
+        TASKS,
+    )
 
     arms = "\n".join(f"  {name:16} {text}" for name, text in ARMS.items())
     parser = commands.add_parser(

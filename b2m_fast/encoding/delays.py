@@ -1,4 +1,7 @@
-"""From the stimulus's clock to the recording's: slower samples, and responses that come later."""
+"""From the stimulus's clock to the recording's: delays and resampling (library only: no command uses them).
+
+`interval_weights` alone is used by commands: latents are read on the clock of a task's steps by it.
+"""
 
 from __future__ import annotations
 
@@ -11,34 +14,27 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["delayed", "fmri_delays", "reading", "resample", "undelayed"]
-
 CHUNK = 512  # samples of the new clock at a time
 
 
 def fmri_delays(seconds_per_sample: float, longest: float = 8.0) -> tuple[int, ...]:
-    """Delays in samples that cover the rise and fall of a haemodynamic response.
+    """Return delays in samples that cover the rise and fall of a haemodynamic response, at least one.
 
-    2, 4, 6 and 8 s where that is whole samples of 2 s (the four delays of Moussa's multi-brain
-    tuning code); 3, 4, 5, 6 s at 1 s a sample; in general all whole samples from 2 s (3 s where a
-    sample is shorter than 2 s) to `longest` (6 s).
+    2, 4, 6 and 8 s where that is whole samples of 2 s (the four delays of Moussa's multi-brain tuning code); 3, 4, 5,
+    6 s at 1 s a sample; in general all whole samples from 2 s (3 s where a sample is shorter than 2 s) to `longest`
+    (6 s).
 
     Parameters
     ----------
     seconds_per_sample : float
-        Time between samples of the recording (TR).
+        Time between samples of the recording (TR), positive.
     longest : float, default 8
         In seconds; used for samples of 2 s or more.
 
     Returns
     -------
     tuple of int
-        At least one.
-
-    Raises
-    ------
-    ValueError
-        If the time is not positive.
+        Delays in samples.
     """
     if not seconds_per_sample > 0:
         raise ValueError(f"seconds_per_sample must be positive, got {seconds_per_sample}")
@@ -49,14 +45,12 @@ def fmri_delays(seconds_per_sample: float, longest: float = 8.0) -> tuple[int, .
 
 
 def delayed(
-    features: NDArray[np.floating],
-    delays: Sequence[int],
-    *,
-    runs: ArrayLike | None = None,
+    features: NDArray[np.floating], delays: Sequence[int], *, runs: ArrayLike | None = None
 ) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
-    """A finite impulse response: what was shown d samples ago, for several d, side by side.
+    """Return a finite impulse response: what was shown d samples ago, for several d, side by side.
 
-    F_d[t] = [F[t - d_1] ... F[t - d_k]], 0 where that lies before the run began.
+    F_d[t] = [F[t - d_1] ... F[t - d_k]], 0 where that lies before the run began. Responses meet the labels of what
+    caused them by one negative delay: ``delayed(responses, (-round(mean(delays)),))``.
 
     Parameters
     ----------
@@ -86,49 +80,23 @@ def delayed(
            [2., 1.],
            [3., 2.]])
     """
-    shifts = _delays(delays)
-    x = np.asarray(features)
+    x, shifts = np.asarray(features), [int(d) for d in delays]
+    if not shifts or shifts != list(delays) or len(set(shifts)) != len(shifts):
+        raise ValueError(f"delays must be distinct whole numbers of samples, got {delays}")
     if x.ndim != 2:
         raise ValueError(f"features must be (time, p), got {x.shape}")
-    out = np.zeros((len(x), len(shifts), x.shape[1]), dtype=x.dtype)
-    complete = np.zeros(len(x), dtype=bool)
-    for begin, end in _runs(runs, len(x)):
-        for k, d in enumerate(shifts):
-            first, last = max(begin, begin + d), min(end, end + d)
-            if first < last:
-                out[first:last, k] = x[first - d : last - d]
-        complete[max(begin, begin + max(shifts)) : max(begin, min(end, end + min(shifts)))] = True
-    return out.reshape(len(x), -1), complete
-
-
-def undelayed(
-    responses: NDArray[np.floating], delays: Sequence[int], *, runs: ArrayLike | None = None
-) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
-    """Responses moved back by the mean delay, to meet the labels of what caused them.
-
-    Parameters
-    ----------
-    responses : ndarray
-        (time, voxels).
-    delays : sequence of int
-        As given to `delayed`; their mean is rounded to whole samples.
-    runs : array_like, optional
-        As given to `delayed`.
-
-    Returns
-    -------
-    responses : ndarray
-        (time, voxels), 0 where the run was over.
-    known : ndarray
-        (time,), bool: samples whose response lies within the run.
-
-    Raises
-    ------
-    ValueError
-        As `delayed`.
-    """
-    shift = int(np.rint(np.mean(_delays(delays))))
-    return delayed(responses, (-shift,), runs=runs)
+    run = np.zeros(len(x), dtype=np.int64) if runs is None else np.asarray(runs)
+    if run.shape != (len(x),):
+        raise ValueError(f"runs must name the run of each of {len(x)} samples, got {run.shape}")
+    if (run[1:] != run[:-1]).sum() + 1 > max(1, len(np.unique(run))):
+        raise ValueError("the samples of a run must follow each other")
+    source = np.arange(len(x))[:, None] - shifts
+    inside = (source >= 0) & (source < len(x))
+    source = np.where(inside, source, 0)
+    inside &= run[source] == run[:, None]
+    out = x[source]
+    out[~inside] = 0
+    return out.reshape(len(x), -1), np.asarray(inside.all(axis=1))
 
 
 def resample(
@@ -141,14 +109,13 @@ def resample(
     method: Literal["mean", "linear", "lanczos"] = "mean",
     lobes: int = 3,
 ) -> NDArray[np.float64]:
-    """Features of a fast clock on a slower one.
+    """Return features of a fast clock on a slower one.
 
-    Sample i of the new clock stands for the interval [start + i / new_rate, start + (i + 1) /
-    new_rate). ``mean``: the mean over the old samples it covers, in part or whole. ``linear``:
-    between the old samples on both sides of its middle. ``lanczos``: sinc(u) sinc(u / lobes), u the
-    distance from its middle in new samples, weights of sum 1; a low-pass filter at half the new
-    rate, as encoding studies of films and stories use (Huth et al. 2016).
-    Memory beyond input and output: 512 times the old samples of 512 new ones.
+    Sample i of the new clock stands for the interval [start + i / new_rate, start + (i + 1) / new_rate). ``mean``: the
+    mean over the old samples it covers, in part or whole. ``linear``: between the old samples on both sides of its
+    middle. ``lanczos``: sinc(u) sinc(u / lobes), u the distance from its middle in new samples, weights of sum 1; a
+    low-pass filter at half the new rate, as encoding studies of films and stories use (Huth et al. 2016). Memory
+    beyond input and output: 512 times the old samples of 512 new ones.
 
     Parameters
     ----------
@@ -173,8 +140,8 @@ def resample(
     Raises
     ------
     ValueError
-        If rates are not positive, there is no sample, more are asked for than the features reach,
-        or the method is unknown.
+        If rates are not positive, there is no sample, more are asked for than the features reach, or the method is
+        unknown.
     """
     x = np.asarray(features)
     if not (rate > 0 and new_rate > 0):
@@ -195,69 +162,40 @@ def resample(
         edges = (start + np.arange(begin, end + 1) / new_rate) * rate
         low = max(0, int(np.floor(edges[0])) - margin)
         high = min(len(x), int(np.ceil(edges[-1])) + margin)
-        weights = _weights(edges - low, high - low, method, lobes)
-        out[begin:end] = weights @ x[low:high]
+        out[begin:end] = _weights(edges - low, high - low, method, lobes) @ x[low:high]
     return out
 
 
 def _weights(edges: NDArray[np.float64], old: int, method: str, lobes: int) -> NDArray[np.float64]:
     """(new, old) weights of intervals between `edges`, in old samples."""
     if method == "mean":
-        return reading(edges, old)[0]
+        return interval_weights(edges, old)[0]
     middle = (edges[:-1] + edges[1:])[:, None] / 2 - 0.5
-    position = np.arange(old)
     if method == "linear":
-        near = np.clip(middle, 0, old - 1)
-        return np.asarray(np.clip(1 - np.abs(near - position), 0, None))
-    wide = np.maximum(1.0, np.diff(edges))[:, None]
-    u = (position - middle) / wide
+        return _linear(middle, old)
+    u = (np.arange(old) - middle) / np.maximum(1.0, np.diff(edges))[:, None]
     weights = np.where(np.abs(u) < lobes, np.sinc(u) * np.sinc(u / lobes), 0.0)
     return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 
 
-def _delays(delays: Sequence[int]) -> list[int]:
-    found = [int(d) for d in delays]
-    if not found or found != list(delays) or len(set(found)) != len(found):
-        raise ValueError(f"delays must be distinct whole numbers of samples, got {delays}")
-    return found
+def _linear(middle: NDArray[np.float64], bins: int) -> NDArray[np.float64]:
+    """Weights (steps, bins) of linear interpolation between bins at `middle` (steps, 1)."""
+    near = np.clip(middle, 0, bins - 1)
+    return np.asarray(np.clip(1 - np.abs(near - np.arange(bins)), 0, None))
 
 
-def _runs(runs: ArrayLike | None, n: int) -> list[tuple[int, int]]:
-    """(begin, end) of each run."""
-    names = np.zeros(n, dtype=np.int64) if runs is None else np.asarray(runs)
-    if names.shape != (n,):
-        raise ValueError(f"runs must name the run of each of {n} samples, got {names.shape}")
-    edges = np.flatnonzero(names[1:] != names[:-1]) + 1
-    if len(edges) + 1 != len(np.unique(names)) and n:
-        raise ValueError("the samples of a run must follow each other")
-    return list(zip([0, *edges.tolist()], [*edges.tolist(), n], strict=True))
+def interval_weights(
+    edges: NDArray[np.float64], bins: int
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return weights (steps, bins) of the mean over the bins that each step covers, and which steps were recorded.
 
-
-def reading(edges: NDArray[np.float64], bins: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """What steps of one clock read of the bins of another.
-
-    The mean over the bins a step covers, or between bins that are wider than a step by linear
-    interpolation at its middle.
-
-    Parameters
-    ----------
-    edges : ndarray
-        (steps + 1,), where steps begin and end, in bins.
-    bins : int
-        Number of bins.
-
-    Returns
-    -------
-    weights : ndarray
-        (steps, bins).
-    valid : ndarray
-        (steps,), bool: steps of which at least half was recorded.
+    Steps lie between `edges`, (steps + 1,), in bins; between bins that are wider than a step, values are interpolated
+    linearly at its middle. Steps of which at least half was recorded are valid, (steps,) bool.
     """
     begin, end = edges[:-1, None], edges[1:, None]
-    bin_ = np.arange(bins)
-    covered = np.clip(np.minimum(end, bin_ + 1) - np.maximum(begin, bin_), 0, None)
+    position = np.arange(bins)
+    covered = np.clip(np.minimum(end, position + 1) - np.maximum(begin, position), 0, None)
     valid = covered.sum(axis=1) > (0.5 - 1e-9) * (end - begin)[:, 0]
     if (end - begin).min() < 1 - 1e-9:
-        middle = np.clip((begin + end) / 2 - 0.5, 0, bins - 1)
-        covered = np.clip(1 - np.abs(middle - bin_), 0, None)
+        covered = _linear((begin + end) / 2 - 0.5, bins)
     return covered / np.maximum(covered.sum(axis=1, keepdims=True), 1e-12), valid

@@ -1,14 +1,10 @@
-"""The predictive model that denoises responses.
+"""Encoding models of recorded neurons: ridge regression from image features, or from the layers of a network.
 
-Li et al. 2019 train a convolutional network per scan and use its predictions instead of single
-trials; as far as is described, on the very images whose predictions become the target. Here the
-predictions are *cross-fitted*: the images are dealt into folds and each fold is predicted by a
-model that never saw it, so no image's own noise returns in its denoised response. This betters the
-paper. The model is ours too: ridge regression on fixed image features, which is what recordings
-of about a thousand images allow (`b2m_fast.encoding.ridge`), its penalty by exact leave-one-out:
-one decomposition a fit, and no second choice of folds. `fit_layers` is the same for the layers of a
-network, each reduced to principal components; `b2m_fast.encoding.core_readout` learns its features.
-`b2m_fast.encoding.quality` says how well one of them predicts a recording.
+Li et al. 2019 train a convolutional network per scan and use its predictions instead of single trials; as far as is
+described, on the very images whose predictions become the target. `crossfit` betters this: each image is predicted by
+a model that never saw it, so no image's own noise returns in its denoised response. Ridge regression on fixed features
+is what recordings of about a thousand images allow, its penalty by exact leave-one-out: one decomposition a fit, and
+no second choice of folds.
 """
 
 from __future__ import annotations
@@ -18,26 +14,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from b2m_fast.encoding.columns import column_correlation, standardised
 from b2m_fast.encoding.components import Components, fit_components
-from b2m_fast.encoding.reliability import predictability
 from b2m_fast.encoding.ridge import ALPHAS, Ridge, fit_ridge
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import torch
     from numpy.typing import NDArray
 
     from b2m_fast.encoding.folds import Folds
-
-__all__ = [
-    "LAMBDAS",
-    "Denoised",
-    "Encoder",
-    "LayerEncoder",
-    "crossfit",
-    "fit_encoder",
-    "fit_layers",
-]
 
 LAMBDAS: tuple[float, ...] = tuple(10.0 ** (e / 2) for e in range(-6, 9))
 
@@ -49,13 +36,13 @@ class Denoised:
     Attributes
     ----------
     responses : ndarray
-        (neurons, images), float64: predicted responses, in standard deviations of the observed.
+        (images, neurons), float64: predicted responses, in standard deviations of the observed, from their mean.
     predictability : ndarray
         (neurons,), correlation of predicted and observed on held-out images.
     lambdas : ndarray
-        (folds, neurons), the ridge penalty each fold chose.
+        (folds, neurons), the ridge penalty that each fold chose.
     fold : ndarray
-        (images,), the fold each image was held out in.
+        (images,), the fold in which each image was held out.
     """
 
     responses: NDArray[np.float64]
@@ -71,25 +58,28 @@ def crossfit(
     folds: int = 5,
     seed: int = 0,
     lambdas: Sequence[float] = LAMBDAS,
+    device: str | torch.device = "cpu",
 ) -> Denoised:
-    """Predict every response by a model trained without its image.
+    """Return predictions of every response by a model trained without its image.
 
-    Per fold: features are standardised on the training images, the penalty is chosen on the
-    training images alone, the held-out images are predicted. (Responses are standardised once, over
-    all images: that sets their unit, and a fold's fit subtracts its own mean.)
+    Per fold: features are standardised on the training images, the penalty is chosen on the training images alone,
+    the held-out images are predicted. (Responses are standardised once, over all images: that sets their unit, and a
+    fold's fit subtracts its own mean.)
 
     Parameters
     ----------
     features : ndarray
         (images, p).
     responses : ndarray
-        (neurons, images).
+        (images, neurons).
     folds : int, default 5
         Number of folds.
     seed : int, default 0
-        How images are dealt into folds.
+        How images are assigned to folds.
     lambdas : sequence of float
         Penalties to choose from, in units of the mean squared feature.
+    device : str or torch.device
+        Where to fit.
 
     Returns
     -------
@@ -99,72 +89,24 @@ def crossfit(
     Raises
     ------
     ValueError
-        If the numbers of images differ, or there are fewer images than twice the folds.
+        If the numbers of images differ, or there are too few for the folds.
     """
-    n = responses.shape[1]
-    if len(features) != n or n < 2 * folds or folds < 2:
-        message = (
-            f"crossfit needs features (images, p) and responses (neurons, images) of the same "
+    n = len(features)
+    if n != len(responses) or n < 2 * folds or folds < 2:
+        raise ValueError(
+            f"crossfit needs features (images, p) and responses (images, neurons) of the same "
             f"images, at least 2 folds and 2 images a fold; "
             f"got {features.shape}, {responses.shape}, folds={folds}"
         )
-        raise ValueError(message)
-    y = _standardised(responses)
+    y = standardised(responses)
     fold = np.random.default_rng(seed).permutation(n) % folds
-    predicted = np.zeros_like(y)
-    chosen = np.zeros((folds, y.shape[1]))
+    predicted, chosen = np.zeros_like(y), np.zeros((folds, y.shape[1]))
     for held in range(folds):
         train, test = fold != held, fold == held
-        model, chosen[held] = _fit(features[train], y[train], lambdas)
+        model = _fit(features[train], y[train], lambdas, device)
+        chosen[held] = model.alphas / _unit(features[train])
         predicted[test] = model.predict(features[test])
-    return Denoised(predicted.T, predictability(predicted.T, y.T), chosen, fold.astype(np.int64))
-
-
-def _standardised(responses: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Responses (neurons, images) in standard deviations, (images, neurons)."""
-    y = np.asarray(responses, dtype=np.float64).T
-    scale = y.std(axis=0)
-    return np.asarray(np.divide(y - y.mean(axis=0), scale, out=np.zeros_like(y), where=scale > 0))
-
-
-def _fit(
-    features: NDArray[np.floating], y: NDArray[np.float64], lambdas: Sequence[float]
-) -> tuple[Ridge, NDArray[np.float64]]:
-    """The model, and the penalty of each neuron in units of the mean squared feature."""
-    x = np.asarray(features, dtype=np.float64)
-    unit = x.shape[1] / len(x)  # `fit_ridge` counts in mean squared norms of a feature
-    alphas = [penalty * unit for penalty in lambdas]
-    model = fit_ridge(x, y, alphas=alphas, folds="loo", dtype="float64")
-    return model, model.alphas / unit
-
-
-@dataclass(frozen=True, eq=False)
-class Encoder:
-    """A fitted encoding model, for images nobody recorded responses to.
-
-    Attributes
-    ----------
-    ridge : Ridge
-        The model, of responses (images, neurons).
-    """
-
-    ridge: Ridge
-
-    def predict(self, features: NDArray[np.floating]) -> NDArray[np.float64]:
-        """Responses to new images.
-
-        Parameters
-        ----------
-        features : ndarray
-            (images, p).
-
-        Returns
-        -------
-        ndarray
-            (neurons, images), in standard deviations of each neuron's responses to the images the
-            model was fitted on.
-        """
-        return np.asarray(self.ridge.predict(features).T, dtype=np.float64)
+    return Denoised(predicted, column_correlation(predicted, y), chosen, fold.astype(np.int64))
 
 
 def fit_encoder(
@@ -172,68 +114,66 @@ def fit_encoder(
     responses: NDArray[np.floating],
     *,
     lambdas: Sequence[float] = LAMBDAS,
-) -> Encoder:
-    """The model of `crossfit`, fitted on all images.
-
-    How well it predicts is what `crossfit` says; on its own images it would flatter itself.
+    device: str | torch.device = "cpu",
+) -> Ridge:
+    """Return the model of `crossfit`, fitted on all images; on these its predictions flatter it.
 
     Parameters
     ----------
     features : ndarray
         (images, p).
     responses : ndarray
-        (neurons, images).
+        (images, neurons).
     lambdas : sequence of float
         Penalties to choose from, in units of the mean squared feature.
+    device : str or torch.device
+        Where to fit.
 
     Returns
     -------
-    Encoder
-        Predicts responses of these neurons to other images.
+    Ridge
+        Predicts, from features (images, p) of other images, responses (images, neurons) in standard deviations of
+        each neuron's responses to the images given here, from their mean.
 
     Raises
     ------
     ValueError
         If the numbers of images differ.
     """
-    if len(features) != responses.shape[1]:
+    if len(features) != len(responses):
         raise ValueError(
-            f"features (images, p) and responses (neurons, images) must be of the same images, "
+            f"features (images, p) and responses (images, neurons) must be of the same images, "
             f"got {features.shape} and {responses.shape}"
         )
-    return Encoder(_fit(features, _standardised(responses), lambdas)[0])
+    return _fit(features, standardised(responses), lambdas, device)
+
+
+def _unit(features: NDArray[np.floating]) -> float:
+    """The mean squared feature in mean squared norms of a feature, in which `fit_ridge` counts."""
+    return float(features.shape[1] / len(features))
+
+
+def _fit(
+    features: NDArray[np.floating],
+    y: NDArray[np.float64],
+    lambdas: Sequence[float],
+    device: str | torch.device,
+) -> Ridge:
+    x, unit = np.asarray(features, dtype=np.float64), _unit(features)
+    alphas = [penalty * unit for penalty in lambdas]
+    return fit_ridge(x, y, alphas=alphas, folds="loo", dtype="float64", device=device)
 
 
 @dataclass(frozen=True, eq=False)
 class LayerEncoder:
-    """A fitted encoding model from the layers of a network.
-
-    Attributes
-    ----------
-    components : Components
-        How each layer is reduced.
-    ridge : Ridge
-        From components to responses (images, neurons), in standard deviations.
-    """
+    """A fitted encoding model: components of the layers of a network, and ridge regression from these."""
 
     components: Components
     ridge: Ridge
 
     def predict(self, layers: Sequence[NDArray[np.floating]]) -> NDArray[np.float64]:
-        """Responses to new images.
-
-        Parameters
-        ----------
-        layers : sequence of ndarray
-            (images, p) each, in the order they were fitted.
-
-        Returns
-        -------
-        ndarray
-            (neurons, images), in standard deviations of each neuron's responses to the images the
-            model was fitted on.
-        """
-        return np.asarray(self.ridge.predict(self.components.transform(layers)).T, np.float64)
+        """Return responses to other images, in the unit of `fit_layers`: layers (images, p) to (images, neurons)."""
+        return np.asarray(self.ridge.predict(self.components.transform(layers)), np.float64)
 
 
 def fit_layers(
@@ -243,46 +183,50 @@ def fit_layers(
     k: float | None = None,
     alphas: Sequence[float] = ALPHAS,
     folds: Folds = "loo",
+    device: str | torch.device = "cpu",
 ) -> LayerEncoder:
     """Fit responses from layers of a network, layers of equal weight.
 
-    Each layer is reduced to its principal components in these images and scaled to total variance
-    1, whatever its size; ridge regression on all of them, sizes within a layer kept.
+    Each layer is reduced to its principal components in these images and scaled to total variance 1, whatever its
+    size; ridge regression on all of them, sizes within a layer kept.
 
     Parameters
     ----------
     layers : sequence of ndarray
         (images, p) each.
     responses : ndarray
-        (neurons, images).
+        (images, neurons).
     k : int or float, optional
-        Components of each layer (`b2m_fast.encoding.components.fit_components`); default: all.
+        Components of each layer (`fit_components`); default: all.
     alphas, folds
-        Penalties, and how they are chosen (`b2m_fast.encoding.ridge.fit_ridge`); a number of folds is
-        of shuffled images.
+        Penalties, and how they are chosen (`fit_ridge`); a number of folds is of shuffled images.
+    device : str or torch.device
+        Where to fit the ridge regression; components are found on the CPU.
 
     Returns
     -------
     LayerEncoder
-        Predicts responses of these neurons to other images.
+        Predicts responses of these neurons to other images, in standard deviations of their responses to these
+        images, from their mean.
 
     Raises
     ------
     ValueError
         If numbers of images differ, or anything that its parts refuse.
     """
-    if any(len(layer) != responses.shape[1] for layer in layers):
+    if any(len(layer) != len(responses) for layer in layers):
         raise ValueError(
-            f"layers (images, p) and responses (neurons, images) must be of the same images, got "
+            f"layers (images, p) and responses (images, neurons) must be of the same images, got "
             f"{[layer.shape for layer in layers]} and {responses.shape}"
         )
-    found = fit_components(layers, k)
-    model = fit_ridge(
-        found.transform(layers),
-        _standardised(responses),
+    components = fit_components(layers, k)
+    ridge = fit_ridge(
+        components.transform(layers),
+        standardised(responses),
         alphas=alphas,
         folds=folds,
         shuffle=isinstance(folds, int | np.integer),
         standardise=False,
+        device=device,
     )
-    return LayerEncoder(found, model)
+    return LayerEncoder(components, ridge)

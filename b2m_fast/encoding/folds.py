@@ -1,4 +1,8 @@
-"""Which rows are held out together: blocks of neighbours, random rows, whole groups, or each by itself."""
+"""Rows that are held out together: blocks of neighbours, random rows, whole groups, or each row by itself.
+
+Without groups and shuffling these are scikit-learn's KFold. GroupKFold balances numbers of rows and keeps no order,
+and neither shuffles by a numpy Generator, which published folds follow.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +18,6 @@ if TYPE_CHECKING:
     Fold = tuple[NDArray[np.int64], NDArray[np.int64]]
     Folds = int | Literal["loo"] | Sequence[Fold]
 
-__all__ = ["folds_of", "splits_of"]
-
 
 def folds_of(
     n: int,
@@ -25,34 +27,11 @@ def folds_of(
     shuffle: bool = False,
     seed: int = 0,
 ) -> list[Fold]:
-    """Deal rows into folds.
+    """Return (train, test) of each fold, ascending row numbers; folds have equal numbers of rows, or of groups.
 
-    Parameters
-    ----------
-    n : int
-        Number of rows.
-    folds : int
-        Number of folds, at least 2.
-    groups : array_like, optional
-        (n,): rows of one group stay together; folds get equal numbers of groups.
-    shuffle : bool, default False
-        Deal rows (groups) out at random. Without, a fold is a block of neighbours (groups in the
-        order of their first row), as autocorrelated recordings need it.
-    seed : int, default 0
-        Of the shuffling.
+    Rows of one of the `groups`, (n,), stay together. Without `shuffle` a fold is a block of neighbours (groups in the
+    order of their first row), as autocorrelated recordings need it.
 
-    Returns
-    -------
-    list of (train, test)
-        Ascending row numbers.
-
-    Raises
-    ------
-    ValueError
-        If there are fewer rows (groups) than folds, or fewer than two folds.
-
-    Examples
-    --------
     >>> [test.tolist() for train, test in folds_of(5, 2)]
     [[0, 1, 2], [3, 4]]
     """
@@ -66,38 +45,14 @@ def folds_of(
     order = np.argsort(first)
     if shuffle:
         order = np.random.default_rng(seed).permutation(order)
-    fold = np.empty(len(order), dtype=np.int64)
-    for k, part in enumerate(np.array_split(order, folds)):
-        fold[part] = k
-    fold = fold[member.reshape(-1)]
-    return [(np.flatnonzero(fold != k), np.flatnonzero(fold == k)) for k in range(folds)]
+    held = [np.isin(member, part) for part in np.array_split(order, folds)]
+    return [(np.flatnonzero(~rows), np.flatnonzero(rows)) for rows in held]
 
 
 def splits_of(
     n: int, folds: Folds, groups: ArrayLike | None, shuffle: bool, seed: int
 ) -> list[Fold]:
-    """Folds as (train, test), checked.
-
-    Parameters
-    ----------
-    n : int
-        Number of rows.
-    folds : int, "loo" or sequence of (train, test)
-        As in `b2m_fast.encoding.ridge.fit_ridge`; for leave-one-out all rows, twice.
-    groups, shuffle, seed
-        As in `folds_of`.
-
-    Returns
-    -------
-    list of (train, test)
-        Row numbers.
-
-    Raises
-    ------
-    ValueError
-        If there are none, rows of training and test overlap, or groups or shuffling are asked for
-        where no rows are dealt out.
-    """
+    """Return (train, test) of each fold, as `fit_ridge` takes folds, checked; for "loo" all rows, twice."""
     if isinstance(folds, int | np.integer):
         return folds_of(n, int(folds), groups=groups, shuffle=shuffle, seed=seed)
     if isinstance(folds, str) and (str(folds) != "loo" or n < 3):
@@ -105,7 +60,7 @@ def splits_of(
     if groups is not None or shuffle:
         given = " and ".join(["groups"] * (groups is not None) + ["shuffle"] * bool(shuffle))
         raise ValueError(
-            f"{given} deal rows into a number of folds, but folds are "
+            f"{given}: for a number of folds only, but folds are "
             f"{repr(folds) if isinstance(folds, str) else 'given themselves'}"
         )
     if isinstance(folds, str):

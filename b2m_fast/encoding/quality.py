@@ -1,27 +1,21 @@
-"""How well an encoding model predicts a recording: images held out, beside what repeats allow."""
+"""How well an encoding model predicts a recording: correlation on held-out images, beside what repeats allow."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from b2m_fast.data.files import DataError
-from b2m_fast.encoding.core_readout import fit_core_readout
+from b2m_fast.encoding.columns import column_correlation
 from b2m_fast.encoding.encoders import fit_layers
-from b2m_fast.encoding.features import NetworkFeatures
 from b2m_fast.encoding.folds import folds_of
-from b2m_fast.encoding.reliability import noise_ceiling, predictability
+from b2m_fast.encoding.repeats import noise_ceiling
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
-
-    from b2m_fast.data.v4 import Recording
-
-__all__ = ["EncoderQuality", "encoder_quality"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,30 +24,26 @@ class EncoderQuality:
 
     Attributes
     ----------
-    recording, encoder : str
-        Names.
+    recording : str
+        Its name.
     images : int
         Images, each held out once.
     r : ndarray
         (neurons,): correlation of predicted and observed responses over all images.
     ceiling : ndarray, optional
-        (neurons,): what a perfect model would reach, known where there are repeats.
+        (neurons,): r of a perfect model, known where there are repeats.
     """
 
     recording: str
-    encoder: str
     images: int
     r: NDArray[np.float64]
-    ceiling: NDArray[np.float64] | None
+    ceiling: NDArray[np.float64] | None = None
 
     def report(self) -> dict[str, Any]:
-        """Means over neurons, as JSON can hold them.
+        """Return means over neurons, as JSON can hold them.
 
-        Returns
-        -------
-        dict
-            ``ceiling`` and ``share_of_ceiling`` (mean of r / ceiling over neurons with a ceiling of
-            at least 0.2) are None where there are no repeats.
+        ``share_of_ceiling`` is the mean of r / ceiling over neurons with a ceiling of at least 0.2; it and ``ceiling``
+        are None where there are no repeats.
         """
         ceiling = share = None
         if self.ceiling is not None:
@@ -61,7 +51,6 @@ class EncoderQuality:
             share = float((self.r[good] / self.ceiling[good]).mean()) if good.any() else None
         return {
             "recording": self.recording,
-            "encoder": self.encoder,
             "images": self.images,
             "neurons": len(self.r),
             "r": float(self.r.mean()),
@@ -72,34 +61,36 @@ class EncoderQuality:
 
 
 def encoder_quality(
-    recording: Recording,
+    name: str,
+    inputs: NDArray[Any] | Sequence[NDArray[Any]],
+    responses: NDArray[np.floating],
     *,
-    encoder: Literal["layers", "core-readout"] = "layers",
-    layers: Sequence[NDArray[np.floating]] | None = None,
-    k: float | None = None,
+    trials: NDArray[np.floating] | None = None,
+    fit: Callable[..., Any] = fit_layers,
     folds: int = 5,
     seed: int = 0,
 ) -> EncoderQuality:
-    """Predict every image's responses by a model fitted without it.
+    """Predict every image's responses by a model fitted without it, and return how well.
 
-    Images are dealt into folds at random. Everything that is fitted, components and penalties
-    included, is fitted within a fold's training images; so it is the kind of encoder that is judged,
-    not the one that is then fitted on all images. Predictions are pooled over folds in standard
-    deviations of each fold's training responses, from their mean.
+    Images are assigned to folds at random. Everything that is fitted, components and penalties included, is fitted
+    within a fold's training images; so it is the kind of encoder that is judged, not the one that is then fitted on
+    all images. Predictions are pooled over folds, in the unit that the encoder gives them.
 
     Parameters
     ----------
-    recording : Recording
-        Images and responses.
-    encoder : {"layers", "core-readout"}
-        `fit_layers` on `NetworkFeatures`, or a network that learns its features from these
-        responses (`b2m_fast.encoding.core_readout`).
-    layers : sequence of ndarray, optional
-        Features (images, p) for ``layers``; default: `NetworkFeatures` of the recording's images.
-    k : int or float, optional
-        Components of each layer.
+    name : str
+        Of the recording.
+    inputs : ndarray or sequence of ndarray
+        What the encoder is fitted on: images or features (images, ...), or layers, (images, p) each.
+    responses : ndarray
+        (images, neurons).
+    trials : ndarray, optional
+        (images, repeats, neurons), NaN where there is no repeat, for the noise ceiling.
+    fit : callable
+        From inputs and responses of training images to a model whose ``predict(inputs)`` gives responses
+        (images, neurons): `fit_layers` (``functools.partial(fit_layers, k=512)``), `fit_encoder`, `fit_core_readout`.
     folds, seed : int
-        Folds.
+        Number of folds, and how images are assigned to them.
 
     Returns
     -------
@@ -108,32 +99,20 @@ def encoder_quality(
 
     Raises
     ------
-    DataError
-        If there are fewer images than twice the folds, or layers of others.
     ValueError
-        If the encoder is unknown.
-    ImportError
-        If the network's packages are missing.
+        If there are fewer images than twice the folds, or inputs of another number of images.
     """
-    if encoder not in {"layers", "core-readout"}:
-        raise ValueError(f"unknown encoder {encoder!r}; there are 'layers' and 'core-readout'")
-    responses, n = recording.responses, len(recording.images)
+    n, parts = len(responses), [inputs] if isinstance(inputs, np.ndarray) else inputs
     if n < 2 * folds:
-        raise DataError(f"{recording.name}: {n} images are too few for {folds} folds")
-    if encoder == "layers" and layers is None:
-        layers = NetworkFeatures()(recording.images)
-    if layers is not None and any(len(layer) != n for layer in layers):
-        raise DataError(
-            f"{recording.name}: layers {[x.shape for x in layers]} are not of its {n} images"
-        )
+        raise ValueError(f"{name}: {n} images are too few for {folds} folds")
+    if any(len(part) != n for part in parts):
+        raise ValueError(f"{name}: inputs {[x.shape for x in parts]} are not of its {n} images")
     predicted = np.zeros(responses.shape)
     for train, test in folds_of(n, folds, shuffle=True, seed=seed):
-        if encoder == "layers" and layers is not None:
-            model = fit_layers([layer[train] for layer in layers], responses[:, train], k=k)
-            predicted[:, test] = model.predict([layer[test] for layer in layers])
+        if isinstance(inputs, np.ndarray):
+            predicted[test] = fit(inputs[train], responses[train]).predict(inputs[test])
         else:
-            seen = recording.images[train]
-            network = fit_core_readout(seen, responses[:, train], seed=seed)
-            predicted[:, test] = network.predict(recording.images[test])
-    ceiling = None if recording.trials is None else noise_ceiling(recording.trials)
-    return EncoderQuality(recording.name, encoder, n, predictability(predicted, responses), ceiling)
+            model = fit([x[train] for x in inputs], responses[train])
+            predicted[test] = model.predict([x[test] for x in inputs])
+    ceiling = None if trials is None else noise_ceiling(trials)
+    return EncoderQuality(name, n, column_correlation(predicted, responses), ceiling)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from b2m_fast._registry import Registry
+    from b2m_fast.experiments.figures import Style
 
 __all__ = [
     "Context",
@@ -113,29 +114,38 @@ class Prepared:
 class Measure:
     """A number, a curve, or a time that is taken of every run; tables, tests, words and figures follow from it.
 
+    Two arms are compared over the seeds that both have: values by their mean difference with Student's interval, times by the
+    ratio of their medians with a bootstrap interval. Curves are drawn and not tested.
+
     Parameters
     ----------
     label : str
         Head of its column, key of its numbers in results.json.
     of : callable
-        Takes a run. ``"value"``: returns a float, NaN where the run has none. ``"curve"``: (x, y) as two lists. ``"time"``:
-        `b2m_fast.evaluate.convergence.TimeToCriterion`.
+        Takes a run. ``"value"``: returns a float, NaN where the run has none. ``"curve"``: (x, y) as two sequences, NaN in y
+        where there is no value. ``"time"``: `b2m_fast.evaluate.convergence.TimeToCriterion`.
     kind : {"value", "curve", "time"}
-        A time is censored where a run ended before it met the criterion. Curves are drawn and not tested.
+        A time is censored where a run ended before it met the criterion; an experiment has at most one.
     better : {"higher", "lower", ""}
-        Which way is better; empty where neither is.
-    compare : {"paired difference", "corrected resampled t", "ratio of medians"}
-        How two arms are compared. ``"corrected resampled t"`` widens the intervals by `correlation` (Nadeau and Bengio 2003).
+        Which way is better (of a time always lower); empty where arms cannot be compared in it: it is in the tables, not in
+        words.
     correlation : float
-        Share of the data that two seeds have in common.
+        Of the values of two seeds that share data: widens the intervals (Nadeau and Bengio 2003).
     digits : int
         After the decimal point.
+    note : str
+        What it is, with its unit, as a sentence for the report.
     decides : bool
         Whether the verdict looks at it.
+    level : float
+        Coverage of the interval that the verdict looks at: 1 - 0.05 / N where N measures are looked at together.
     drawn : bool
         Whether the figure has a panel of it.
+    at : float, optional
+        Place of a value on the axis ``axes[0]``: all drawn values that have one become a panel of curves, and one of
+        differences to the tested arm.
     axes : (str, str)
-        Names of a curve's axes, with their units.
+        Names of a curve's axes, with their units; of a value or time without a curve, the second names its axis.
     limit : float, optional
         A line in the curve's panel: the criterion, say.
     log : str
@@ -146,13 +156,13 @@ class Measure:
     of: Callable[[Run], Any]
     kind: Literal["value", "curve", "time"] = "value"
     better: Literal["higher", "lower", ""] = "higher"
-    compare: Literal["paired difference", "corrected resampled t", "ratio of medians"] = (
-        "paired difference"
-    )
     correlation: float = 0.0
     digits: int = 3
+    note: str = ""
     decides: bool = False
+    level: float = 0.95
     drawn: bool = False
+    at: float | None = None
     axes: tuple[str, str] = ("", "")
     limit: float | None = None
     log: str = ""
@@ -184,10 +194,10 @@ class Panel:
     Parameters
     ----------
     draw : callable
-        Takes the panel (matplotlib axes) and the colour of each arm.
+        Takes the panel (matplotlib axes) and the style of each arm; see `b2m_fast.experiments.figures`.
     """
 
-    draw: Callable[[Any, Mapping[str, Any]], object]
+    draw: Callable[[Any, Mapping[str, Style]], object]
 
 
 S = TypeVar("S", bound=Settings)
@@ -222,6 +232,15 @@ class Experiment(ABC, Generic[S]):
     """Arms register with a name, a sentence and ``role="baseline" | "tested" | "control" | "other"`` ("control" if not said)."""
     means_text: ClassVar[str] = "Means over seeds."
     """What the table of means shows."""
+    differences_text: ClassVar[str] = (
+        "Differences between arms run with the same seeds, with 95 % Student intervals; * marks an interval that excludes 0 "
+        "(not corrected for the number of cells)."
+    )
+    """What the table of differences shows."""
+    same: ClassVar[Sequence[str]] = ()
+    """Dotted settings that must be the same in results that ``b2m compare`` puts side by side."""
+    clock: ClassVar[Sequence[str]] = ()
+    """Dotted settings that decide when a run is validated, and so how fine a time is known."""
     unit: ClassVar[str] = "validation"
     """What the progress bar counts."""
 
@@ -314,6 +333,11 @@ class Experiment(ABC, Generic[S]):
         pairs = [(a, b) for b in baseline for a in arms if a != b]
         return pairs + [(t, c) for t in tested for c in controls]
 
+    def told(self, settings: S, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Return those of the compared pairs that are put in words; the tables have all."""
+        del settings
+        return list(pairs)
+
     def notes(self, settings: S, runs: Runs) -> list[str]:
         """Return sentences below the tables' heads: what a number means here."""
         del settings, runs
@@ -333,6 +357,14 @@ class Experiment(ABC, Generic[S]):
         """Return panels of its own."""
         del settings, runs
         return []
+
+    def upgrade(self, stored: dict[str, Any]) -> dict[str, Any]:
+        """Return the content of a results.json that older code wrote as this one would have written it.
+
+        Called for files that have ``"experiment"``: these are the old settings, and ``"settings"`` what reports were to know of
+        them. ``"settings"`` of what is returned are given to `settings`; ``"runs"`` may need new names too.
+        """
+        return stored
 
     def extra_summary(self, settings: S, runs: Runs) -> dict[str, Any]:
         """Return numbers of its own for results.json."""

@@ -290,7 +290,7 @@ def main(experiment: Experiment[Any], argv: Sequence[str]) -> int:
 
 def execute(todo: Plan) -> int:
     """Run what is missing of an experiment, and report what there is; return the exit code."""
-    from b2m_fast.experiments.report import write
+    from b2m_fast.experiments.report import Results, write
 
     store = RunStore(todo.out / "runs")
     runs: Runs = {arm: {} for arm in todo.arms}
@@ -326,18 +326,14 @@ def execute(todo: Plan) -> int:
     if not there:
         print("no run finished: nothing to report")
         return code
-    write(
-        todo.experiment,
-        todo.settings,
-        there,
-        todo.out,
-        missing=missing,
-        teacher=json.loads(file.read_text()) if file.is_file() else {},
-        made_with={
-            "versions": versions(),
-            "machine": machine(todo.context.threads) | {"workers": todo.workers},
-        },
-    )
+    made_on = machine(todo.context.threads) | {
+        "workers": todo.workers,
+        "accelerator": todo.context.accelerator,
+        "precision": todo.context.precision,
+    }
+    teacher = json.loads(file.read_text()) if file.is_file() else {}
+    made_with = {"versions": versions(), "machine": made_on}
+    write(Results(todo.experiment, todo.settings, there, missing, teacher, made_with), todo.out)
     return code
 
 

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from b2m_fast.data.files import DataError
+from b2m_fast.encoding.columns import column_correlation
 from b2m_fast.encoding.quality import EncoderQuality
-from b2m_fast.encoding.reliability import predictability
 from b2m_fast.encoding.ridge import fit_ridge
 from b2m_fast.methods.mediated_algebra import standardised
 
@@ -155,4 +155,4 @@ def quality_by_folds(
         mean, offset = stimuli[train].mean(axis=0), r[train].mean(axis=0)
         found = (stimuli[test] - mean) @ encoder_map(stimuli[train], r[train])
         predicted[test] = found * r[train].std(axis=0) + offset
-    return EncoderQuality(name, "ridge", len(r), predictability(predicted.T, r.T), None)
+    return EncoderQuality(name, len(r), column_correlation(predicted, r))

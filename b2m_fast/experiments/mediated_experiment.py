@@ -14,11 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from b2m_fast.data._old import cowley_v4_files, object2vec_files
 from b2m_fast.data.files import data_root, fingerprint
-from b2m_fast.data.images import CIFAR10_SUBSET
-from b2m_fast.data.object2vec import object2vec_files
-from b2m_fast.data.v4 import cowley_v4_files
-from b2m_fast.encoding.reliability import predictability
+from b2m_fast.data.images import CIFAR10
+from b2m_fast.encoding.columns import column_correlation
 from b2m_fast.evaluate.variability import correlation_distance
 from b2m_fast.experiments.experiment import finite
 from b2m_fast.experiments.mediated_brains import encoder_map
@@ -79,7 +78,7 @@ def data_fingerprint(experiment: MediatedExperiment, root: str | None) -> str:
     if experiment.brain == "object2vec":
         files += object2vec_files(data_root(root))
     if experiment.labels == "cifar10":
-        files.append(CIFAR10_SUBSET.path(data_root(root), "cifar10_subset.npz"))
+        files += CIFAR10.paths(data_root(root))
     return fingerprint(files)
 
 
@@ -304,7 +303,7 @@ def _estimates(readouts: Sequence[Ridge], views: Sequence[Array], test: NDArray[
 def _per_label(estimate: Array, material: Material, test: NDArray[np.int64]) -> Array:
     """Correlation with each label; of classes, the share of right answers: one number."""
     if material.classes is None:
-        return predictability(estimate.T, material.labels[test].T)
+        return column_correlation(estimate, material.labels[test])
     return np.array([(decided(estimate) == material.classes[test]).mean()])
 
 

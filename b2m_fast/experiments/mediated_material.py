@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from b2m_fast.data._old import cowley_v4, object2vec
 from b2m_fast.data.attributes import ATTRIBUTES, image_attributes
 from b2m_fast.data.files import DataError, data_root
-from b2m_fast.data.images import CIFAR10_CLASSES, cifar10_images, digits
-from b2m_fast.data.object2vec import object2vec
-from b2m_fast.data.v4 import Recording, cowley_v4
+from b2m_fast.data.images import cifar10_classes, digits
+from b2m_fast.encoding.columns import column_correlation
 from b2m_fast.encoding.components import fit_components
+from b2m_fast.encoding.encoders import fit_layers
 from b2m_fast.encoding.quality import encoder_quality
-from b2m_fast.encoding.reliability import predictability
 from b2m_fast.evaluate.variability import correlation_distance, representational_distance
 from b2m_fast.experiments.mediated_brains import Brain, make_brain, quality_by_folds
 from b2m_fast.experiments.mediated_features import image_features
 from b2m_fast.methods.mediated_algebra import standardised
-from b2m_fast.teachers.synthetic_brains import ratings, synthetic_brains
+from b2m_fast.teachers.synthetic import observers, ratings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -191,7 +192,7 @@ def _synthetic(
     experiment: MediatedExperiment, _: str | None, say: Callable[[str], object]
 ) -> Material:
     """Digits, half of them shown to the brains, the other half labelled."""
-    task = digits(8)
+    task = digits(size=8)
     x = np.concatenate([task.train_x, task.validation_x, task.test_x])
     y = np.concatenate([task.train_y, task.validation_y, task.test_y])
     images = np.rint(x * 255).astype(np.uint8)[..., None]
@@ -201,8 +202,8 @@ def _synthetic(
     space = fit_components([v[shown] for v in layers], experiment.features.components)
     f = space.transform(layers).astype(np.float64)
     cortex = experiment.cortex
-    made = synthetic_brains(
-        f[shown], np.eye(10)[y[shown]], observers=cortex.observers, units=cortex.units,
+    made = observers(
+        f[shown], np.eye(10)[y[shown]], count=cortex.observers, units=cortex.units,
         planted=cortex.planted, spread=cortex.spread,
     )  # fmt: skip
     say(f"encoders of {len(made)} synthetic brains")
@@ -210,11 +211,11 @@ def _synthetic(
     for k, (name, brain) in enumerate(zip(experiment.names, made, strict=True)):
         rng = np.random.default_rng([k, 22])
         counts = brain.record(f[shown], rng)
-        recording = Recording(name, "digits", images[shown], counts.T.astype(np.float32))
+        fit = partial(fit_layers, k=experiment.features.components)
         quality = encoder_quality(
-            recording, layers=[v[shown] for v in layers], k=experiment.features.components
+            name, [v[shown] for v in layers], counts.astype(np.float32), fit=fit
         )
-        quality = replace(quality, ceiling=predictability(brain.rates(f[shown]).T, counts.T))
+        quality = replace(quality, ceiling=column_correlation(brain.rates(f[shown]), counts))
         brains.append(make_brain(name, f[shown], counts, quality))
         measured.append(brain.record(f[rest], rng))
     said = ratings(made, f[rest])
@@ -246,10 +247,8 @@ def _geometry(responses: Sequence[Array]) -> Array:
 def _cifar10(
     root: str | None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]:
-    data = cifar10_images(data_root(root))
-    images = np.concatenate([data["train_images"], data["test_images"]])
-    classes = np.concatenate([data["train_labels"], data["test_labels"]]).astype(np.int64)
-    return images, classes, CIFAR10_CLASSES
+    found = cifar10_classes(data_root(root))
+    return np.asarray(found.images), np.asarray(found.classes), found.names
 
 
 def _cowley_v4(
@@ -273,7 +272,11 @@ def _cowley_v4(
     for name, recording, f, layer in zip(
         experiment.names, recordings, features, layers, strict=False
     ):
-        quality = encoder_quality(recording, layers=layer, k=experiment.features.components)
+        trials = None if recording.trials is None else recording.trials.transpose(1, 2, 0)
+        fit = partial(fit_layers, k=experiment.features.components)
+        quality = encoder_quality(
+            recording.name, layer, recording.responses.T, trials=trials, fit=fit
+        )
         mine = own and name == experiment.session
         brains.append(make_brain(name, f, recording.responses.T, quality, labelled=mine))
     if not own:

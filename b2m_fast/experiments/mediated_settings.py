@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from b2m_fast.data.v4 import COWLEY_V4_SESSIONS
-from b2m_fast.encoding.features import NetworkFeatures
-from b2m_fast.encoding.taps import check_network
+from b2m_fast.data._old import COWLEY_V4_SESSIONS
+from b2m_fast.encoding.networks import NetworkFeatures, check_network
 from b2m_fast.experiments.experiment import Settings
 
 __all__ = [
@@ -52,7 +51,7 @@ class FeatureSettings(NetworkFeatures):
 
 @dataclass(frozen=True)
 class CortexSettings:
-    """Of the synthetic brains; see `b2m_fast.teachers.synthetic_brains`.
+    """Of the synthetic brains; see `b2m_fast.teachers.synthetic`.
 
     Attributes
     ----------

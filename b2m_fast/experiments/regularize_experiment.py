@@ -9,18 +9,17 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
+from b2m_fast.data._old import cowley_v4, cowley_v4_files
 from b2m_fast.data.files import data_root, fingerprint
-from b2m_fast.data.images import CIFAR10_SUBSET, ImageTask, cifar10_subset, digits
-from b2m_fast.data.v4 import cowley_v4, cowley_v4_files
+from b2m_fast.data.images import CIFAR10, ImageTask, cifar10_subset, digits
 from b2m_fast.evaluate import robustness
 from b2m_fast.experiments.experiment import Payload, Settings, finite
 from b2m_fast.experiments.provenance import machine, versions
 from b2m_fast.methods.regularize import EPSILON, Regularization, SimilarityHead, train
 from b2m_fast.ops import rsa_penalty
 from b2m_fast.students.resnet import ResNet
-from b2m_fast.teachers.similarity import Target
+from b2m_fast.teachers.similarity import SimilarityTarget, SimilarityTeacher, shuffled, thresholded
 from b2m_fast.teachers.synthetic import synthetic_recordings
-from b2m_fast.teachers.targets import needs_brain, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from b2m_fast.experiments.runs import Job
 
 __all__ = [
+    "ARMS",
     "BRAINS",
     "TASKS",
     "Evaluation",
@@ -41,6 +41,26 @@ __all__ = [
 
 BRAINS = ("synthetic", "cowley-v4")
 TASKS = ("digits", "cifar10-subset")
+ARMS = {
+    "none": "no teacher",
+    "neural": "denoised neural similarity",
+    "neural-shuffled": "the same similarities of permuted images",
+    "raw": "similarity of the responses as recorded, not denoised",
+    "pixel": "pixel similarity of the same images",
+    "pixel-threshold": "pixel similarity cut at +-0.8 to -1, 0, 1 (Attias et al. 2024)",
+    "blur": "no teacher; a Gaussian blur before the network",
+    "cnn": "similarity in EfficientNet-Lite0 (trained on ImageNet)",
+}
+TARGETS: dict[str, Callable[[SimilarityTeacher], list[SimilarityTarget]]] = {
+    "neural": lambda teacher: teacher.denoised,
+    "neural-shuffled": lambda teacher: [
+        shuffled(t, teacher.seed + k) for k, t in enumerate(teacher.denoised)
+    ],
+    "raw": lambda teacher: teacher.raw,
+    "pixel": lambda teacher: teacher.pixel,
+    "pixel-threshold": lambda teacher: [thresholded(t) for t in teacher.pixel],
+    "cnn": lambda teacher: teacher.cnn,
+}
 
 
 @dataclass(frozen=True)
@@ -126,8 +146,8 @@ class Material:
     """
 
     task: ImageTask
-    targets: dict[str, list[Target]]
-    probes: dict[str, list[Target]]
+    targets: dict[str, list[SimilarityTarget]]
+    probes: dict[str, list[SimilarityTarget]]
     report: dict[str, Any]
 
     def of(self, arm: str) -> Material:
@@ -151,7 +171,7 @@ def _data_files(experiment: Experiment, root: str | None) -> list[Path]:
     if experiment.brain == "cowley-v4":
         files += cowley_v4_files(data_root(root))
     if experiment.task == "cifar10-subset":
-        files.append(CIFAR10_SUBSET.path(data_root(root), "cifar10_subset.npz"))
+        files += CIFAR10.paths(data_root(root))
     return files
 
 
@@ -201,23 +221,21 @@ def make_material(experiment: Experiment, arms: Sequence[str], root: str | None)
         If data are missing or malformed.
     """
     size = experiment.size
-    task = digits(size) if experiment.task == "digits" else cifar10_subset(data_root(root))
+    task = digits(size=size) if experiment.task == "digits" else cifar10_subset(data_root(root))
     recordings = (
         synthetic_recordings() if experiment.brain == "synthetic" else cowley_v4(data_root(root))
     )
-    teaching = prepare(recordings, arms, size, denoiser=experiment.denoiser)
+    teacher = SimilarityTeacher(recordings, size, denoiser=experiment.denoiser)
+    wanted = {"neural", *arms}
+    targets = {arm: make(teacher) for arm, make in TARGETS.items() if arm in wanted}
     rng = np.random.default_rng(0)
     count = experiment.evaluation.similarity_images
-    picks = [np.sort(rng.permutation(len(t.images))[:count]) for t in teaching.targets["neural"]]
+    picks = [np.sort(rng.permutation(len(t))[:count]) for t in targets["neural"]]
     probes = {
-        arm: [
-            Target(t.name, t.images[p], t.similarity[np.ix_(p, p)])
-            for t, p in zip(targets, picks, strict=True)
-        ]
-        for arm, targets in teaching.targets.items()
-        if targets
+        arm: [t.take(p) for t, p in zip(each, picks, strict=True)] for arm, each in targets.items()
     }
-    return Material(task, teaching.targets, probes, teaching.report)
+    report = teacher.report(targets)
+    return Material(task, {arm: targets.get(arm, []) for arm in wanted}, probes, report)
 
 
 def run(job: Job, tick: Callable[[], object]) -> dict[str, Any]:
@@ -242,7 +260,9 @@ def run(job: Job, tick: Callable[[], object]) -> dict[str, Any]:
     torch.set_num_threads(payload.threads)
     torch.manual_seed(seed)
     blur = experiment.blur if arm == "blur" else 0.0
-    model = ResNet(material.task.classes, experiment.width, (experiment.blocks,) * 4, blur)
+    model = ResNet(
+        material.task.classes, width=experiment.width, blocks=experiment.blocks, blur=blur
+    )
     start = time.perf_counter()
     trained = train(
         model,
@@ -258,7 +278,7 @@ def run(job: Job, tick: Callable[[], object]) -> dict[str, Any]:
     result |= {
         "arm": arm,
         "seed": seed,
-        "gamma": trained.head.gamma.tolist() if needs_brain(arm) else None,
+        "gamma": trained.head.gamma.tolist() if arm in TARGETS else None,
         "best_epoch": trained.best_epoch,
         "history": [{k: finite(v) for k, v in e.items()} for e in trained.history],
         "similarity": {a: _compare(model, trained.head, t) for a, t in material.probes.items()},
@@ -294,7 +314,7 @@ def _evaluate(model: ResNet, task: ImageTask, evaluation: Evaluation) -> dict[st
 
 
 def _compare(
-    model: ResNet, head: SimilarityHead, targets: Sequence[Target]
+    model: ResNet, head: SimilarityHead, targets: Sequence[SimilarityTarget]
 ) -> dict[str, float | list[float]]:
     """How near the student's similarities are to targets: penalty (1) and Pearson r, centred.
 
@@ -306,7 +326,7 @@ def _compare(
     with torch.no_grad():
         for target in targets:
             taps = [t.flatten(1) for t in model.taps(torch.from_numpy(target.images[:, None]))]
-            truth = torch.from_numpy(target.similarity)
+            truth = target.similarity()
             common: dict[str, Any] = {
                 "metric": "cosine", "target_kind": "similarity", "center": True, "epsilon": EPSILON
             }  # fmt: skip

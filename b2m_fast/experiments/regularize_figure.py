@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from b2m_fast.experiments.drawing import curve, png, sheet, strip
+from b2m_fast.experiments.regularize_experiment import ARMS
 from b2m_fast.experiments.tables import or_nan
-from b2m_fast.teachers.targets import ARMS
 
 if TYPE_CHECKING:
     from b2m_fast.experiments.tables import Runs

@@ -138,7 +138,7 @@ def sentences(runs: Runs, evaluation: dict[str, Any], teacher: dict[str, Any]) -
     evaluation : dict
         An `Evaluation` as JSON holds it.
     teacher : dict
-        Report of `b2m_fast.teachers.targets.prepare`; may be empty.
+        `SimilarityTeacher.report`; may be empty.
 
     Returns
     -------
@@ -200,7 +200,7 @@ def _about_teacher(recordings: Sequence[dict[str, Any]]) -> list[str]:
         f"r = {mean('predictability_mean', recordings):.2f} (mean over neurons)."
     )
     for key, what in (("truth", "the noise-free responses"), ("repeats", "other repeats")):
-        which = [r for r in recordings if f"denoised_vs_{key}_r" in r]
+        which = [r for r in recordings if r.get(f"denoised_vs_{key}_r") is not None]
         if which:
             denoised = mean(f"denoised_vs_{key}_r", which)
             single = mean(f"single_trial_vs_{key}_r", which)

@@ -23,6 +23,7 @@ import re
 import textwrap
 import tomllib
 from importlib import resources
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import msgspec
@@ -36,7 +37,9 @@ if TYPE_CHECKING:
 __all__ = [
     "Chosen",
     "add_options",
+    "by_name",
     "choose",
+    "command_line",
     "given_settings",
     "make",
     "plain",
@@ -92,6 +95,11 @@ def _parameters(settings: type) -> dict[str, str]:
             line = " ".join(body.split())
             found |= dict.fromkeys(re.split(r", ?", names), line)
     return found
+
+
+def by_name(settings: Settings) -> dict[str, Any]:
+    """Return every setting under its dotted name."""
+    return {f.name: attrgetter(f.name)(settings) for f in fields(type(settings))}
 
 
 def plain(value: Any) -> Any:
@@ -321,6 +329,25 @@ def _full_name(name: str, known: Mapping[str, Field]) -> str:
         return name if name in known else ends[0]
     near = ends or difflib.get_close_matches(name, known, 3, 0.4) or list(known)
     raise ValueError(f"--set {name}: there is no such setting; did you mean {', '.join(near)}?")
+
+
+def command_line(experiment: Experiment[Any], settings: Settings) -> str:
+    """Return the command that makes these settings: what names something registered, and what differs from its preset."""
+    flags = {name: flag for group in experiment.options.values() for flag, name in group.items()}
+    values = by_name(settings)
+    chosen: Tree = {}
+    for name in experiment.choices:
+        chosen = _merged(chosen, _nested(name, plain(values[name])))
+    try:
+        usual = by_name(choose(experiment, chosen).settings)
+    except ValueError:  # other settings were needed to make these choices possible
+        usual = values
+    words = [f"b2m {experiment.command}"]
+    for name, value in values.items():
+        if name in experiment.choices or value != usual[name]:
+            option = f"{flags[name]} " if name in flags else f"--set {name}="
+            words.append(option + _shown(value))
+    return " ".join(words)
 
 
 def given_names(experiment: Experiment[Any], trees: Sequence[Tree]) -> set[str]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from b2m_fast.experiments.transfer_settings import TransferExperiment
     from b2m_fast.teachers.latents import LatentTeacher
-    from b2m_fast.teachers.paired import PairedTeacher
+    from b2m_fast.teachers.responses import ResponseTeacher
 
 __all__ = ["ARMS", "SCRAMBLED", "Teachers", "check_arms", "default_arms"]
 
@@ -48,17 +48,17 @@ class Teachers:
     ----------
     experiment : TransferExperiment
         The experiment.
-    brain : LatentTeacher or PairedTeacher, optional
+    brain : LatentTeacher or ResponseTeacher, optional
         The brain's teacher (of the arm network: the network's); None if no arm has one.
-    network : LatentTeacher or PairedTeacher, optional
+    network : LatentTeacher or ResponseTeacher, optional
         The network's.
     report : dict
         Quality of the teachers.
     """
 
     experiment: TransferExperiment
-    brain: LatentTeacher | PairedTeacher | None
-    network: LatentTeacher | PairedTeacher | None
+    brain: LatentTeacher | ResponseTeacher | None
+    network: LatentTeacher | ResponseTeacher | None
     report: dict[str, Any]
 
     def of(self, arm: str) -> Self:

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from b2m_fast.data._old import cowley_v4_files, spike_files
 from b2m_fast.data.driving import CAMVID
 from b2m_fast.data.files import data_root, digest, fingerprint
-from b2m_fast.data.spike_datasets import spike_files
-from b2m_fast.data.v4 import cowley_v4_files
 from b2m_fast.evaluate.convergence import area_under_curve, steps_to_criterion
 from b2m_fast.experiments.experiment import finite
 from b2m_fast.experiments.provenance import machine, versions
@@ -61,7 +60,7 @@ def data_fingerprint(experiment: TransferExperiment, root: str | None) -> str:
     elif experiment.brain != "synthetic":
         files += spike_files(experiment.brain, data_root(root))
     if experiment.task == "camvid":
-        files.append(CAMVID.path(data_root(root), "camvid_64x48.npz"))
+        files += CAMVID.paths(data_root(root))
     found = fingerprint(files)
     if experiment.task == "driving":  # rendered, and so a matter of versions
         found = digest([found, load_scenes(experiment.task, root).digest])

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from b2m_fast.data._old import cowley_v4
 from b2m_fast.data.driving import camvid, car_racing
 from b2m_fast.data.files import data_root
-from b2m_fast.data.v4 import cowley_v4
 from b2m_fast.experiments.transfer_arms import Teachers
 from b2m_fast.experiments.transfer_lessons import SceneLesson, encoded, kept_frames
 from b2m_fast.experiments.transfer_networks import (
@@ -19,9 +19,9 @@ from b2m_fast.experiments.transfer_networks import (
     teach_alone,
     words,
 )
-from b2m_fast.teachers import paired_controls
-from b2m_fast.teachers.paired_brains import fit_sensory_model, image_responses, stand_in
-from b2m_fast.teachers.synthetic_population import observe_images
+from b2m_fast.teachers import response_controls
+from b2m_fast.teachers.responses import fit_sensory_model, image_responses, stand_in
+from b2m_fast.teachers.synthetic import observe_images
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from b2m_fast.data.driving import Scenes
     from b2m_fast.experiments.transfer_settings import TransferExperiment
-    from b2m_fast.teachers.paired import PairedTeacher
+    from b2m_fast.teachers.responses import ResponseTeacher
 
 __all__ = ["FrameMaterial", "frame_material", "load_scenes"]
 
@@ -73,8 +73,8 @@ class FrameMaterial(Teachers):
         Whether what the brain saw are the training frames; its labels are then their numbers.
     """
 
-    brain: PairedTeacher | None
-    network: PairedTeacher | None
+    brain: ResponseTeacher | None
+    network: ResponseTeacher | None
     scenes: Scenes
     of_scenes: bool
 
@@ -97,7 +97,7 @@ class FrameMaterial(Teachers):
         """
         return SceneLesson(self.experiment, self.scenes, seed, share)
 
-    def teacher(self, arm: str, seed: int, share: float | None) -> PairedTeacher | None:
+    def teacher(self, arm: str, seed: int, share: float | None) -> ResponseTeacher | None:
         """What stands in the place of the brain in an arm.
 
         Parameters
@@ -111,28 +111,28 @@ class FrameMaterial(Teachers):
 
         Returns
         -------
-        PairedTeacher or None
+        ResponseTeacher or None
             None for a student alone.
         """
         if arm == "none" or self.brain is None:
             return None
         teacher, rng = self.brain, np.random.default_rng([seed, CHANCE])
         if arm == "relabelled":
-            teacher = paired_controls.relabelled(teacher, rng)
+            teacher = response_controls.relabelled(teacher, rng)
         elif arm in {"gaussian", "random-code"}:
-            teacher = paired_controls.gaussian(teacher, rng)
+            teacher = response_controls.gaussian(teacher, rng)
         elif arm == "pixel":
-            teacher = paired_controls.pixel(teacher)
+            teacher = response_controls.pixel(teacher)
         elif arm == "label" and self.of_scenes:
-            teacher = paired_controls.known(teacher, self.scenes.train_labels)
+            teacher = response_controls.known(teacher, self.scenes.train_labels)
         elif arm == "label":
-            teacher = paired_controls.label(teacher, rng)
+            teacher = response_controls.label(teacher, rng)
         if share is not None and self.of_scenes:
             return _only(teacher, kept_frames(self.scenes, seed, share))
         return teacher
 
 
-def _only(teacher: PairedTeacher, labels: NDArray[np.int64]) -> PairedTeacher:
+def _only(teacher: ResponseTeacher, labels: NDArray[np.int64]) -> ResponseTeacher:
     """The samples of these labels."""
     rows = np.isin(teacher.label, labels)
     stimuli = None if teacher.stimuli is None else teacher.stimuli[rows]
@@ -198,7 +198,7 @@ def frame_material(
         report["network"] = teach_alone(
             experiment, lesson, NETWORK_SEED, kept / "network.safetensors", say
         )
-        network = paired_controls.network(brain, encoded(lesson.student, brain.stimuli))
+        network = response_controls.network(brain, encoded(lesson.student, brain.stimuli))
     report["words"] = words(report)
     own = brain.stimuli is scenes.train
     return FrameMaterial(experiment, brain, network, report, scenes, own)
@@ -209,7 +209,7 @@ def _synthetic(
     scenes: Scenes,
     kept: Path,
     say: Callable[[str], object],
-) -> tuple[PairedTeacher, dict[str, Any]]:
+) -> tuple[ResponseTeacher, dict[str, Any]]:
     """Spikes of neurons that look at a trained autoencoder, and what that is."""
     settings = experiment.teacher
     lesson = SceneLesson(experiment, scenes, TRUTH_SEED, units=settings.network_units)

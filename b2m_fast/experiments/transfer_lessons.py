@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from numpy.typing import NDArray
 
-    from b2m_fast.data.decisions import EpochTask
     from b2m_fast.data.driving import Scenes
+    from b2m_fast.data.tasks import EpochTask
     from b2m_fast.experiments.transfer_settings import TransferEvaluation, TransferExperiment
 
 __all__ = ["SceneLesson", "TrialLesson", "condition_states", "encoded", "kept_frames"]

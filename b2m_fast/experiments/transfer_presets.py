@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from b2m_fast.data.decisions import decision_task
+from b2m_fast.data._old import decision_task
 from b2m_fast.experiments.transfer_settings import (
     BRAINS,
     FRAME_TASKS,

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-from b2m_fast.data.decisions import DECISION_TASKS, decision_task
+from b2m_fast.data._old import DECISION_TASKS, decision_task
 from b2m_fast.experiments.experiment import Settings
 from b2m_fast.methods.brain2model import TransferConfig
 from b2m_fast.methods.training import LoopConfig

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from b2m_fast.data.decisions import decision_task
+from b2m_fast.data._old import decision_task, spike_recording
 from b2m_fast.data.files import data_root
-from b2m_fast.data.spike_datasets import spike_recording
 from b2m_fast.experiments.transfer_arms import Teachers
 from b2m_fast.experiments.transfer_lessons import TrialLesson, condition_states
 from b2m_fast.experiments.transfer_networks import (
@@ -19,22 +18,22 @@ from b2m_fast.experiments.transfer_networks import (
     teach_alone,
     words,
 )
-from b2m_fast.teachers import latent_controls, paired_controls
-from b2m_fast.teachers.clocks import align
+from b2m_fast.teachers import latent_controls, response_controls
+from b2m_fast.teachers.alignment import align
 from b2m_fast.teachers.latents import LatentTeacher, make_latents
-from b2m_fast.teachers.paired_brains import condition_responses
-from b2m_fast.teachers.populations import make_population
-from b2m_fast.teachers.synthetic_population import observe
+from b2m_fast.teachers.population import make_population
+from b2m_fast.teachers.responses import condition_responses
+from b2m_fast.teachers.synthetic import observe
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from b2m_fast.data.decisions import EpochTask
-    from b2m_fast.data.recordings import SpikeRecording
+    from b2m_fast.data._old import SpikeRecording
+    from b2m_fast.data.tasks import EpochTask
     from b2m_fast.experiments.transfer_settings import TransferExperiment
-    from b2m_fast.teachers.paired import PairedTeacher
-    from b2m_fast.teachers.populations import Population
+    from b2m_fast.teachers.population import Population
+    from b2m_fast.teachers.responses import ResponseTeacher
 
 __all__ = ["TrialMaterial", "mapping", "trial_material"]
 
@@ -55,7 +54,7 @@ def mapping(brain: str, task: EpochTask) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``epochs`` and ``conditions`` of `b2m_fast.teachers.clocks.align`.
+        ``epochs`` and ``conditions`` of `b2m_fast.teachers.alignment.align`.
     """
     if brain == "steinmetz":  # the stronger of two stimuli; left stands for first
         sides = ("left", "right")
@@ -102,7 +101,7 @@ class TrialMaterial(Teachers):
 
     def teacher(
         self, arm: str, seed: int, share: float | None
-    ) -> LatentTeacher | PairedTeacher | None:
+    ) -> LatentTeacher | ResponseTeacher | None:
         """What stands in the place of the brain in an arm.
 
         Parameters
@@ -116,7 +115,7 @@ class TrialMaterial(Teachers):
 
         Returns
         -------
-        LatentTeacher or PairedTeacher or None
+        LatentTeacher or ResponseTeacher or None
             None for a student alone.
         """
         del share
@@ -141,12 +140,12 @@ def _latent_arm(arm: str, brain: LatentTeacher, rng: np.random.Generator) -> Lat
     return make[arm](brain, rng) if arm in make else brain
 
 
-def _paired_arm(arm: str, brain: PairedTeacher, rng: np.random.Generator) -> PairedTeacher:
+def _paired_arm(arm: str, brain: ResponseTeacher, rng: np.random.Generator) -> ResponseTeacher:
     if arm == "label":
-        return paired_controls.label(brain, rng)
+        return response_controls.label(brain, rng)
     if arm == "relabelled":
-        return paired_controls.relabelled(brain, rng)
-    return paired_controls.gaussian(brain, rng) if arm in {"gaussian", "random-code"} else brain
+        return response_controls.relabelled(brain, rng)
+    return response_controls.gaussian(brain, rng) if arm in {"gaussian", "random-code"} else brain
 
 
 def trial_material(
@@ -197,7 +196,7 @@ def trial_material(
         minimum_trials=MINIMUM_TRIALS.get(experiment.brain, 2),
     )
     known = mapping(experiment.brain, task)
-    brain: LatentTeacher | PairedTeacher
+    brain: LatentTeacher | ResponseTeacher
     window = None
     if experiment.transfer.method == "latent":
         brain = make_latents(population, task, method=settings.latents, k=settings.k, **known)
@@ -246,11 +245,11 @@ def _synthetic(
 
 
 def _in_place_of(
-    brain: LatentTeacher | PairedTeacher,
+    brain: LatentTeacher | ResponseTeacher,
     lesson: TrialLesson,
     task: EpochTask,
     window: tuple[int, int] | None,
-) -> LatentTeacher | PairedTeacher:
+) -> LatentTeacher | ResponseTeacher:
     """A trained network as a teacher of the brain's kind and size."""
     if isinstance(brain, LatentTeacher):
         states = condition_states(lesson.student, task, NETWORK_TRIALS, NETWORK_SEED)
@@ -258,4 +257,4 @@ def _in_place_of(
     trials = int(np.bincount(brain.label).max())  # of the condition the brain has most of
     begin, end = window or (0, task.steps)
     states = condition_states(lesson.student, task, trials, NETWORK_SEED)
-    return paired_controls.network(brain, states[:, :, begin:end].mean(axis=2))
+    return response_controls.network(brain, states[:, :, begin:end].mean(axis=2))

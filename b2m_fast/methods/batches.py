@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from b2m_fast.methods.chance import Chance
-    from b2m_fast.teachers.similarity import Target
+    from b2m_fast.teachers.similarity import SimilarityTarget
 
 __all__ = ["ImageBatches", "InOrder", "PairBatches", "Shuffled", "augment"]
 
@@ -127,7 +127,7 @@ class ImageBatches:
 
     Parameters
     ----------
-    targets : sequence of Target
+    targets : sequence of SimilarityTarget
         Image sets.
     count : int
         Images in a batch.
@@ -135,7 +135,7 @@ class ImageBatches:
         Source of chance, for these batches alone.
     """
 
-    def __init__(self, targets: Sequence[Target], count: int, rng: np.random.Generator) -> None:
+    def __init__(self, targets: Sequence[SimilarityTarget], count: int, rng: np.random.Generator) -> None:
         self.targets, self.rng = targets, rng
         self.share = _shares(targets)
         self.orders = [Shuffled(len(t.images), count, rng, drop_last=True) for t in targets]
@@ -146,7 +146,7 @@ class ImageBatches:
         target, chosen = self.targets[k], next(self.orders[k])
         return (
             torch.from_numpy(target.images[chosen][:, None]),
-            torch.from_numpy(target.similarity[np.ix_(chosen, chosen)]),
+            target.similarity(chosen),
         )
 
     def state(self) -> dict[str, Any]:
@@ -178,7 +178,7 @@ class PairBatches:
 
     Parameters
     ----------
-    targets : sequence of Target
+    targets : sequence of SimilarityTarget
         Image sets.
     count : int
         Pairs in a batch.
@@ -186,7 +186,7 @@ class PairBatches:
         Source of chance, for these batches alone.
     """
 
-    def __init__(self, targets: Sequence[Target], count: int, rng: np.random.Generator) -> None:
+    def __init__(self, targets: Sequence[SimilarityTarget], count: int, rng: np.random.Generator) -> None:
         self.targets, self.count, self.rng = targets, count, rng
         self.share = _shares(targets)
 
@@ -200,7 +200,7 @@ class PairBatches:
         return (
             torch.from_numpy(target.images[i][:, None]),
             torch.from_numpy(target.images[j][:, None]),
-            torch.from_numpy(target.similarity[i, j]),
+            target.pairs(i, j),
         )
 
     def state(self) -> dict[str, Any]:
@@ -218,7 +218,7 @@ class PairBatches:
         self.rng.bit_generator.state = state["rng"]
 
 
-def _shares(targets: Sequence[Target]) -> NDArray[np.float64]:
+def _shares(targets: Sequence[SimilarityTarget]) -> NDArray[np.float64]:
     """Share of each image set in all images."""
     sizes = np.array([len(t.images) for t in targets], dtype=float)
     shares: NDArray[np.float64] = sizes / sizes.sum()

@@ -27,7 +27,7 @@ from b2m_fast.methods.latent import LatentReadout, Readout
 from b2m_fast.methods.lessons import DecisionLesson, FrameLesson
 from b2m_fast.methods.pairings import ConditionResponses, StimulusResponses, TrialLatents
 from b2m_fast.teachers.latents import LatentTeacher
-from b2m_fast.teachers.paired import PairedTeacher
+from b2m_fast.teachers.responses import ResponseTeacher
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -264,7 +264,7 @@ class BrainObjective(Generic[Seen]):
 
 def brain_objective(
     lesson: DecisionLesson | FrameLesson,
-    teacher: LatentTeacher | PairedTeacher | None,
+    teacher: LatentTeacher | ResponseTeacher | None,
     config: TransferConfig,
     seed: int,
 ) -> BrainObjective[Any]:
@@ -274,7 +274,7 @@ def brain_objective(
     ----------
     lesson : DecisionLesson or FrameLesson
         Student and task.
-    teacher : LatentTeacher or PairedTeacher or None
+    teacher : LatentTeacher or ResponseTeacher or None
         Latents on the task's clock, or responses paired with conditions, for a recurrent student;
         responses paired with images for an autoencoder; None for a student alone.
     config : TransferConfig
@@ -319,16 +319,16 @@ def brain_objective(
 
 def _pairing(
     lesson: DecisionLesson | FrameLesson,
-    teacher: LatentTeacher | PairedTeacher,
+    teacher: LatentTeacher | ResponseTeacher,
     config: TransferConfig,
     seed: int,
 ) -> Pairing[Any]:
     """The pairing that fits a lesson and a teacher."""
     if isinstance(lesson, FrameLesson):
-        if not isinstance(teacher, PairedTeacher):
+        if not isinstance(teacher, ResponseTeacher):
             raise ValueError(  # noqa: TRY004
                 "latents of a task's conditions cannot teach an autoencoder of frames: take "
-                "responses to images (PairedTeacher)"
+                "responses to images (ResponseTeacher)"
             )
         return StimulusResponses(
             teacher,

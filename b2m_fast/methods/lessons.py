@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from numpy.typing import NDArray
 
-    from b2m_fast.data.decisions import DecisionTask, Trials
+    from b2m_fast.data.tasks import DecisionTask, Trials
     from b2m_fast.students.recurrent import GRUStudent, LeakyRNN
 
 __all__ = ["Activity", "DecisionLesson", "FrameLesson", "Lesson"]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from b2m_fast.encoding.reliability import predictability
+from b2m_fast.encoding.columns import column_correlation
 from b2m_fast.encoding.ridge import ALPHAS, fit_ridge
 from b2m_fast.methods.mediated_algebra import NEEDS_SCIKIT_LEARN
 
@@ -208,7 +208,7 @@ class BrainEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         measured = check_array(y, dtype=np.float64, ensure_2d=False, input_name="y")
         check_consistent_length(predicted, measured)
         measured = measured.reshape(len(predicted), -1)
-        return float(predictability(predicted.T, measured.T).mean())
+        return float(column_correlation(predicted, measured).mean())
 
     @property
     def _n_features_out(self) -> int:

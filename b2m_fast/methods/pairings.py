@@ -38,11 +38,11 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from numpy.typing import NDArray
 
-    from b2m_fast.data.decisions import DecisionTask
+    from b2m_fast.data.tasks import DecisionTask
     from b2m_fast.methods.lessons import Activity
     from b2m_fast.students.vae import ConvVAE
     from b2m_fast.teachers.latents import LatentTeacher
-    from b2m_fast.teachers.paired import PairedTeacher
+    from b2m_fast.teachers.responses import ResponseTeacher
 
 __all__ = ["ConditionResponses", "Pairing", "Pairs", "StimulusResponses", "TrialLatents"]
 
@@ -212,7 +212,7 @@ class ConditionResponses(_Random):
 
     Parameters
     ----------
-    teacher : PairedTeacher
+    teacher : ResponseTeacher
         Responses, labelled with the task's conditions, or with those recorded in their place.
     task : DecisionTask
         The task.
@@ -232,7 +232,7 @@ class ConditionResponses(_Random):
 
     def __init__(
         self,
-        teacher: PairedTeacher,
+        teacher: ResponseTeacher,
         task: DecisionTask,
         units: int,
         *,
@@ -343,7 +343,7 @@ class StimulusResponses(InOrder):
 
     Parameters
     ----------
-    teacher : PairedTeacher
+    teacher : ResponseTeacher
         Stimuli of the student's size and responses.
     student : ConvVAE
         The student.
@@ -360,7 +360,7 @@ class StimulusResponses(InOrder):
 
     def __init__(
         self,
-        teacher: PairedTeacher,
+        teacher: ResponseTeacher,
         student: ConvVAE,
         *,
         seed: int,

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
     from b2m_fast.data.images import ImageTask
     from b2m_fast.students.resnet import ResNet
-    from b2m_fast.teachers.similarity import Target
+    from b2m_fast.teachers.similarity import SimilarityTarget
 
 __all__ = [
     "EPSILON",
@@ -154,7 +154,7 @@ class _Objective:
         model: ResNet,
         head: SimilarityHead,
         task: ImageTask,
-        targets: Sequence[Target],
+        targets: Sequence[SimilarityTarget],
         config: Regularization,
         seed: int,
     ) -> None:
@@ -206,7 +206,7 @@ class _Objective:
 def train(
     model: ResNet,
     task: ImageTask,
-    targets: Sequence[Target],
+    targets: Sequence[SimilarityTarget],
     config: Regularization,
     seed: int,
     tick: Callable[[dict[str, float]], object] = lambda _: None,
@@ -221,7 +221,7 @@ def train(
         The student, trained in place; ends with the weights of the lowest validation loss.
     task : ImageTask
         The task.
-    targets : sequence of Target
+    targets : sequence of SimilarityTarget
         Similarity targets; empty for a student without a teacher.
     config : Regularization
         How.

@@ -23,16 +23,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ._cpu_engine import count_inversions
-from ._engine import engine_of
-from ._problems import computing_dtype, condensed_start
+from ._types import computing_dtype, condensed_start
+from .engines.cpu import count_inversions
+from .engines.rows import blocks
+from .engines.select import engine_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from ._problems import Comparison, Similarities
-
-RANK_COMPARISONS = ("spearman", "rho-a", "tau-a", "tau-b", "kendall")
+    from ._types import Comparison, Similarities
 
 #: Pairs held at a time; a slab takes about 40 bytes a pair while it is ranked.
 PAIRS_IN_MEMORY = 2**24
@@ -44,7 +43,7 @@ _SAMPLE = 2**20
 
 
 def score(comparison: Comparison, compare: str) -> float:
-    """Value of a rank comparison; NaN if any score is NaN, 0 for a constant side or a single pair."""
+    """Return a rank comparison; NaN if any score is NaN, 0 for a constant side or a single pair."""
     scores = _Scores(comparison)
     if scores.pairs < 2:
         return math.nan if scores.any_nan() else 0.0
@@ -72,18 +71,13 @@ class _Scores:
         return any(bool(c.isnan().any() or t.isnan().any()) for c, t in self.blocks())
 
     def _blocks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        n = self.comparison.items
-        rows = max(1, _BLOCK // max(n, 1))
-        for begin in range(0, n - 1, rows):
-            end = min(begin + rows, n - 1)
-            device = self.comparison.device
-            yield (
-                _block(self.comparison.c, begin, end, n, device),
-                _block(self.comparison.t, begin, end, n, device),
-            )
+        n, device = self.comparison.items, self.comparison.device
+        for rows in blocks(n - 1, max(1, _BLOCK // max(n, 1))):
+            c, t = self.comparison.c, self.comparison.t
+            yield _block(c, rows, n, device), _block(t, rows, n, device)
 
     def slab_edges(self, side: int) -> list[float]:
-        """Values that cut a side into slabs that fit: -inf, quantiles of a sample, inf."""
+        """Return values that cut a side into slabs that fit: -inf, quantiles of a sample, inf."""
         slabs = math.ceil(self.pairs / (0.75 * PAIRS_IN_MEMORY))
         if self.held is not None or slabs < 2:
             return [-math.inf, math.inf]
@@ -93,7 +87,7 @@ class _Scores:
         return [-math.inf, *sorted({cut for cut in cuts if math.isfinite(cut)}), math.inf]
 
     def collect(self, side: int, low: float, high: float) -> tuple[Tensor, Tensor]:
-        """(c, t) of the pairs whose score on `side` lies in [low, high), or is `high` = inf."""
+        """Return (c, t) of the pairs whose score on `side` is in [low, high), or is `high` = inf."""
         kept = []
         for block in self.blocks():
             inside = _inside(block[side], low, high)
@@ -105,21 +99,20 @@ def _inside(values: Tensor, low: float, high: float) -> Tensor:
     return (values >= low) & ((values < high) | (high == math.inf))
 
 
-def _block(side: Similarities, begin: int, end: int, n: int, device: torch.device) -> Tensor:
-    """Scores (i, j), begin <= i < end, i < j, as one vector on the device."""
+def _block(side: Similarities, rows: slice, n: int, device: torch.device) -> Tensor:
+    """Return the scores (i, j), i in a band of rows, i < j, as one vector on the device."""
     dtype = computing_dtype(side.data)
     if side.kind == "condensed":
-        part = side.data[condensed_start(begin, n) : condensed_start(end, n)]
+        part = side.data[condensed_start(rows.start, n) : condensed_start(rows.stop, n)]
         return part.to(device, dtype)
+    band, later = side.data[rows], side.data[rows.start :]
     if side.kind == "matrix":
-        block = side.data[begin:end, begin:].to(device, dtype)
+        block = band[:, rows.start :].to(device, dtype)
     else:
-        block = torch.empty((end - begin, n - begin), dtype=dtype, device=device)
-        engine_of(device).pairwise(
-            side.data[begin:end], side.data[begin:], side.scoring, False, block
-        )
-    rows, columns = block.shape
-    i, j = torch.triu_indices(rows, columns, offset=1, device=device)
+        block = torch.empty((len(band), len(later)), dtype=dtype, device=device)
+        engine_of(device).pairwise(band, later, side.scoring, False, block)
+    n_rows, n_columns = block.shape
+    i, j = torch.triu_indices(n_rows, n_columns, offset=1, device=device)
     return block[i, j]
 
 
@@ -137,13 +130,13 @@ class _Ranks:
         return ranks
 
     def ties(self) -> Tensor:
-        """Lengths of the runs of equal values, in float64."""
+        """Return the lengths of the runs of equal values, in float64."""
         runs: Tensor = torch.unique_consecutive(self.values, return_counts=True)[1]
         return runs.to(torch.float64)
 
 
 def _average_ranks(values: Tensor) -> Tensor:
-    """Ranks 1..p in float64 of all values at once; faster than looking each of them up."""
+    """Return ranks 1..p in float64 of all values at once; faster than looking each of them up."""
     values, order = values.sort()
     _, run, length = torch.unique_consecutive(values, return_inverse=True, return_counts=True)
     last = length.cumsum(0).to(torch.float64)
@@ -189,7 +182,7 @@ def _rho_of(compare: str, p: int, covariance: float, variances: list[float]) -> 
 
 
 def _pairs_of(count: Tensor) -> int:
-    """Number of pairs within runs of the given lengths; exact, as an int64 sum."""
+    """Return the number of pairs within runs of the given lengths; exact, as an int64 sum."""
     return int((count * (count - 1) // 2).sum())
 
 

@@ -7,16 +7,14 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
-from . import _validate
-from ._contrastive_ops import ops as _ops
-from ._problems import BILINEAR, STATISTICS
+from . import _checks
+from ._registration import ops as _ops
+from ._types import BILINEAR, POSITIVE_COUNT, STATISTICS
 from .reference import InfoNCEAux
 
 __all__ = ["InfoNCEAux", "info_nce", "sigmoid_contrastive"]
 
 DEFAULT_TEMPERATURE = 0.07  # Radford et al. 2021
-
-_REDUCTIONS = ("mean", "sum", "none")
 
 
 @overload
@@ -154,16 +152,16 @@ def info_nce(
     >>> info_nce(query, key, temperature=1.0)  # log(1 + exp(-1))
     tensor(0.3133)
     """
-    query, key, extra = _checked_sides(query, key, extra_keys, metric)
+    query, key, extra = _queries_and_keys(query, key, extra_keys, metric)
     scale = _logit_scale(temperature, logit_scale, query.device)
     n, m = query.shape[0], key.shape[0] - extra
     row_label, column_label = _labels(labels, key_labels, n, m, extra, query.device)
-    _validate.one_of(reduction, "reduction", _REDUCTIONS)
+    _checks.one_of(reduction, "reduction", _checks.REDUCTIONS)
     if reduction == "none" and symmetric and n != m:
         raise ValueError(
             f"reduction='none' with symmetric=True needs as many keys as queries; got {m} and {n}"
         )
-    label_smoothing = _validate.number(label_smoothing, "label_smoothing")
+    label_smoothing = _checks.number(label_smoothing, "label_smoothing")
     if not 0.0 <= label_smoothing <= 1.0:
         raise ValueError(f"label_smoothing is {label_smoothing}; expected a number from 0 to 1")
     if key_weights is not None and not symmetric:
@@ -176,20 +174,19 @@ def info_nce(
         column_label,
         metric,
         symmetric,
-        float(label_smoothing),
+        label_smoothing,
         return_aux,
     )
     row_weights = _checked_weights(weights, "weights", n, row_loss)
-    count = STATISTICS.index("positive_count")
     # Without labels query i and key i belong together: all of the smaller side have a positive.
     paired = row_label is None
-    takes_part = None if paired and n <= m else rows[count] > 0
+    takes_part = None if paired and n <= m else rows[POSITIVE_COUNT] > 0
     loss = _reduced(row_loss, row_weights, takes_part, reduction)
     if symmetric:
         column_weights = _checked_weights(key_weights, "key_weights", m, row_loss)
         if key_weights is None and n == m:
             column_weights = row_weights
-        takes_part = None if paired and m <= n else columns[count, :m] > 0
+        takes_part = None if paired and m <= n else columns[POSITIVE_COUNT, :m] > 0
         column_loss = _reduced(column_loss[:m], column_weights, takes_part, reduction)
         loss = 0.5 * (loss + column_loss)
     if not return_aux:
@@ -198,12 +195,12 @@ def info_nce(
 
 
 def _aux(rows: Tensor, columns: Tensor | None, dtype: torch.dtype) -> InfoNCEAux:
-    """What the statistics of both directions say about a batch."""
+    """Return what the statistics of both directions say about a batch."""
     row = dict(zip(STATISTICS, rows.detach(), strict=True))
     column = None if columns is None else dict(zip(STATISTICS, columns.detach(), strict=True))
 
-    def logsumexp(of: dict[str, Tensor]) -> Tensor:
-        return torch.logaddexp(of["negative_lse"], of["positive_lse"]).to(dtype)
+    def logsumexp(direction: dict[str, Tensor]) -> Tensor:
+        return torch.logaddexp(direction["negative_lse"], direction["positive_lse"]).to(dtype)
 
     mean = torch.where(row["positive_count"] > 0, row["positive_mean"], 0.0)
     return InfoNCEAux(
@@ -278,58 +275,59 @@ def sigmoid_contrastive(
     >>> sigmoid_contrastive(query, key, logit_scale=2.0, logit_bias=-1.0)  # 2 log(1 + exp(-1))
     tensor(0.6265)
     """
-    query, key, _ = _checked_sides(query, key, None, metric)
+    query, key, _ = _queries_and_keys(query, key, None, metric)
     n, m = query.shape[0], key.shape[0]
     row_label, column_label = _labels(labels, key_labels, n, m, 0, query.device)
-    _validate.one_of(reduction, "reduction", _REDUCTIONS)
+    _checks.one_of(reduction, "reduction", _checks.REDUCTIONS)
     row_loss: Tensor = _ops.sigmoid_contrastive(
         query,
         key,
-        _validate.scalar(logit_scale, "logit_scale", query.device),
-        _validate.scalar(logit_bias, "logit_bias", query.device),
+        _checks.scalar(logit_scale, "logit_scale", query.device),
         row_label,
         column_label,
         metric,
+        _checks.scalar(logit_bias, "logit_bias", query.device),
     )
     row_weights = _checked_weights(weights, "weights", n, row_loss)
     return _reduced(row_loss, row_weights, None, reduction)
 
 
-def _checked_sides(
+def _queries_and_keys(
     query: Tensor, key: Tensor, extra_keys: Tensor | None, metric: str
 ) -> tuple[Tensor, Tensor, int]:
     """Check both sides; extra keys are appended to the keys, and counted."""
-    _validate.one_of(metric, "metric", BILINEAR)
-    query, key = _validate.floats(query, "query"), _validate.floats(key, "key")
-    _validate.on_device(key, "key", query.device)
-    _validate.nonempty_depth(query, "query")
-    _validate.same_depth(query, key, "query", "key")
-    query, key = _validate.same_dtype(query, key, "query", "key")
+    _checks.one_of(metric, "metric", BILINEAR)
+    query, key = _checks.floats(query, "query"), _checks.floats(key, "key")
+    _checks.on_device(key, "key", query.device)
+    _checks.nonempty_depth(query, "query")
+    _checks.same_depth(query, key, "query", "key")
+    query, key = _checks.same_dtype(query, key, "query", "key")
     if extra_keys is None:
         return query, key, 0
-    extra_keys = _validate.floats(extra_keys, "extra_keys")
-    _validate.on_device(extra_keys, "extra_keys", query.device)
-    _validate.same_depth(query, extra_keys, "query", "extra_keys")
-    _, extra_keys = _validate.same_dtype(query, extra_keys, "query", "extra_keys")
+    extra_keys = _checks.floats(extra_keys, "extra_keys")
+    _checks.on_device(extra_keys, "extra_keys", query.device)
+    _checks.same_depth(query, extra_keys, "query", "extra_keys")
+    _, extra_keys = _checks.same_dtype(query, extra_keys, "query", "extra_keys")
     return query, torch.cat([key, extra_keys]), extra_keys.shape[0]
 
 
 def _logit_scale(
     temperature: float | Tensor | None, logit_scale: float | Tensor | None, device: torch.device
 ) -> Tensor:
+    """Return the logit scale of either, as a scalar."""
     if logit_scale is not None:
         if temperature is not None:
             raise ValueError("temperature and logit_scale are both given; expected at most one")
-        return _validate.scalar(logit_scale, "logit_scale", device)
+        return _checks.scalar(logit_scale, "logit_scale", device)
     if temperature is None:
         temperature = DEFAULT_TEMPERATURE
     if not isinstance(temperature, Tensor):
-        temperature = _validate.number(temperature, "temperature", "a number or a scalar tensor")
+        temperature = _checks.number(temperature, "temperature", "a number or a scalar tensor")
         if not temperature > 0:
             raise ValueError(f"temperature is {temperature}; expected a number above 0")
-        return _validate.scalar(1 / temperature, "logit_scale", device)
+        return _checks.scalar(1 / temperature, "logit_scale", device)
     # In float64: half precision would keep three digits of the scale.
-    return 1 / _validate.scalar(temperature, "temperature", device).to(torch.float64)
+    return 1 / _checks.scalar(temperature, "temperature", device).to(torch.float64)
 
 
 def _labels(
@@ -365,9 +363,9 @@ def _checked_labels(
 ) -> tuple[Tensor, Tensor]:
     """Return both labels, which are one tensor if the keys' are the queries'."""
     if labels is not None:
-        labels = _validate.integers(labels, "labels", n, device)
+        labels = _checks.integers(labels, "labels", n, device)
     if key_labels is not None:
-        key_labels = _validate.integers(key_labels, "key_labels", m, device)
+        key_labels = _checks.integers(key_labels, "key_labels", m, device)
     if labels is None:
         labels = torch.arange(n, device=device)
     if key_labels is None:
@@ -393,7 +391,7 @@ def _dense(labels: Tensor) -> Tensor:
 def _checked_weights(weights: Tensor | None, name: str, length: int, like: Tensor) -> Tensor | None:
     if weights is None:
         return None
-    return _validate.vector(weights, name, length, like.device).to(like.dtype)
+    return _checks.vector(weights, name, length, like.device).to(like.dtype)
 
 
 def _reduced(

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import _validate
-from ._addresses import address
-from ._engine import engine_of
-from ._pairwise_ops import ops as _ops
-from ._problems import METRICS, Scoring
+from . import _checks
+from ._registration import ops as _ops
+from ._types import METRICS, Scoring
+from .engines.cpu import address
+from .engines.select import engine_of
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -23,17 +23,17 @@ __all__ = ["pair_similarity", "pairwise_similarity", "topk_similarity"]
 
 
 def _checked(x: Tensor, metric: str, gamma: float | None, name: str = "x") -> tuple[Tensor, float]:
-    _validate.one_of(metric, "metric", tuple(METRICS))
-    x = _validate.floats(x, name)
-    _validate.nonempty_depth(x, name)
-    return x, _validate.scoring_gamma(metric, gamma, x.shape[1])
+    _checks.one_of(metric, "metric", tuple(METRICS))
+    x = _checks.floats(x, name)
+    _checks.nonempty_depth(x, name)
+    return x, _checks.scoring_gamma(metric, gamma, x.shape[1])
 
 
 def _checked_other(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    y = _validate.floats(y, "y")
-    _validate.on_device(y, "y", x.device)
-    _validate.same_depth(x, y, "x", "y")
-    return _validate.same_dtype(x, y, "x", "y")
+    y = _checks.floats(y, "y")
+    _checks.on_device(y, "y", x.device)
+    _checks.same_depth(x, y, "x", "y")
+    return _checks.same_dtype(x, y, "x", "y")
 
 
 def pairwise_similarity(
@@ -125,10 +125,10 @@ def _write(
         raise ValueError("out is a read-only array; expected one that can be written")
     n = x.shape[0]
     shape = (n * (n - 1) // 2,) if condensed else (n, n if y is None else y.shape[0])
-    target = _validate.floats(_validate.from_array(out, "out"), "out", ndim=len(shape))
-    _validate.readable_from(target, "out", x.device)
+    target = _checks.floats(_checks.from_array(out, "out"), "out", ndim=len(shape))
+    _checks.readable_from(target, "out", x.device)
     if tuple(target.shape) != shape:
-        raise ValueError(f"out has shape {_validate.shape_of(target)}; expected {shape}")
+        raise ValueError(f"out has shape {_checks.shape_of(target)}; expected {shape}")
     if _overlaps_itself(target):
         raise ValueError(
             f"out has strides {target.stride()}, so that elements share memory; expected one place "
@@ -149,7 +149,7 @@ def _write(
 
 
 def _overlaps_itself(x: Tensor) -> bool:
-    """Whether two elements may have the same address (an expanded tensor, say)."""
+    """Return whether two elements may have the same address (an expanded tensor, say)."""
     extent = 0
     for stride, size in sorted(zip(x.stride(), x.shape, strict=True)):
         if size > 1 and stride <= extent:
@@ -159,7 +159,7 @@ def _overlaps_itself(x: Tensor) -> bool:
 
 
 def _overlap(a: Tensor, b: Tensor) -> bool:
-    """Whether two tensors' address ranges meet."""
+    """Return whether two tensors' address ranges meet."""
     if a.device != b.device:
         return False
 
@@ -215,10 +215,10 @@ def pair_similarity(
     if not isinstance(i, Tensor):
         raise TypeError(f"i is a {type(i).__name__}; expected a torch.Tensor of integers")
     if i.ndim != 1:
-        raise ValueError(f"i has shape {_validate.shape_of(i)}; expected a vector (p,)")
+        raise ValueError(f"i has shape {_checks.shape_of(i)}; expected a vector (p,)")
     length = i.shape[0]
-    i = _validate.integers(i, "i", length, x.device)
-    j = _validate.integers(j, "j", length, x.device)
+    i = _checks.integers(i, "i", length, x.device)
+    j = _checks.integers(j, "j", length, x.device)
     result: Tensor = _ops.pair_similarity(x, i, j, metric, width)
     return result
 

@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from . import _comparison, _ranks, _sides, _validate
-from ._comparison import COMPARISONS
-from ._problems import METRICS, Scoring
-from ._ranks import RANK_COMPARISONS
-from ._rsa_ops import ops as _ops
-from ._scalars import Scalar, to_tensor
+from . import _checks, _comparison, _ranks
+from ._registration import ops as _ops
+from ._types import COMPARISONS, METRICS, RANK_COMPARISONS, Scalar, Scoring, Similarities, to_tensor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from ._sides import Center, Target
+    from ._checks import Center, Target
 
 __all__ = ["rsa_penalty", "rsa_score"]
+
+# Keeps the slope of sqrt(layer weight) finite at 0; far below any weight that counts.
+_SMALLEST_LAYER_WEIGHT = 1e-24
 
 
 def rsa_penalty(
@@ -137,24 +137,29 @@ def rsa_penalty(
     tensor(0.1119)
     """
     compare = "pearson" if compare == "corr" else compare
-    _validate.one_of(compare, "compare", COMPARISONS)
-    _validate.one_of(metric, "metric", tuple(METRICS))
-    gamma, target_gamma = _sides.gamma_of_sides(gamma, metric, target_metric or metric)
-    patterns, scoring = _sides.checked_features(features, metric, center, gamma, layer_weights)
-    device = patterns.device
-    target = _sides.data(target, "target", target_kind, device)
+    target_metric = target_metric or metric
+    _checks.one_of(compare, "compare", COMPARISONS)
+    _checks.one_of(metric, "metric", tuple(METRICS))
+    _checks.one_of(target_metric, "target_metric", tuple(METRICS))
+    gamma, target_gamma = _checks.gamma_of_sides(gamma, metric, target_metric)
+    patterns, scoring = _patterns(features, metric, center, gamma, layer_weights)
+    device, count = patterns.device, patterns.shape[0]
+    target = _checks.as_data(target, "target", target_kind, device)
     if target.requires_grad:
         raise ValueError(
             "target requires a gradient, but it is data here; detach it, or swap the two sides"
         )
-    stored = _sides.checked_side(
-        target, "target", target_kind, target_metric or metric, target_center, target_gamma, device
+    stored = _side(
+        target, "target", target_kind, target_metric, target_center, target_gamma, device
     )
-    _sides.same_count(patterns.shape[0], stored, "features", "target")
-    weights = _sides.checked_weights(pair_weights, compare, patterns.shape[0], device)
-    _sides.check_epsilon(epsilon, patterns.dtype)
-    _sides.check_comparison(compare, metric, target_metric or metric, patterns.shape[0])
-    _sides.check_form(form, compare, patterns, scoring, stored, weights)
+    _checks.same_count(count, stored, "features", "target")
+    weights = _checks.pair_weights(pair_weights, compare, count, device)
+    epsilon = _checks.epsilon(epsilon, patterns.dtype)
+    _checks.comparison(compare, metric, target_metric, count)
+    possible = form == "feature" and _comparison.feature_form_possible(
+        _comparison.of_features(patterns, stored, weights, scoring)
+    )
+    _checks.form(form, compare, feature_form_possible=possible)
     value, _ = _ops.rsa_penalty(
         patterns,
         stored.data,
@@ -165,7 +170,7 @@ def rsa_penalty(
         "responses" if stored.kind == "patterns" else "similarity",
         stored.scoring.metric,
         stored.scoring.gamma,
-        float(epsilon),
+        epsilon,
         form,
         torch.is_grad_enabled() and patterns.requires_grad,
     )
@@ -245,30 +250,115 @@ def rsa_score(
     tensor(1.)
     """
     compare = "pearson" if compare == "corr" else compare
-    _validate.one_of(compare, "compare", (*COMPARISONS, *RANK_COMPARISONS))
     y_metric = y_metric or metric
-    device = _sides.device_of(x, y)
-    x, y = (
-        _sides.data(x, "x", x_kind, device).detach(),
-        _sides.data(y, "y", y_kind, device).detach(),
-    )
-    gamma, y_gamma = _sides.gamma_of_sides(gamma, metric, y_metric)
-    c = _sides.checked_side(x, "x", x_kind, metric, center, gamma, device)
-    t = _sides.checked_side(y, "y", y_kind, y_metric, y_center, y_gamma, device)
-    count = _sides.items(c, "x")
-    _sides.same_count(count, t, "x", "y")
-    weights = _sides.checked_weights(pair_weights, compare, count, device)
-    _sides.check_epsilon(epsilon, torch.promote_types(x.dtype, y.dtype))
-    _sides.check_comparison(compare, metric, y_metric, count)
+    _checks.one_of(compare, "compare", (*COMPARISONS, *RANK_COMPARISONS))
+    _checks.one_of(metric, "metric", tuple(METRICS))
+    _checks.one_of(y_metric, "y_metric", tuple(METRICS))
+    device = _checks.device_of(x, y)
+    x = _checks.as_data(x, "x", x_kind, device).detach()
+    y = _checks.as_data(y, "y", y_kind, device).detach()
+    gamma, y_gamma = _checks.gamma_of_sides(gamma, metric, y_metric)
+    c = _side(x, "x", x_kind, metric, center, gamma, device)
+    t = _side(y, "y", y_kind, y_metric, y_center, y_gamma, device)
+    count = _checks.items(c, "x")
+    _checks.same_count(count, t, "x", "y")
+    weights = _checks.pair_weights(pair_weights, compare, count, device)
+    epsilon = _checks.epsilon(epsilon, torch.promote_types(x.dtype, y.dtype))
+    _checks.comparison(compare, metric, y_metric, count)
     if t.data.dtype == torch.float64 and c.data.dtype != torch.float64:
         c, t = t, c  # every comparison is symmetric; computed in the precision of the first side
     w = None if weights is None else _comparison.side(weights, "similarity", Scoring("dot"))
     comparison = _comparison.between(c, t, w, count)
-    _validate.one_of(form, "form", _sides.FORMS)
-    if form == "feature":
-        _sides.check_feature_form(compare, comparison)
+    _checks.form(form, compare, feature_form_possible=_comparison.feature_form_possible(comparison))
     if compare in RANK_COMPARISONS:
         value: Scalar = _ranks.score(comparison, compare)
     else:
-        value = _comparison.score(comparison, compare, float(epsilon), form)
+        value = _comparison.score(comparison, compare, epsilon, form)
     return to_tensor(value, comparison.dtype, device)
+
+
+def _patterns(
+    features: Tensor | Sequence[Tensor],
+    metric: str,
+    center: Center | Sequence[Tensor],
+    gamma: float | None,
+    layer_weights: Tensor | None,
+) -> tuple[Tensor, Scoring]:
+    """Return centred patterns; layers are mixed into patterns of which dot products are taken.
+
+    sum_k g_k (z_i^k . z_j^k) is the dot product of the rows z^k sqrt(g_k) side by side.
+    """
+    if isinstance(features, Tensor):
+        if layer_weights is not None:
+            raise ValueError("layer_weights weigh a list of layers, but features is one tensor")
+        if not isinstance(center, bool | Tensor):
+            raise TypeError(
+                f"center is a {type(center).__name__}; expected a bool or a tensor (features is one)"
+            )
+        patterns = _centred(_checks.floats(features, "features"), center, "center")
+        _checks.nonempty_depth(patterns, "features")
+        return patterns, Scoring(metric, _checks.scoring_gamma(metric, gamma, patterns.shape[1]))
+    layers = _checks.layers(features, metric)
+    centers = _checks.centers(center, len(layers))
+    device, wide = layers[0].device, any(x.dtype == torch.float64 for x in layers)
+    dtype = torch.float64 if wide else torch.float32
+    if layer_weights is None:
+        layer_weights = torch.full((len(layers),), 1 / len(layers), dtype=dtype, device=device)
+    shares = _checks.vector(layer_weights, "layer_weights", len(layers), device).to(dtype)
+    mixed: Tensor = _ops.mixed_layers(
+        layers,
+        [_center_of(x, c, dtype) for x, c in zip(layers, centers, strict=True)],
+        [c is True for c in centers],
+        (shares + _SMALLEST_LAYER_WEIGHT).sqrt(),
+        metric,
+    )
+    return mixed, Scoring("dot")
+
+
+def _center_of(layer: Tensor, center: Center, dtype: torch.dtype) -> Tensor:
+    """Return what is subtracted from the rows of a layer, (d,); or nothing, (0,)."""
+    if isinstance(center, Tensor):
+        return _checks.vector(center, "center", layer.shape[1], layer.device).detach()
+    return layer.detach().mean(dim=0, dtype=dtype) if center else layer.new_empty(0)
+
+
+def _centred(x: Tensor, center: Center, name: str) -> Tensor:
+    """Return the rows minus a center; in half precision they would lose small differences."""
+    if not isinstance(center, bool | Tensor):
+        raise TypeError(f"{name} is a {type(center).__name__}; expected a bool or a tensor")
+    if center is False:
+        return x
+    wide = x if x.dtype == torch.float64 else x.to(torch.float32)
+    if center is True:
+        return wide - wide.mean(dim=0)
+    center = _checks.vector(center, name, x.shape[1], x.device)
+    return wide - center.detach().to(wide.dtype)
+
+
+def _side(
+    data: Tensor,
+    name: str,
+    kind: str,
+    metric: str,
+    center: Center,
+    gamma: float | None,
+    device: torch.device,
+) -> Similarities:
+    """Return one side that has no gradient: centred responses, or stored similarities."""
+    _checks.one_of(kind, f"{name}_kind", _checks.KINDS)
+    data = _checks.floats(data, name, ndim=1 if data.ndim == 1 else 2)
+    if data.ndim == 1 or kind == "similarity":
+        _checks.readable_from(data, name, device)
+        if isinstance(center, Tensor) or center:
+            raise ValueError(f"{name} holds similarities, which have no patterns to centre")
+        if data.ndim == 2 and data.shape[0] != data.shape[1]:
+            raise ValueError(
+                f"{name} has shape {_checks.shape_of(data)}; expected a square matrix of "
+                "similarities"
+            )
+        return _comparison.side(data, "similarity", Scoring(metric))
+    _checks.on_device(data, name, device)
+    data = _centred(data, center, f"{name}_center")
+    _checks.nonempty_depth(data, name)
+    scoring = Scoring(metric, _checks.scoring_gamma(metric, gamma, data.shape[1]))
+    return _comparison.side(data, "responses", scoring)

@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
+from b2m_fast.students import student
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -28,6 +30,7 @@ __all__ = ["GRUStudent", "LeakyRNN"]
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "tanh": torch.tanh}
 
 
+@student("rnn", "leaky rate units with noise", kind="trials")
 class LeakyRNN(nn.Module):
     """Leaky rate network, equations (1) and (2).
 
@@ -39,8 +42,10 @@ class LeakyRNN(nn.Module):
         Inputs and outputs.
     units : int, default 128
         Hidden units.
-    step_ms, tau_ms : float
-        Time step dt and time constant tau, in milliseconds; 0 < dt <= tau.
+    step_ms : float
+        Time step dt, in milliseconds.
+    tau_ms : float, optional
+        Time constant tau, in milliseconds, at least dt; default: 100, or dt where that is longer.
     noise : float, default 0.05
         sigma.
     activation : {"relu", "tanh"}
@@ -58,13 +63,15 @@ class LeakyRNN(nn.Module):
         channels: int,
         classes: int,
         units: int = 128,
-        *,
         step_ms: float = 20.0,
-        tau_ms: float = 100.0,
+        *,
+        tau_ms: float | None = None,
         noise: float = 0.05,
         activation: Literal["relu", "tanh"] = "relu",
     ) -> None:
         super().__init__()
+        if tau_ms is None:
+            tau_ms = max(100.0, step_ms)
         if not 0 < step_ms <= tau_ms < math.inf:
             raise ValueError(
                 f"a time step must be above 0 and at most the time constant, got step_ms={step_ms} "
@@ -86,22 +93,7 @@ class LeakyRNN(nn.Module):
     def forward(
         self, inputs: Tensor, *, generator: torch.Generator | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Run trials from h_0 = 0.
-
-        Parameters
-        ----------
-        inputs : Tensor
-            (steps, trials, channels), u.
-        generator : torch.Generator, optional
-            Source of the noise xi; without one there is none.
-
-        Returns
-        -------
-        logits : Tensor
-            (steps, trials, classes), y.
-        hidden : Tensor
-            (steps, trials, units), h.
-        """
+        """Return logits (steps, trials, classes) and states h from h_0 = 0; the noise comes from `generator`, or there is none."""
         steps, trials = _shape(inputs, self.input.in_features)
         phi = _ACTIVATIONS[self.activation]
         drive = self.input(inputs).to(self.input.weight)  # states keep their digits under autocast
@@ -119,6 +111,7 @@ class LeakyRNN(nn.Module):
         return self.output(phi(hidden)), hidden
 
 
+@student("gru", "gated recurrent units", kind="trials")
 class GRUStudent(nn.Module):
     """Gated recurrent units (Cho et al. 2014) with a linear readout.
 
@@ -148,29 +141,14 @@ class GRUStudent(nn.Module):
         *,
         generator: torch.Generator | None = None,  # noqa: ARG002
     ) -> tuple[Tensor, Tensor]:
-        """Run trials from h_0 = 0.
-
-        Parameters
-        ----------
-        inputs : Tensor
-            (steps, trials, channels).
-        generator : torch.Generator, optional
-            Taken so that recurrent students can stand in for each other; this one has no noise.
-
-        Returns
-        -------
-        logits : Tensor
-            (steps, trials, classes).
-        hidden : Tensor
-            (steps, trials, units).
-        """
+        """Return logits (steps, trials, classes) and states h from h_0 = 0; there is no noise."""
         _shape(inputs, self.recurrent.input_size)
         hidden, _ = self.recurrent(inputs)
         return self.output(hidden), hidden
 
 
 def _shape(inputs: Tensor, channels: int) -> tuple[int, int]:
-    """Steps and trials of inputs that are as they should be."""
+    """Return steps and trials of inputs; raise ValueError for another shape."""
     if inputs.ndim != 3 or inputs.shape[2] != channels or not inputs.shape[0]:
         raise ValueError(
             f"inputs have shape {tuple(inputs.shape)}; expected (steps, trials, {channels}) with at "

@@ -21,11 +21,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from b2m_fast.students import student
+
 __all__ = ["ConvVAE", "VAELoss", "VAEOutput", "vae_loss"]
 
 
 class VAEOutput(NamedTuple):
-    """What a forward pass gives.
+    """What a forward pass returns.
 
     Attributes
     ----------
@@ -59,6 +61,7 @@ class VAELoss(NamedTuple):
     divergence: Tensor
 
 
+@student("vae", "convolutional variational autoencoder", kind="frames")
 class ConvVAE(nn.Module):
     """Four convolutions of stride 2 down to the latents, and the same way up again.
 
@@ -102,54 +105,19 @@ class ConvVAE(nn.Module):
         self.decoder = nn.Sequential(*up)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Distribution of z given x.
-
-        Parameters
-        ----------
-        x : Tensor
-            (n, channels, height, width) in [0, 1].
-
-        Returns
-        -------
-        mean, log_variance : Tensor
-            (n, latent).
-        """
+        """Return mean and log-variance (n, latent) of z given x (n, channels, height, width) in [0, 1]."""
         if x.shape[1:] != self.shape:
             raise ValueError(f"frames have shape {tuple(x.shape)}; expected (n, *{self.shape})")
         mean, log_variance = self.encoder(x).chunk(2, dim=1)
         return mean, log_variance
 
     def decode(self, z: Tensor) -> Tensor:
-        """Logits of the frame that latents stand for.
-
-        Parameters
-        ----------
-        z : Tensor
-            (n, latent).
-
-        Returns
-        -------
-        Tensor
-            (n, channels, height, width).
-        """
+        """Return logits (n, channels, height, width) of the frames that z (n, latent) stands for."""
         logits: Tensor = self.decoder(self.expand(z).unflatten(1, self._small))
         return logits
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> VAEOutput:
-        """Encode, draw z, decode; equation (1).
-
-        Parameters
-        ----------
-        x : Tensor
-            (n, channels, height, width) in [0, 1].
-        generator : torch.Generator, optional
-            Source of eps; without one z is the mean.
-
-        Returns
-        -------
-        VAEOutput
-            Logits, mean and log-variance.
-        """
+        """Return equation (1) of x; eps comes from `generator`, or z is the mean."""
         mean, log_variance = self.encode(x)
         z = mean
         if generator is not None:
@@ -161,24 +129,7 @@ class ConvVAE(nn.Module):
 def vae_loss(
     output: VAEOutput, x: Tensor, beta: float = 1.0, error: Literal["mse", "bce"] = "mse"
 ) -> VAELoss:
-    """Equation (2), mean over frames.
-
-    Parameters
-    ----------
-    output : VAEOutput
-        Of the student for these frames.
-    x : Tensor
-        (n, channels, height, width) in [0, 1].
-    beta : float, default 1
-        Weight of the divergence.
-    error : {"mse", "bce"}
-        Squared error, or binary cross entropy.
-
-    Returns
-    -------
-    VAELoss
-        Loss and its parts.
-    """
+    """Return equation (2) of frames x (n, channels, height, width) in [0, 1], mean over frames."""
     if output.logits.shape != x.shape:
         raise ValueError(
             f"frames have shape {tuple(x.shape)}, their reconstructions {tuple(output.logits.shape)}"

@@ -1,69 +1,73 @@
-"""Latents that can teach a recurrent student: few, on its clock, and known to be reliable.
+"""Latents that can teach a recurrent student: few, at its steps, and of known reliability.
 
 Brain2Model calls this Brain Latent Transfer; how its authors extract latents is not known to us.
-Here: condition averages of a (pseudo-)population -> `b2m_fast.teachers.embeddings` -> the student's
-steps -> z-scores, with the number of latents and the reliability of each found on halves of the
-trials.
+Here: condition averages of a (pseudo-)population -> `b2m_fast.teachers.embeddings` -> the steps of
+the student's task -> z-scores. The number of latents and the reliability of each are estimated on
+halves of the trials.
 """
 
 from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from b2m_fast.data.arrays import numbers, whole_number
-from b2m_fast.data.files import DataError
-from b2m_fast.teachers.clocks import Alignment, align
+from b2m_fast.data.files import DataError, numbers, whole_number
+from b2m_fast.encoding.columns import column_correlation
+from b2m_fast.teachers.alignment import Alignment, align
 from b2m_fast.teachers.embeddings import METHODS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    import torch
     from numpy.typing import NDArray
 
-    from b2m_fast.data.decisions import DecisionTask
-    from b2m_fast.teachers.populations import Population
+    from b2m_fast.data.tasks import DecisionTask
+    from b2m_fast.teachers.embeddings import Embedding
+    from b2m_fast.teachers.population import Population
 
-__all__ = ["LatentTeacher", "make_latents", "on_clock", "rank_of_averages"]
+__all__ = ["ALIASES", "LatentTeacher", "make_latents", "rank_of_averages", "z_scored_steps"]
 
 log = logging.getLogger("b2m_fast")
 UNRELIABLE = 0.5
+ALIASES = {"cebra": "contrastive-embedding"}  # a former name; it is not the package CEBRA
 
 
 @dataclass(frozen=True, eq=False)
 class LatentTeacher:
-    """What a student's hidden states are asked to hold.
+    """Latents of a brain, which a student's hidden states are trained to hold.
 
     Attributes
     ----------
     latents : ndarray
-        (conditions, steps, k), float32, on the student's clock; z-scored over conditions and valid
-        steps, 0 elsewhere.
+        (conditions, steps, k), float32, at the steps of the task; z-scored over conditions and valid
+        steps, 0 at the others.
     valid : ndarray
-        (steps,), bool: steps at which the recording says something.
+        (steps,), bool: steps that were recorded.
     reliability : ndarray
         (k,), float64: correlation of each latent with itself in other trials (split halves,
         Spearman-Brown).
     explained : ndarray
-        (k,), float64: share of the population's reproducible variance each latent holds. Latents
-        that are correlated share it, so the sum can exceed 1.
+        (k,), float64: share of the population's reproducible variance each latent holds. Correlated
+        latents share it, so that the sum can exceed 1.
     report : dict
-        Counts, method, what was left out; as JSON can hold it.
+        Counts, method, what was left out; can be written as JSON.
     recorded : ndarray, optional
         (conditions,), int64: conditions of the task with the same number have one recorded
         condition, and so the same latents. None: each has its own.
-    history : ndarray, optional
-        (conditions, steps), int64: conditions with the same number at a step have had the same
-        input until then (`b2m_fast.data.epoch_task.EpochTask.history`), so that nobody can know yet
-        which it is. None: the condition is known from the beginning.
+    shared_prefix : ndarray, optional
+        (conditions, steps), int64: conditions with the same number at a step have had the same input
+        so far (`EpochTask.history`), so that they cannot be told apart yet. None: the condition is
+        known from the beginning.
 
     Raises
     ------
     DataError
-        If `latents` are no numbers in three dimensions, or `recorded` or `history` has another
+        If `latents` are no numbers in three dimensions, or `recorded` or `shared_prefix` has another
         shape.
     """
 
@@ -73,16 +77,13 @@ class LatentTeacher:
     explained: NDArray[np.float64]
     report: dict[str, Any]
     recorded: NDArray[np.int64] | None = None
-    history: NDArray[np.int64] | None = None
+    shared_prefix: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
         latents = numbers("latents", self.latents, 3, "(conditions, steps, k)")
         object.__setattr__(self, "latents", latents.astype(np.float32, copy=False))
-        for name, shape in (
-            ("recorded", self.latents.shape[:1]),
-            ("history", self.latents.shape[:2]),
-        ):
-            found = getattr(self, name)
+        for name, ndim in (("recorded", 1), ("shared_prefix", 2)):
+            found, shape = getattr(self, name), self.latents.shape[:ndim]
             if found is not None and found.shape != shape:
                 raise DataError(f"{name} has shape {found.shape}; expected {shape}")
 
@@ -92,20 +93,10 @@ class LatentTeacher:
         return int(self.latents.shape[2])
 
 
-def on_clock(course: NDArray[np.floating], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Z-score latents over conditions and steps, and spread them over all steps.
+def z_scored_steps(course: NDArray[np.floating], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Z-score latents (conditions, valid steps, k) over conditions and steps; add the other steps.
 
-    Parameters
-    ----------
-    course : ndarray
-        (conditions, valid steps, k).
-    valid : ndarray
-        (steps,), bool.
-
-    Returns
-    -------
-    ndarray
-        (conditions, steps, k), float32; 0 where not valid, and for a latent that never varies.
+    The result (conditions, steps, k) is 0 where not valid, and for a latent that never varies.
     """
     centred = course - course.mean(axis=(0, 1))
     spread = centred.std(axis=(0, 1))
@@ -117,23 +108,11 @@ def on_clock(course: NDArray[np.floating], valid: NDArray[np.bool_]) -> NDArray[
 def rank_of_averages(
     halves: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]], maximum: int
 ) -> int:
-    """How many principal components of condition averages are worth keeping.
+    """Return the number of components with which halves of the trials predict each other best.
 
-    Those with which one half of the trials predicts the other best: with components u_j of half A,
-    k minimises |X_B - sum_{j<=k} X_A u_j u_j'|^2, summed over both directions of all splits. More
-    components than that add more noise than signal.
-
-    Parameters
-    ----------
-    halves : sequence of (ndarray, ndarray)
-        Averages (conditions, steps, units) of halves of the trials.
-    maximum : int
-        The most to choose.
-
-    Returns
-    -------
-    int
-        At least 1.
+    With principal components u_j of half A, k in 1 to `maximum` minimises
+    |X_B - sum_{j<=k} X_A u_j u_j'|^2, summed over both directions of all pairs of averages
+    (conditions, steps, units). More components than that add more noise than signal.
     """
     gain = np.zeros(maximum)
     for pair in halves:
@@ -157,52 +136,63 @@ def make_latents(
     epochs: Mapping[str, str] | None = None,
     conditions: Mapping[str, str] | None = None,
     max_stretch: float = 2.0,
+    device: torch.device | str | None = None,
 ) -> LatentTeacher:
     """Latents of a population as a teacher for a task.
 
     Parameters
     ----------
     population : Population
-        Who teaches.
+        The recorded population.
     task : DecisionTask
-        What is taught: its steps, epochs and conditions.
-    method : {"pca", "dpca", "fa", "cebra"}
-        How latents are found (`b2m_fast.teachers.embeddings`).
+        The student's task: its steps, epochs and conditions.
+    method : {"pca", "dpca", "fa", "contrastive-embedding"}
+        See `b2m_fast.teachers.embeddings`.
     k : int, optional
-        Number of latents; default: as many as `rank_of_averages` finds reproducible.
+        Number of latents; default: that of `rank_of_averages`.
     maximum : int, default 12
-        The most it may find.
+        Largest number of latents that may be found.
     splits : int, default 10
         Ways of halving the trials.
     seed : int, default 0
-        Splits and pseudo-trials.
+        Of splits and pseudo-trials.
     epochs, conditions : mapping of str to str, optional
-        What of the task belongs to what of the recording, where names differ (see
-        `b2m_fast.teachers.clocks.align`).
+        Epochs and conditions of the task -> those of the recording, where names differ (see
+        `b2m_fast.teachers.alignment.align`).
     max_stretch : float, default 2
-        How much time may be stretched.
+        Largest factor by which time may be stretched.
+    device : torch.device or str, optional
+        Where the contrastive embedding is fitted; the other methods run on the CPU.
 
     Returns
     -------
     LatentTeacher
-        Latents with their reliability; unreliable ones are also logged as a warning.
+        Latents with their reliability; a warning names unreliable ones.
 
     Raises
     ------
     DataError
-        If clocks or conditions do not match, or units, trials or distinct averages are fewer than
-        latents.
+        If epochs or conditions do not match, or there are fewer units, trials or distinct averages
+        than latents.
     ValueError
         If the method is unknown, or `k`, `maximum` or `splits` is no whole number above 0.
 
     Notes
     -----
-    Reliability of a latent: the method is fitted on one half of the trials and applied to both, the
-    fit's latents are turned (orthogonal Procrustes) to those of all trials, and what the half that
-    was not fitted gives is correlated with what the fitted one gives, over conditions and valid
-    steps; r -> 2 r / (1 + r), r below 0 counting as 0, averaged over splits. Noise of the fitted half that the fit has picked
-    up is absent in the other, so it lowers r rather than raise it.
+    Reliability of a latent: the method is fitted on one half of the trials and applied to both; the
+    latents of that fit are rotated (orthogonal Procrustes) to those of all trials; r is the
+    correlation of both halves over conditions and valid steps. r < 0 counts as 0; 2 r / (1 + r) is
+    averaged over splits. Noise of the fitted half is absent in the other, so that it lowers r.
+
+    Cost: `splits` + 1 fits of the method.
+
+    Examples
+    --------
+    >>> teacher = make_latents(make_population(recording), task, epochs={"delay": "memory"})
+    >>> teacher.latents.shape, teacher.reliability.round(2)
+    ((12, 44, 3), array([0.99, 0.98, 0.87]))
     """
+    method = ALIASES.get(method, method)
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; there are {list(METHODS)}")
     for name, value in (("k", k), ("maximum", maximum), ("splits", splits)):
@@ -212,34 +202,22 @@ def make_latents(
     rng = np.random.default_rng([seed, 34])
     halves = [population.halves(rng) for _ in range(splits)]
     averages = [(clock(a.average()), clock(b.average())) for a, b in halves]
+    limits = _limits(population, clock)
     if k is None:
-        k = rank_of_averages(averages, min(maximum, *_limits(population, clock).values()))
-        k = max(k, 2) if method == "cebra" else k
-    _check_size(population, clock, k)
-    latents = clock(METHODS[method](population, k, seed)(population))
+        k = rank_of_averages(averages, min(maximum, *limits.values()))
+        k = max(k, 2) if method == "contrastive-embedding" else k
+    for what, count in limits.items():
+        if count < k:
+            raise DataError(
+                f"{population.name}: {k} latents need at least as many {what}, got {count}"
+            )
+    fit = partial(METHODS[method], k=k, seed=seed, device=device)
+    latents = clock(fit(population)(population))
     evidence = [
-        _split(pair, means, clock, latents, method, k, seed)
+        _compare_halves(pair, means, clock, latents, fit)
         for pair, means in zip(halves, averages, strict=True)
     ]
-    reliability, held, reproduced, variance, identified = (
-        np.mean(part, axis=0) for part in zip(*evidence, strict=True)
-    )
-    # hardly anything reproduces in noise: then shares of it would be shares of nothing
-    explained = held / max(reproduced, 0.05 * variance)
-    chance = 1 / len(np.unique(clock.condition))
-    told_apart = identified >= min(1, chance + 2 * _error(chance, len(averages)))
-    if not told_apart:
-        log.warning(
-            "%s: conditions are recognised in other trials no better than by chance (%.2f, chance "
-            "%.2f): its latents do not tell them apart",
-            population.name, identified, chance,
-        )  # fmt: skip
-    weak = [j for j in range(k) if reliability[j] < UNRELIABLE]
-    if weak:
-        log.warning(
-            "%s: latents %s have a split-half reliability under %g: they teach mostly noise",
-            population.name, weak, UNRELIABLE,
-        )  # fmt: skip
+    quality = _quality(population.name, evidence, latents, len(np.unique(clock.condition)))
     report = {
         **population.report,
         "method": method,
@@ -248,33 +226,21 @@ def make_latents(
         "task": task.name,
         "epochs": clock.stretch,
         "valid_steps": int(clock.valid.sum()),
-        "reliability": reliability.tolist(),
-        "explained": explained.tolist(),
-        "reproducible_share_of_variance": float(reproduced / variance),
-        "unreliable": weak,
-        "share_between_conditions": _between_conditions(latents).tolist(),
-        "condition_identified_in_other_half": float(identified),
-        "condition_chance": chance,
-        "conditions_told_apart": bool(told_apart),
+        **quality,
     }
     return LatentTeacher(
-        on_clock(latents, clock.valid),
+        z_scored_steps(latents, clock.valid),
         clock.valid,
-        reliability,
-        explained,
+        np.array(quality["reliability"]),
+        np.array(quality["explained"]),
         report,
         clock.condition,
         task.history,
     )
 
 
-def _error(chance: float, splits: int) -> float:
-    """Standard error of the share of conditions that guessing gets right in all splits together."""
-    return float(np.sqrt(chance * (1 - chance) / (splits / chance)))
-
-
 def _limits(population: Population, clock: Alignment) -> dict[str, int]:
-    """What there must be as many of as latents, or these could not be told apart."""
+    """Return the numbers that the number of latents may not exceed, by what they count."""
     bins = min(population.bins, int(clock.valid.sum()))
     return {
         "units": population.units,
@@ -283,70 +249,77 @@ def _limits(population: Population, clock: Alignment) -> dict[str, int]:
     }
 
 
-def _check_size(population: Population, clock: Alignment, k: int) -> None:
-    for what, count in _limits(population, clock).items():
-        if count < k:
-            raise DataError(
-                f"{population.name}: {k} latents need at least as many {what}, got {count}"
-            )
+class _Evidence(NamedTuple):
+    """Result of one split of the trials."""
+
+    reliability: NDArray[np.float64]  # (k,)
+    held: NDArray[np.float64]  # (k,), reproducible variance that each latent holds
+    reproduced: float  # reproducible variance in all
+    variance: float
+    identified: float  # share of conditions nearest to themselves in the other half
 
 
-def _split(
+def _compare_halves(
     halves: tuple[Population, Population],
     averages: tuple[NDArray[np.float64], NDArray[np.float64]],
     clock: Alignment,
     latents: NDArray[np.float64],
-    method: str,
-    k: int,
-    seed: int,
-) -> tuple[NDArray[np.float64], NDArray[np.float64], float, float, float]:
-    """What one split of the trials says.
-
-    Reliability (k,); variance of both halves that each latent holds (k,), that reproduces, and that
-    there is; share of conditions identified.
-    """
-    embedding = METHODS[method](halves[0], k, seed)
-    own, other = (clock(embedding(half)) for half in halves)
-    turn = _procrustes(own, latents)
-    own, other = (_centred(z) @ turn for z in (own, other))
-    # below 0 nothing reproduces, and Spearman-Brown's 2 r / (1 + r) goes to minus infinity
-    r = np.maximum(_correlation(own.reshape(-1, k), other.reshape(-1, k)), 0)
+    fit: Callable[[Population], Embedding],
+) -> _Evidence:
+    """Fit the method on the first half of the trials and compare what it gives for both."""
+    k = latents.shape[2]
+    embedding = fit(halves[0])
+    own, other = (_centred(clock(embedding(half))) for half in halves)
+    u, _, v = np.linalg.svd(own.reshape(-1, k).T @ _centred(latents).reshape(-1, k))
+    own, other = own @ (u @ v), other @ (u @ v)  # orthogonal Procrustes to the latents of all
+    # r < 0: nothing reproduces; Spearman-Brown of r near -1 is minus infinity
+    r = np.maximum(column_correlation(own.reshape(-1, k), other.reshape(-1, k)), 0)
     distinct = np.unique(clock.condition, return_index=True)[1]
-    identified = _identified(own[distinct], other[distinct])
+    x, y = (z[distinct].reshape(len(distinct), -1) for z in (own, other))
+    distance = ((x[:, None] - y[None]) ** 2).sum(axis=2)
+    identified = (distance.argmin(axis=0) == np.arange(len(x))).mean()
     direction = own.reshape(-1, k) / np.maximum(np.linalg.norm(own.reshape(-1, k), axis=0), 1e-12)
-    a, b = (_centred(x).reshape(-1, x.shape[2]) for x in averages)
+    a, b = (_centred(mean).reshape(-1, mean.shape[2]) for mean in averages)
     held = ((direction.T @ a) * (direction.T @ b)).sum(axis=1)
     variance = float(np.sqrt((a**2).sum() * (b**2).sum()))
-    return 2 * r / (1 + r), held, float((a * b).sum()), variance, identified
+    return _Evidence(2 * r / (1 + r), held, float((a * b).sum()), variance, float(identified))
+
+
+def _quality(
+    name: str, evidence: list[_Evidence], latents: NDArray[np.float64], conditions: int
+) -> dict[str, Any]:
+    """Average the evidence of all splits for the report; warn of latents that teach noise."""
+    mean = _Evidence(*(np.mean(part, axis=0) for part in zip(*evidence, strict=True)))
+    # at least 5 % of the variance: with almost nothing reproducible the ratio would be noise
+    explained = mean.held / max(mean.reproduced, 0.05 * mean.variance)
+    chance = 1 / conditions
+    error = float(np.sqrt(chance * (1 - chance) / (len(evidence) / chance)))
+    told_apart = bool(mean.identified >= min(1, chance + 2 * error))
+    if not told_apart:
+        log.warning(
+            f"{name}: conditions are identified in other trials no better than by chance "
+            f"({mean.identified:.2f}, chance {chance:.2f}): its latents do not tell them apart"
+        )
+    weak = np.flatnonzero(mean.reliability < UNRELIABLE).tolist()
+    if weak:
+        log.warning(
+            f"{name}: latents {weak} have a split-half reliability under {UNRELIABLE:g}: they teach "
+            "mostly noise"
+        )
+    total = latents.var(axis=(0, 1))
+    between = latents.var(axis=0).mean(axis=0) / np.where(total > 0, total, np.inf)
+    return {
+        "reliability": mean.reliability.tolist(),
+        "explained": explained.tolist(),
+        "reproducible_share_of_variance": float(mean.reproduced / mean.variance),
+        "unreliable": weak,
+        "share_between_conditions": between.tolist(),
+        "condition_identified_in_other_half": float(mean.identified),
+        "condition_chance": chance,
+        "conditions_told_apart": told_apart,
+    }
 
 
 def _centred(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Subtract the mean over conditions and steps."""
     return np.asarray(x - x.mean(axis=(0, 1)))
-
-
-def _procrustes(source: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The rotation (k, k) that brings centred `source` nearest to `target`, scales aside."""
-    k = source.shape[2]
-    a, b = (_centred(z).reshape(-1, k) for z in (source, target))
-    u, _, v = np.linalg.svd(a.T @ b)
-    return np.asarray(u @ v)
-
-
-def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Pearson's r of each column, 0 where one is constant."""
-    a, b = a - a.mean(axis=0), b - b.mean(axis=0)
-    norm = np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0))
-    return np.asarray((a * b).sum(axis=0) / np.where(norm > 0, norm, np.inf))
-
-
-def _identified(own: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    """Share of conditions whose course in one half is nearest to its own in the other."""
-    a, b = (z.reshape(len(z), -1) for z in (own, other))
-    distance = ((a[:, None] - b[None]) ** 2).sum(axis=2)
-    return float((distance.argmin(axis=0) == np.arange(len(a))).mean())
-
-
-def _between_conditions(latents: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Share of each latent's variance that tells conditions apart; the rest is time alone."""
-    total = latents.var(axis=(0, 1))
-    return np.asarray(latents.var(axis=0).mean(axis=0) / np.where(total > 0, total, np.inf))

@@ -1,130 +1,372 @@
-"""From responses to the similarity of all pairs of images: what the student is asked to match.
+"""What a brain finds similar, as rows: the targets of regularisation, their controls and quality.
 
-Li et al. 2019: e_i = (r_i - mean_j r_j) / |r_i - mean_j r_j|, S_ij = e_i . e_j, averaged over
-recordings of the same images.
+Li et al. 2019: with responses r_i to image i, e_i = (r_i - mean_j r_j) / |r_i - mean_j r_j| and
+S_ij = e_i . e_j, averaged over recordings of the same images. A target holds the rows e (n, d) and
+no matrix (n, n): S of a batch comes from the rows of the batch, and the mean over k recordings is
+that of their rows side by side, times sqrt(1 / k).
+
+A claim that a brain helped is a claim against controls that hold no brain, or a scrambled one: much
+of the gain has been reported for shuffled targets (Li et al. 2019) and for thresholded pixel
+similarity (Attias et al. 2024).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+
+from b2m_fast.data.images import to_gray
+from b2m_fast.encoding.columns import column_correlation
+from b2m_fast.encoding.encoders import crossfit
+from b2m_fast.encoding.features import cnn_features, gabor_pyramid
+from b2m_fast.encoding.repeats import reliability
+from b2m_fast.ops import rsa_score
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
+    from torch import Tensor
 
-__all__ = ["Target", "agreement", "average", "cosine_similarity", "upper_triangle"]
+    from b2m_fast.data._old import Recording
+
+__all__ = [
+    "DENOISERS",
+    "SimilarityTarget",
+    "SimilarityTeacher",
+    "agreement",
+    "average",
+    "shuffled",
+    "thresholded",
+    "unit_rows",
+]
+
+DENOISERS: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.float32]]] = {
+    "gabor": gabor_pyramid,
+    "efficientnet": partial(cnn_features, block=7),
+}
+DESCRIBED = 2000  # images of a set whose pairs the report describes
+ROTATED = 5000  # images up to which longer rows are rotated into fewer dimensions
 
 
-@dataclass(frozen=True)
-class Target:
-    """What a student is asked to match on one set of images.
+@dataclass(frozen=True, eq=False)
+class SimilarityTarget:
+    r"""Similarity that a student is trained to match on one set of images.
 
-    Attributes
+    .. math:: S_{ij} = e_i \cdot e_j
+
+    Parameters
     ----------
     name : str
-        The set's name.
+        Name of the set.
     images : ndarray
-        (n, size, size), float32 in [0, 1]: what the student sees.
-    similarity : ndarray
-        (n, n), float32 in [-1, 1].
+        (n, height, width), float32 in [0, 1]: what the student sees.
+    rows : ndarray
+        (n, d), float32: e, of norm 1, or 0 for an image without a pattern (`unit_rows`).
+    apply : callable, optional
+        Applied to the similarities of a batch, elementwise, instead of S itself.
+
+    Notes
+    -----
+    Memory is that of the images and O(n d); a batch of b images costs O(b d) in `rsa_penalty`.
+
+    Examples
+    --------
+    >>> target = SimilarityTarget("photographs", images, unit_rows(responses))
+    >>> b2m_fast.rsa_penalty(features, target.rows[batch], target_metric="dot")
     """
 
     name: str
     images: NDArray[np.float32]
-    similarity: NDArray[np.float32]
+    rows: NDArray[np.float32]
+    apply: Callable[[Tensor], Tensor] | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.images) != len(self.rows):
+            raise ValueError(f"{self.name}: {len(self.images)} images but rows of {len(self.rows)}")
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.rows)
+
+    def take(self, index: NDArray[np.int64]) -> SimilarityTarget:
+        """Return the target of some of the images."""
+        return replace(self, images=self.images[index], rows=self.rows[index])
+
+    def similarity(self, index: NDArray[np.int64] | slice = slice(None)) -> Tensor:
+        """Return the similarities (b, b) of b of the images, float32."""
+        rows = torch.from_numpy(self.rows[index])
+        s = rows @ rows.T
+        return s if self.apply is None else self.apply(s)
+
+    def pairs(self, first: NDArray[np.int64], second: NDArray[np.int64]) -> Tensor:
+        """Return the similarities (p,) of p pairs of images, float32."""
+        s = (torch.from_numpy(self.rows[first]) * torch.from_numpy(self.rows[second])).sum(1)
+        return s if self.apply is None else self.apply(s)
 
 
-def cosine_similarity(
-    patterns: NDArray[np.floating], *, center: bool = True
-) -> NDArray[np.float32]:
-    """Cosine of all pairs of rows, after subtracting the mean row.
+def unit_rows(patterns: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Subtract the mean row of patterns (n, d) and divide each row by its norm.
 
-    Parameters
-    ----------
-    patterns : ndarray
-        (n, d): one row per image.
-    center : bool, default True
-        Subtract the mean over images first.
-
-    Returns
-    -------
-    ndarray
-        (n, n), float32, symmetric, 1 on the diagonal; a row of norm 0 has similarity 0 with all.
-
-    Examples
-    --------
-    >>> cosine_similarity(np.array([[1.0, 0.0], [-1.0, 0.0]]))
-    array([[ 1., -1.],
-           [-1.,  1.]], dtype=float32)
+    Rows of norm 0 stay 0. Where d > n (n < 5,000), rows are rotated into n dimensions, which leaves
+    all their products as they are.
     """
     x = np.asarray(patterns, dtype=np.float64)
-    if center:
-        x = x - x.mean(axis=0)
+    x = x - x.mean(axis=0)
     norm = np.linalg.norm(x, axis=1, keepdims=True)
-    x = np.divide(x, norm, out=np.zeros_like(x), where=norm > 0)
-    similarity = np.clip(x @ x.T, -1, 1)
-    similarity = (similarity + similarity.T) / 2
-    np.fill_diagonal(similarity, np.where(norm[:, 0] > 0, 1.0, 0.0))
-    result: NDArray[np.float32] = similarity.astype(np.float32)
-    return result
+    np.divide(x, norm, out=x, where=norm > 0)
+    if len(x) < min(x.shape[1], ROTATED):
+        x = np.asarray(np.linalg.qr(x.T, mode="r")).T
+    return np.ascontiguousarray(x, dtype=np.float32)
 
 
-def average(similarities: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
-    """Mean over recordings of the same images.
+def average(rows: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
+    """Return rows whose products are the mean of those of several (n, d_k) of the same images."""
+    if len({len(part) for part in rows}) != 1:
+        raise ValueError(
+            f"similarities to average must be of the same images, got {[len(r) for r in rows]}"
+        )
+    return np.concatenate(rows, axis=1) * np.float32(len(rows) ** -0.5)
+
+
+def shuffled(target: SimilarityTarget, seed: int) -> SimilarityTarget:
+    """Permute the images of a target: S[p][:, p] for a random permutation p.
+
+    Keeps every similarity, the spectrum and the whole geometry; destroys which image is which. How
+    Li et al. shuffled is not known to us.
+    """
+    return replace(target, rows=target.rows[np.random.default_rng(seed).permutation(len(target))])
+
+
+def thresholded(target: SimilarityTarget, level: float = 0.8) -> SimilarityTarget:
+    """S^Th of Attias et al. 2024 (level 0.8): 1 above the level, -1 below minus the level, else 0."""
+    return replace(target, apply=partial(_threshold, level=level))
+
+
+def _threshold(s: Tensor, level: float) -> Tensor:
+    return s.sign() * (s.abs() > level)
+
+
+def agreement(x: NDArray[np.float32], y: NDArray[np.float32]) -> float:
+    """Return Pearson's r of two similarities, given as rows, over all pairs of images."""
+    return float(rsa_score(x, y, metric="dot"))
+
+
+class SimilarityTeacher:
+    """Targets made of recordings and of the images that were shown; each is made when asked for.
+
+    Every property is a list of `SimilarityTarget`, one a set of images. With w the reliability of a
+    neuron (1 without repeats), v the correlation of its predicted and recorded responses to held-out
+    images, and rho its responses in standard deviations, patterns are
+
+        denoised   r_i = w v rho_predicted   cross-fitted predictions of an encoding model
+        raw        r_i = w rho_single        the first trial (the average, where there is no trial)
+        mean       r_i = w rho_mean          the mean over trials
+        pixel      the image as the student sees it
+        cnn        the image in EfficientNet-Lite0, trained on ImageNet
 
     Parameters
     ----------
-    similarities : sequence of ndarray
-        Matrices (n, n) of the same images in the same order.
-
-    Returns
-    -------
-    ndarray
-        (n, n), float32.
+    recordings : sequence of Recording
+        Recordings; those of one set of images are averaged.
+    size : int
+        Height and width of the student's images, in pixels.
+    denoiser : {"gabor", "efficientnet", "gabor+efficientnet"}
+        Image features of the encoding model; of several, predictions are averaged.
+    folds : int, default 5
+        Folds of the cross-fitting.
+    seed : int
+        Assigns images to folds; seed of controls.
 
     Raises
     ------
     ValueError
-        If they do not have the same shape.
+        If there is no recording or the denoiser is unknown.
     """
-    shapes = {s.shape for s in similarities}
-    if len(shapes) != 1:
-        raise ValueError(f"similarities to average must have one shape, got {sorted(shapes)}")
-    return np.asarray(np.mean(similarities, axis=0, dtype=np.float64), dtype=np.float32)
+
+    def __init__(
+        self,
+        recordings: Sequence[Recording],
+        size: int,
+        *,
+        denoiser: str = "gabor",
+        folds: int = 5,
+        seed: int = 0,
+    ) -> None:
+        if not recordings:
+            raise ValueError("there is no recording to teach from")
+        if unknown := sorted(set(denoiser.split("+")) - set(DENOISERS)):
+            raise ValueError(f"unknown denoisers {unknown}; there are {list(DENOISERS)}")
+        self.size, self.denoiser, self.folds, self.seed = size, denoiser, folds, seed
+        self._sets: dict[str, list[_Patterns]] = {}
+        for recording in recordings:
+            self._sets.setdefault(recording.image_set, []).append(_Patterns(recording))
+
+    @cached_property
+    def denoised(self) -> list[SimilarityTarget]:
+        """Similarity of denoised responses."""
+        for group in self._sets.values():
+            banks = [DENOISERS[part](group[0].images) for part in self.denoiser.split("+")]
+            for patterns in group:
+                patterns.denoise(banks, self.folds, self.seed)
+        return self._averaged(lambda patterns: patterns.denoised)
+
+    @cached_property
+    def raw(self) -> list[SimilarityTarget]:
+        """Similarity of responses as recorded, in a single trial where there are trials."""
+        return self._averaged(lambda patterns: patterns.raw)
+
+    @cached_property
+    def mean(self) -> list[SimilarityTarget]:
+        """Similarity of mean responses over repeats."""
+        return self._averaged(lambda patterns: patterns.mean)
+
+    @cached_property
+    def pixel(self) -> list[SimilarityTarget]:
+        """Similarity of the pixels that the student sees."""
+        return [
+            SimilarityTarget(name, seen, unit_rows(seen.reshape(len(seen), -1)))
+            for name, seen in self._seen.items()
+        ]
+
+    @cached_property
+    def cnn(self) -> list[SimilarityTarget]:
+        """Similarity in a trained network; ImportError without its packages."""
+        return [
+            SimilarityTarget(name, seen, unit_rows(cnn_features(self._sets[name][0].images)))
+            for name, seen in self._seen.items()
+        ]
+
+    def _averaged(
+        self, patterns: Callable[[_Patterns], NDArray[np.floating]]
+    ) -> list[SimilarityTarget]:
+        """Return the mean over the recordings of each set."""
+        return [
+            SimilarityTarget(
+                name, self._seen[name], average([unit_rows(patterns(p)) for p in group])
+            )
+            for name, group in self._sets.items()
+        ]
+
+    @cached_property
+    def _seen(self) -> dict[str, NDArray[np.float32]]:
+        """Images of each set as the student sees them."""
+        return {name: to_gray(group[0].images, self.size) for name, group in self._sets.items()}
+
+    def report(self, targets: Mapping[str, Sequence[SimilarityTarget]]) -> dict[str, Any]:
+        """Describe the recordings, if they were denoised, and the targets of some arms.
+
+        `targets`: arm -> its targets, one a set of images; all are compared with those of the arm
+        "neural", if it is there. Returns ``recordings`` (by name) and ``image_sets`` (by name, then
+        arm), which can be written as JSON.
+        """
+        patterns = [p for group in self._sets.values() for p in group]
+        image_sets: dict[str, dict[str, Any]] = {name: {} for name in self._sets}
+        for arm in sorted(targets):
+            for k, target in enumerate(targets[arm]):
+                neural = targets["neural"][k] if "neural" in targets else None
+                image_sets[target.name][arm] = _description(target, neural)
+        return {
+            "recordings": {p.name: p.report() for p in patterns if p.predicted is not None},
+            "image_sets": image_sets,
+        }
 
 
-def upper_triangle(similarity: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Pairs i < j of a matrix, row by row.
+class _Patterns:
+    """Patterns (images, neurons) of one recording: raw, mean and denoised."""
 
-    Parameters
-    ----------
-    similarity : ndarray
-        (n, n).
+    def __init__(self, recording: Recording) -> None:
+        self.name, self.images = recording.name, recording.images
+        self.recording = recording
+        self.predicted: NDArray[np.float64] | None = None
 
-    Returns
-    -------
-    ndarray
-        (n (n - 1) / 2,).
-    """
-    return similarity[np.triu_indices(len(similarity), k=1)]
+    @cached_property
+    def repeated(self) -> NDArray[np.int64]:
+        """Images with at least two trials."""
+        trials = self.recording.trials
+        if trials is None:
+            return np.empty(0, np.int64)
+        return np.flatnonzero(np.isfinite(trials).all(axis=0).sum(axis=1) >= 2)
+
+    @cached_property
+    def weights(self) -> NDArray[np.float64]:
+        """Reliability of each neuron; 1 without repeats."""
+        if self.recording.trials is None or len(self.repeated) < 2:
+            return np.ones(len(self.recording.responses))
+        return reliability(self.recording.trials.transpose(1, 2, 0))
+
+    def _weighted(self, responses: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Return responses in standard deviations, times the weights."""
+        scale = responses.std(axis=0, dtype=np.float64)
+        scaled = np.divide(responses, scale, out=np.zeros(responses.shape), where=scale > 0)
+        return np.asarray(self.weights * scaled)
+
+    @property
+    def raw(self) -> NDArray[np.float64]:
+        return self._weighted(self.recording.single_trial.T)
+
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        r = self.recording
+        return self._weighted((r.responses if r.trials is None else np.nanmean(r.trials, axis=2)).T)
+
+    def denoise(self, banks: Sequence[NDArray[np.float32]], folds: int, seed: int) -> None:
+        """Predict the responses to held-out images from image features."""
+        responses = self.recording.responses.T
+        fits = [crossfit(bank, responses, folds=folds, seed=seed).responses for bank in banks]
+        self.predicted = np.mean(fits, axis=0)
+        self.quality = column_correlation(self.predicted, responses)
+
+    @property
+    def denoised(self) -> NDArray[np.float64]:
+        return np.asarray(self.weights * self.quality.clip(min=0) * self.predicted)
+
+    def report(self) -> dict[str, Any]:
+        """Describe the fit, and how near denoising brings a single trial to repeats or the truth."""
+        r, has_repeats = self.recording, len(self.repeated) > 1
+        raw, denoised = unit_rows(self.raw), unit_rows(self.denoised)
+        report: dict[str, Any] = {
+            "neurons": len(self.weights),
+            "images": len(self.images),
+            "synthetic": r.synthetic,
+            "predictability_mean": float(self.quality.mean()),
+            "predictability_quartiles": np.quantile(self.quality, [0.25, 0.5, 0.75]).tolist(),
+            "has_repeats": has_repeats,
+            "reliability_mean": float(self.weights.mean()) if has_repeats else None,
+            "raw_is": "averages over repeats" if r.trials is None else "single trials",
+            "denoised_vs_raw_similarity_r": agreement(denoised, raw),
+        }
+        if r.trials is not None and has_repeats:
+            few = self.repeated
+            others = unit_rows(self._weighted(np.nanmean(r.trials[:, few, 1:], axis=2).T))
+            enough = len(few) > 2  # two images are one pair
+            report["repeated_images"] = len(few)
+            for key, patterns in (("single_trial", self.raw), ("denoised", self.denoised)):
+                found = agreement(unit_rows(patterns[few]), others) if enough else None
+                report[f"{key}_vs_repeats_r"] = found
+        if r.truth is not None:
+            truth = unit_rows(self._weighted(r.truth.T))
+            report["single_trial_vs_truth_r"] = agreement(raw, truth)
+            report["denoised_vs_truth_r"] = agreement(denoised, truth)
+        return report
 
 
-def agreement(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
-    """Pearson correlation of two similarities over all pairs of images.
-
-    Parameters
-    ----------
-    a, b : ndarray
-        (n, n).
-
-    Returns
-    -------
-    float
-        In [-1, 1]; NaN if one of them is constant.
-    """
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return float(np.corrcoef(upper_triangle(a), upper_triangle(b))[0, 1])
+def _description(
+    target: SimilarityTarget, neural: SimilarityTarget | None
+) -> dict[str, float | None]:
+    """Describe a target over pairs of images, and its correlation with the neural one."""
+    few = np.arange(min(len(target), DESCRIBED))
+    s = target.take(few).similarity()
+    values = s[tuple(torch.triu_indices(len(s), len(s), offset=1))]
+    r = float("nan")
+    if neural is not None:
+        r = float(rsa_score(s, neural.rows[few], metric="dot", x_kind="similarity"))
+    return {
+        "sd": float(values.double().std(correction=0)),
+        "nonzero": float((values != 0).double().mean()),
+        "r_with_neural": r if np.isfinite(r) else None,
+    }

@@ -30,7 +30,7 @@ import contenders
 import timing
 
 import b2m_fast as b2m
-from b2m_fast.ops import _engine
+from b2m_fast.ops.engines import select
 
 OURS = "b2m_fast"
 DEPTHS = (64, 128, 256, 512, 1024)
@@ -244,7 +244,7 @@ def rsa_atanh(bench: Bench, dtype: torch.dtype, precision: str) -> None:
         return b2m.rsa_penalty(features, target, compare="atanh")
 
     def plain() -> Tensor:
-        with _engine.forced("torch"):
+        with select.forced("torch"):
             return b2m.rsa_penalty(features, target, compare="atanh")
 
     losses: dict[str, Callable[[], Tensor]] = {

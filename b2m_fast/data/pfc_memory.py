@@ -1,0 +1,66 @@
+"""Macaque prefrontal cortex while a direction is remembered (Park et al., bioRxiv 2025)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from b2m_fast.data import dataset
+from b2m_fast.data.files import Source, load_npz, require
+from b2m_fast.data.recording import Brain, Recording, TaskMatch, TimeAxis
+from b2m_fast.data.tasks import direction
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["SOURCE", "pfc_memory"]
+
+SOURCE = Source(
+    name="the macaque prefrontal recordings of Park et al. (bioRxiv 2025, 10.1101/2025.02.25.640211)",
+    folder="pfc_memory",
+    files=("pfc_memory_park.npz",),
+    origin=(
+        "github.com/pjjeongjun/Orthogonal_Code, raw_spiking_data; pack firing rates of the memory "
+        "cells after target offset as pfc_memory_park.npz with delay_rate (trials, 20) in spikes/s "
+        "per 50 ms bin, delay_unit, delay_look (1 look, 0 no-look), delay_direction (1 to 6)"
+    ),
+    licence="the repository has no licence for the data: do not redistribute; cite the preprint",
+)
+CONDITIONS = tuple(f"{rule} {d}" for rule in ("look", "no-look") for d in range(1, 7))
+
+
+@dataset(
+    "pfc-memory",
+    "macaque prefrontal cortex, a direction remembered under two rules: 319 units",
+    kind="trials",
+    source=SOURCE,
+    # at least 16 trials of each condition keep 315 of the 319 units
+    tasks=(TaskMatch(direction, options={"directions": 6}, minimum_trials=16),),
+)
+def pfc_memory(root: Path | None = None) -> Brain:
+    """Correct trials of 319 memory cells in the second after the target's offset, by 6 directions (of 60 degrees) x 2 rules.
+
+    They were recorded mostly one at a time, so every unit is a session of its own. The rule may have been blocked: slow drift
+    could help to tell look from no-look.
+    """
+    (path,) = SOURCE.paths(root)
+    data = load_npz(path, ("delay_rate", "delay_unit", "delay_look", "delay_direction"))
+    rate, unit = data["delay_rate"], data["delay_unit"].astype(np.int64)
+    look, place = data["delay_look"], data["delay_direction"].astype(np.int64)
+    require(path, rate.ndim == 2 and rate.shape[1:] == (20,), "delay_rate", "(trials, 20)", rate)
+    for name, values in data.items():
+        require(path, len(values) == len(rate), name, "one entry a trial", values)
+    require(path, bool(np.isin(look, (0, 1)).all()), "delay_look", "0 or 1", look)
+    inside = bool(((place >= 1) & (place <= 6)).all())
+    require(path, inside, "delay_direction", "1 to 6", place)
+    counts = np.asarray(rate * 0.05, dtype=np.float32)  # spikes/s in bins of 50 ms
+    condition = np.array(CONDITIONS)[np.where(look == 1, 0, 6) + place - 1]
+    order = np.argsort(unit, kind="stable")
+    ends = np.flatnonzero(np.diff(unit[order])) + 1
+    time = TimeAxis(50.0, {"delay": (0.0, 1000.0)})
+    recordings = [
+        Recording(counts[rows][:, None], condition[rows], f"unit {unit[rows[0]]}", time=time)
+        for rows in np.split(order, ends)
+    ]
+    return Brain("pfc-memory", recordings, conditions=CONDITIONS)

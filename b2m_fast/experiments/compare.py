@@ -1,0 +1,192 @@
+"""``b2m compare``: arms of several finished experiments side by side, in the report that each has alone."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from b2m_fast.data.files import DataError
+from b2m_fast.experiments.engine import OK, USAGE, check_writable
+from b2m_fast.experiments.report import Results, load, missing_words, write
+from b2m_fast.experiments.settings import by_name, plain
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from b2m_fast.experiments.contract import Measure
+
+HELP = """\
+Draw arms of several finished experiments of one command together: the same tables and figure as each has alone, and words on
+every comparison, over all of them. Arms are named FOLDER/ARM; every arm is compared with the baseline of its own folder, and with
+the arm of the same name in the first folder.
+
+The task, what is measured and the criterion must be the same. Other settings that differ are named in the words, and so is what
+each folder says of its teacher and of runs that are missing.
+"""
+CLOCKS = (
+    "Their validations are not the same: ratios of steps between folders are no finer than the coarser of them, and the longer "
+    "training has more time to reach the criterion."
+)
+
+
+@dataclass(frozen=True)
+class Together(Results):
+    """Results of several folders; arms are named FOLDER/ARM, and what is not written here is that of the first folder."""
+
+    found: dict[str, Results] = field(default_factory=dict)
+
+    @cached_property
+    def measures(self) -> list[Measure]:
+        """The measures that all folders have, each taken of a run as its own folder takes it."""
+        known = {name: {m.label: m for m in of.measures} for name, of in self.found.items()}
+
+        def joined(label: str) -> Measure:
+            every = [measures[label] for measures in known.values()]
+            return replace(
+                every[0],
+                of=lambda run: known[run["folder"]][label].of(run),
+                note=" / ".join(dict.fromkeys(m.note for m in every)),
+                correlation=max(m.correlation for m in every),
+                decides=False,
+            )
+
+        first, *others = known.values()
+        return [joined(label) for label in first if all(label in other for other in others)]
+
+    @cached_property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Each arm with the baseline of its folder, and with its namesake in the first folder."""
+        first = next(iter(self.found))
+        pairs = [
+            (f"{name}/{arm}", base)
+            for name, of in self.found.items()
+            for arm in of.runs
+            for base in (*(f"{name}/{b}" for b in of.by_role("baseline")), f"{first}/{arm}")
+        ]
+        return [(a, b) for a, b in dict.fromkeys(pairs) if a != b and b in self.runs]
+
+    @cached_property
+    def roles(self) -> dict[str, str]:
+        """The role that each arm has in its folder."""
+        return {
+            f"{n}/{arm}": role for n, of in self.found.items() for arm, role in of.roles.items()
+        }
+
+    def own(self, what: str) -> Any:
+        """Return the tables and notes of each folder; its words, panels and numbers are in its own report."""
+        if what == "extra_summary":
+            return {}
+        if what not in {"tables", "notes"}:
+            return []
+        every = [(name, item) for name, of in self.found.items() for item in of.own(what)]
+        if what == "notes":
+            return list(dict.fromkeys(note for _, note in every))
+        return [replace(table, text=f"{name}: {table.text}") for name, table in every]
+
+    def head(self) -> tuple[str, str]:
+        """Return the title, and the command of each folder."""
+        commands = (f"{name}: {of.head()[1]}" for name, of in self.found.items())
+        return f"Together: {', '.join(self.found)}", "\n".join(commands)
+
+
+def together(folders: Sequence[Path], arms: Sequence[str] | None = None) -> Together:
+    """Return results of several folders as those of one experiment.
+
+    Raises
+    ------
+    ValueError
+        If they cannot be compared, or there is no such arm.
+    """
+    names = [path.resolve().name for path in folders]
+    if len(set(names)) < len(names):
+        raise ValueError(f"folders must have different names, got {names}")
+    found = dict(zip(names, map(load, folders), strict=True))
+    experiment = found[names[0]].experiment
+    commands = {name: of.experiment.command for name, of in found.items()}
+    differing = _differing({name: {"command": command} for name, command in commands.items()})
+    differing = differing or _differing({name: by_name(of.settings) for name, of in found.items()})
+    for key, values in differing.items():
+        if any(f"{key}.".startswith(f"{same}.") for same in ("command", *experiment.same)):
+            listed = ", ".join(f"{name} has {value!r}" for name, value in values.items())
+            raise ValueError(
+                f"these cannot be compared: {key.rpartition('.')[2]} differs: {listed}"
+            )
+    known = sorted({arm for of in found.values() for arm in of.runs})
+    if unknown := sorted(set(arms or ()) - set(known)):
+        raise ValueError(f"there are no arms {unknown}; there are {known}")
+    chosen = {
+        n: {a: of.runs[a] for a in arms or of.runs if a in of.runs} for n, of in found.items()
+    }
+    found = {n: replace(found[n], runs=runs) for n, runs in chosen.items() if runs}
+    runs = {
+        f"{name}/{arm}": {seed: run | {"folder": name} for seed, run in seeds.items()}
+        for name, of in found.items()
+        for arm, seeds in of.runs.items()
+    }
+    teacher = {"words": _words(found)}
+    return Together(experiment, found[next(iter(found))].settings, runs, (), teacher, {}, found)
+
+
+def _differing(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the settings that are not the same in all folders: setting -> folder -> value."""
+    keys = next(iter(settings.values()))
+    by_key = {key: {name: of[key] for name, of in settings.items()} for key in keys}
+    return {key: of for key, of in by_key.items() if len(set(map(str, of.values()))) > 1}
+
+
+def _words(found: Mapping[str, Results]) -> list[str]:
+    """Return what to know before the numbers: settings that differ; what folders say of teachers and of missing runs, once."""
+    different = _differing({name: by_name(of.settings) for name, of in found.items()})
+    parts = [
+        f"{key} ({', '.join(f'{name} {value}' for name, value in values.items())})"
+        for key, values in different.items()
+    ]
+    out = [f"The experiments differ in {'; '.join(parts)}."] if parts else []
+    if set(different) & set(next(iter(found.values())).experiment.clock):
+        out.append(CLOCKS)
+    said: dict[str, list[str]] = {}
+    for name, of in found.items():
+        for words in (*missing_words(of.missing), *of.teacher.get("words", [])):
+            said.setdefault(words, []).append(name)
+    return out + [f"{', '.join(names)}: {words}" for words, names in said.items()]
+
+
+def _check_out(out: Path, folders: Sequence[Path]) -> None:
+    """Raise ValueError for a folder with results that are not those of an earlier comparison."""
+    if out.resolve() in {path.resolve() for path in folders}:
+        raise ValueError(f"--out {out} is one of the folders to be compared: name another")
+    path = out / "results.json"
+    try:
+        command = json.loads(path.read_text(encoding="utf-8")).get("command", "regularize")
+    except FileNotFoundError:
+        return
+    except (ValueError, AttributeError):
+        command = "?"
+    if command != "compare":
+        raise ValueError(f"{path} holds results of `b2m {command}`: name another --out")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run ``b2m compare`` and return its exit code."""
+    layout = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser("b2m compare", description=HELP, formatter_class=layout)
+    parser.add_argument("folders", nargs="+", type=Path, metavar="DIR", help="folder of results")
+    parser.add_argument("--arms", nargs="+", metavar="ARM", help="(default: all)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="(default: b2m-results/compare)")
+    options = parser.parse_args(list(argv))
+    out = options.out or Path("b2m-results/compare")
+    try:
+        of = together(options.folders, options.arms)
+        _check_out(out, options.folders)
+        check_writable(out)
+        folders = [{"name": k, "settings": plain(v.settings)} for k, v in of.found.items()]
+        write(of, out, command="compare", settings={}, folders=folders, runs=[])
+    except (DataError, ValueError, OSError) as error:
+        print(f"b2m compare: {error}", file=sys.stderr)
+        return USAGE
+    return OK

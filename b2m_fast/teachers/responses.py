@@ -1,0 +1,448 @@
+"""Responses of a brain, one row a sample, to images or to conditions of a task.
+
+No recording of a driving brain with a usable licence is known to us. For scenes that nobody
+recorded, `SensoryModel` stands in: an encoding model of sensory neurons, fitted on the images they
+were shown and frozen, predicts their responses to the scenes. Every report calls it a stand-in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from b2m_fast.data.driving import to_frames
+from b2m_fast.data.files import DataError, numbers, whole_number, whole_numbers
+from b2m_fast.data.files import images as checked_images
+from b2m_fast.encoding.encoders import crossfit, fit_encoder
+from b2m_fast.encoding.features import cnn_features, gabor_pyramid
+from b2m_fast.teachers.alignment import align
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from b2m_fast.data._old import Recording
+    from b2m_fast.data.tasks import DecisionTask
+    from b2m_fast.encoding.ridge import Ridge
+    from b2m_fast.teachers.population import Population
+
+__all__ = [
+    "ResponseTeacher",
+    "SensoryModel",
+    "condition_responses",
+    "fit_sensory_model",
+    "image_responses",
+    "principal_components",
+    "reduced",
+    "stand_in",
+    "z_scored",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class ResponseTeacher:
+    """Responses to n samples, each of one image or one condition of a task.
+
+    Parameters
+    ----------
+    stimuli : ndarray, optional
+        (n, channels, height, width), float32 in [0, 1]: the image of each sample; None if a sample
+        is known by the condition of a task alone.
+    responses : ndarray
+        (n, features), float32: z-scored responses.
+    label : ndarray
+        (n,), int64: samples with the same label are of the same image or condition.
+    report : dict
+        Where they come from; can be written as JSON.
+    components : int, optional
+        Principal components of the features to teach with; `fitted` finds them on the samples that
+        are trained on. None: the features themselves.
+    condition : ndarray, optional
+        (conditions of the task,), int64: the label of each; conditions that share a recorded
+        condition share its label. None: labels are the task's conditions.
+
+    Raises
+    ------
+    DataError
+        If an array has another shape or kind, or responses hold NaN or infinity.
+
+    Examples
+    --------
+    >>> teacher = ResponseTeacher(images, responses, np.arange(len(images)))
+    >>> teacher.fitted(np.arange(100)).shape  # scaled by the first 100 samples
+    (200, 50)
+    """
+
+    stimuli: NDArray[np.float32] | None
+    responses: NDArray[np.float32]
+    label: NDArray[np.int64]
+    report: dict[str, Any] = field(default_factory=dict)
+    components: int | None = None
+    condition: NDArray[np.int64] | None = None
+
+    def __post_init__(self) -> None:
+        responses = numbers("responses", self.responses, 2, "(n, features)")
+        object.__setattr__(self, "responses", responses)
+        object.__setattr__(self, "label", whole_numbers("label", self.label, "(n,)"))
+        if self.stimuli is not None:
+            object.__setattr__(self, "stimuli", checked_images("stimuli", self.stimuli))
+        if self.condition is not None:
+            condition = whole_numbers("condition", self.condition, "(task's conditions,)")
+            object.__setattr__(self, "condition", condition)
+        n = len(responses)
+        if 0 in responses.shape:
+            raise DataError(
+                f"responses have shape {responses.shape}; expected (n, features), not empty"
+            )
+        if self.label.shape != (n,):
+            raise DataError(f"label has shape {self.label.shape} for {n} responses")
+        if not np.isfinite(responses).all():
+            raise DataError("responses contain NaN or infinity")
+        if self.stimuli is not None and len(self.stimuli) != n:
+            raise DataError(
+                f"stimuli have shape {self.stimuli.shape}; expected ({n}, channels, height, width)"
+            )
+
+    @property
+    def width(self) -> int:
+        """Features a student is compared with."""
+        return self.components or int(self.responses.shape[1])
+
+    def fitted(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Return features (n, width) of all samples; scales and components are those of `rows`.
+
+        With `rows` the samples that are trained on, nothing is known of those held out. DataError if
+        `rows` have fewer components than are asked for.
+        """
+        x = z_scored(self.responses, rows)
+        if self.components is None:
+            return x
+        return principal_components(x, self.components, "training", rows)
+
+
+def z_scored(x: NDArray[np.floating], rows: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
+    """Z-score columns by the mean and deviation of some rows (all); 0 where they do not vary."""
+    x, rows = _centred(x, rows)
+    return _scaled(x, rows)
+
+
+def principal_components(
+    x: NDArray[np.floating], k: int, name: str, rows: NDArray[np.int64] | None = None
+) -> NDArray[np.float32]:
+    """Return k z-scored principal components (n, k), found on some rows (all).
+
+    Signs are such that the sample farthest from 0 is positive. DataError names `name` if there are
+    fewer than k.
+    """
+    x, rows = _centred(x, rows)
+    u, size, v = np.linalg.svd(x[rows], full_matrices=False)
+    rank = int((size > 1e-10 * size[0]).sum())
+    if not 1 <= k <= rank:
+        raise DataError(
+            f"{name}: {len(rows)} samples of {x.shape[1]} units have {rank} components, "
+            f"{k} were asked for"
+        )
+    return _scaled(x @ v[:k].T * np.sign(u[np.abs(u[:, :k]).argmax(axis=0), range(k)]), rows)
+
+
+def reduced(x: NDArray[np.floating], k: int | None, name: str) -> NDArray[np.float32]:
+    """Z-score columns, or return k z-scored principal components of them."""
+    return z_scored(x) if k is None else principal_components(x, k, name)
+
+
+def _centred(
+    x: NDArray[np.floating], rows: NDArray[np.int64] | None
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    x = np.asarray(x, dtype=np.float64)
+    rows = np.arange(len(x)) if rows is None else rows
+    return x - x[rows].mean(axis=0), rows
+
+
+def _scaled(x: NDArray[np.float64], rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    spread = x[rows].std(axis=0)
+    return np.asarray(x / np.where(spread > 0, spread, np.inf), dtype=np.float32)
+
+
+# --------------------------------------------------------------------------------------------------
+# Recorded responses
+# --------------------------------------------------------------------------------------------------
+def condition_responses(
+    population: Population,
+    task: DecisionTask,
+    rng: np.random.Generator,
+    *,
+    per_condition: int | None = None,
+    k: int | None = None,
+    window: Sequence[str] | None = None,
+    epochs: Mapping[str, str] | None = None,
+    conditions: Mapping[str, str] | None = None,
+    max_stretch: float = 2.0,
+) -> ResponseTeacher:
+    """Single (pseudo-)trials of a population, averaged over time, labelled with conditions.
+
+    Parameters
+    ----------
+    population : Population
+        The recorded population.
+    task : DecisionTask
+        The student's task.
+    rng : Generator
+        Draws the pseudo-trials.
+    per_condition : int, optional
+        Responses of each condition; default: as many as the unit with the fewest trials has. More
+        use some trials again, so that responses held out are no longer new to the last unit.
+    k : int, optional
+        Principal components to teach with instead of units (`ResponseTeacher.components`).
+    window : sequence of str, optional
+        Epochs of the task to average over; default: all that were recorded.
+    epochs, conditions : mapping of str to str, optional
+        Epochs and conditions of the task -> those of the recording (see `align`).
+    max_stretch : float, default 2
+        Largest factor by which time may be stretched.
+
+    Returns
+    -------
+    ResponseTeacher
+        Without stimuli. Labels are recorded conditions: each response is a row once, however many
+        conditions of the task it stands for (`ResponseTeacher.condition`); numbered as the task's
+        conditions where each has its own.
+
+    Raises
+    ------
+    DataError
+        If epochs or conditions do not match, nothing was recorded in the window, or `k` exceeds
+        units or responses.
+    ValueError
+        If `per_condition` is less than 2, an epoch of the window is unknown, or a number is not
+        whole.
+    """
+    count = population.fewest_trials if per_condition is None else per_condition
+    whole_number("per_condition", count, 2)
+    if k is not None:
+        whole_number("k", k, 1)
+    clock = align(population, task, epochs=epochs, conditions=conditions, max_stretch=max_stretch)
+    averaged = clock.valid.copy()
+    if window is not None:
+        if unknown := [name for name in window if name not in task.epochs]:
+            raise ValueError(f"unknown epochs {unknown} of {task.name}: {list(task.epochs)}")
+        steps = [step for name in window for step in range(*task.epochs[name])]
+        averaged &= np.isin(np.arange(task.steps), steps)
+    if not averaged.any():
+        raise DataError(f"{population.name}: nothing was recorded in the window {window}")
+    weights = clock.weights[averaged[clock.valid]].mean(axis=0)
+    rates, recorded = population.pseudo_trials(count, rng)
+    means = np.einsum("b,nbu->nu", weights, rates)
+    used = list(dict.fromkeys(clock.condition.tolist()))
+    rows = np.concatenate([np.flatnonzero(recorded == c) for c in used])
+    report = {
+        **population.report,
+        "task": task.name,
+        "responses_per_condition": count,
+        "trials_used_again": count > population.fewest_trials,
+        "steps": int(averaged.sum()),
+        "components": k,
+        "recorded_conditions": len(used),
+    }
+    label = np.repeat(np.arange(len(used)), count)
+    condition = np.array([used.index(c) for c in clock.condition])
+    features = _features(means[rows], k, population.name)
+    return ResponseTeacher(None, features, label, report, k, condition)
+
+
+def _features(responses: NDArray[np.floating], k: int | None, name: str) -> NDArray[np.float32]:
+    """Z-score responses; raise now if there are fewer than k components."""
+    features = z_scored(responses)
+    if k is not None:
+        principal_components(features, k, name)
+    return features
+
+
+def image_responses(
+    recording: Recording, size: tuple[int, int], *, k: int | None = None, repeats: bool = False
+) -> ResponseTeacher:
+    """Responses of neurons to images, with the images as frames (height, width) of a student.
+
+    Labels are the numbers of the images. `repeats`: one sample for each repeat of an image instead
+    of their mean. DataError if repeats are asked for and were not recorded, or `k` (components to
+    teach with instead of neurons) exceeds neurons or samples.
+    """
+    responses = recording.responses.T
+    label = np.arange(len(recording.images))
+    if repeats:
+        if recording.trials is None:
+            raise DataError(f"{recording.name} holds averages over repeats, no single ones")
+        shown = np.isfinite(recording.trials).all(axis=0)
+        label = np.repeat(label, shown.sum(axis=1))
+        responses = recording.trials.transpose(1, 2, 0)[shown]
+    report = {
+        "recording": recording.name,
+        "synthetic": recording.synthetic,
+        "units": len(recording.responses),
+        "images": len(recording.images),
+        "samples": len(label),
+        "components": k,
+        "stand_in": False,
+    }
+    features = _features(responses, k, recording.name)
+    return ResponseTeacher(to_frames(recording.images, size)[label], features, label, report, k)
+
+
+# --------------------------------------------------------------------------------------------------
+# Predicted responses
+# --------------------------------------------------------------------------------------------------
+def _enlarged_cnn(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    return cnn_features(_bytes(to_frames(images, (112, 112))), block=7)
+
+
+# name -> smaller side of the scenes in pixels -> features of images
+FEATURES: dict[str, Callable[[int], Callable[[NDArray[np.uint8]], NDArray[np.float32]]]] = {
+    "gabor": lambda pixels: partial(gabor_pyramid, size=pixels),
+    "efficientnet": lambda _: _enlarged_cnn,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class SensoryModel:
+    """Frozen encoding models of sensory neurons, which predict responses to any scene.
+
+    Attributes
+    ----------
+    encoders : tuple of Ridge
+        One for each set of images.
+    kept : tuple of ndarray
+        For each, (neurons,) bool: neurons that are predicted well enough.
+    pixels : int
+        Height and width of the images the models see.
+    features : str
+        A key of `FEATURES`.
+    report : dict
+        How well responses to held-out images are predicted.
+    """
+
+    encoders: tuple[Ridge, ...]
+    kept: tuple[NDArray[np.bool_], ...]
+    pixels: int
+    features: str
+    report: dict[str, Any]
+
+    def respond(self, frames: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Predict responses (n, neurons) to frames (n, 3, height, width) in [0, 1].
+
+        In standard deviations of each neuron's responses to its own images. Models see the square in
+        the middle of a frame.
+        """
+        seen = to_frames(_bytes(frames), (self.pixels, self.pixels))
+        features = FEATURES[self.features](self.pixels)(_bytes(seen))
+        predicted = [
+            e.predict(features)[:, kept] for e, kept in zip(self.encoders, self.kept, strict=True)
+        ]
+        return np.asarray(np.concatenate(predicted, axis=1), dtype=np.float64)
+
+
+def fit_sensory_model(
+    recordings: Sequence[Recording],
+    pixels: int,
+    *,
+    features: str = "gabor",
+    minimum: float = 0.2,
+    folds: int = 5,
+    seed: int = 0,
+) -> SensoryModel:
+    """Fit models of neurons at the resolution of the scenes they are to respond to.
+
+    Images are first reduced to the scenes' resolution, so that no model depends on detail that the
+    scenes lack. Ridge regression on fixed image features (`b2m_fast.encoding.encoders`).
+
+    Parameters
+    ----------
+    recordings : sequence of Recording
+        Neurons and the images they were shown.
+    pixels : int
+        Smaller side of the scenes, at least 32.
+    features : {"gabor", "efficientnet"}
+        Image features.
+    minimum : float, default 0.2
+        Neurons with a lower correlation of predicted and recorded responses to held-out images are
+        left out.
+    folds, seed : int
+        Folds of the cross-fitting, and the seed that assigns images to them.
+
+    Returns
+    -------
+    SensoryModel
+        Frozen.
+
+    Raises
+    ------
+    DataError
+        If there is no recording, or no neuron is predicted well enough.
+    ValueError
+        If the features are unknown or there are fewer than 32 pixels.
+    """
+    if features not in FEATURES:
+        raise ValueError(f"unknown features {features!r}; there are {list(FEATURES)}")
+    if pixels < 32:
+        raise ValueError(f"a sensory model needs at least 32 pixels, got {pixels}")
+    if not recordings:
+        raise DataError("there is no recording to model")
+    describe = FEATURES[features](pixels)
+    encoders, kept, quality, spread = [], [], [], []
+    for name in dict.fromkeys(r.image_set for r in recordings):
+        group = [r for r in recordings if r.image_set == name]
+        bank = describe(_bytes(to_frames(group[0].images, (pixels, pixels))))
+        responses = np.concatenate([r.responses for r in group]).T
+        held_out = crossfit(bank, responses, folds=folds, seed=seed)
+        good = held_out.predictability >= minimum
+        encoders.append(fit_encoder(bank, responses))
+        kept.append(good)
+        quality.append(held_out.predictability[good])
+        spread.append(held_out.responses[:, good].std(axis=0))
+    r = np.concatenate(quality)
+    if not r.size:
+        raise DataError(
+            f"none of {sum(map(len, kept))} neurons is predicted with r >= {minimum} from "
+            f"{features} features at {pixels} pixels"
+        )
+    report = {
+        "recordings": [recording.name for recording in recordings],
+        "synthetic": all(recording.synthetic for recording in recordings),
+        "features": features,
+        "pixels": pixels,
+        "units": len(r),
+        "units_recorded": sum(map(len, kept)),
+        "held_out_r_mean": float(r.mean()),
+        "held_out_r_quartiles": np.quantile(r, [0.25, 0.5, 0.75]).tolist(),
+        "predicted_sd_on_own_images": float(np.median(np.concatenate(spread))),
+    }
+    return SensoryModel(tuple(encoders), tuple(kept), pixels, features, report)
+
+
+def stand_in(
+    model: SensoryModel, frames: NDArray[np.float32], *, k: int | None = None
+) -> ResponseTeacher:
+    """Teacher of predicted responses to scenes (n, 3, height, width), float32 in [0, 1].
+
+    Labels are the frames' numbers; k: principal components instead of neurons, in which neurons that
+    are predicted better weigh more. The report says that it is a stand-in, and how much predictions
+    vary, next to those for the images the model was fitted on. DataError if k exceeds neurons or
+    frames.
+    """
+    responses = model.respond(frames)
+    report = {
+        **model.report,
+        "stand_in": True,
+        "frames": len(frames),
+        "components": k,
+        "predicted_sd_on_frames": float(np.median(responses.std(axis=0))),
+    }
+    features = reduced(responses, k, "the sensory model")
+    return ResponseTeacher(frames, features, np.arange(len(frames)), report)
+
+
+def _bytes(frames: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Convert frames (n, 3, h, w) in [0, 1] to images (n, h, w, 3), uint8."""
+    return np.asarray(np.rint(frames.transpose(0, 2, 3, 1) * 255), dtype=np.uint8)

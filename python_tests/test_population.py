@@ -1,0 +1,193 @@
+"""Populations: smoothing, z-scores, pseudo-trials, halves, and what cannot be averaged."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from b2m_fast.data._old import Session, SpikeRecording
+from b2m_fast.data.files import DataError
+from b2m_fast.teachers.population import make_population, rebin, smoother
+from latent_helpers import planted_recording
+
+RNG = np.random.default_rng
+
+
+def counts(sessions: int = 3, trials: int = 8, neurons: int = 2, seed: int = 0) -> SpikeRecording:
+    """Poisson counts of two conditions, of which the second has twice the rate."""
+    rng = RNG(seed)
+    parts = []
+    for _ in range(sessions):
+        condition = np.arange(trials) % 2
+        rate = np.where(condition == 1, 4.0, 2.0)[:, None, None]
+        parts.append(Session(rng.poisson(np.tile(rate, (1, neurons, 10))), condition))
+    return SpikeRecording("test", tuple(parts), ("slow", "fast"), 50.0, {"all": (0.0, 500.0)})
+
+
+def test_rebinning_keeps_counts() -> None:
+    """Wider bins hold the same spikes; an incomplete last one is dropped."""
+    source = counts()
+    wide = rebin(source, 150.0)
+    assert wide.bins == 3
+    assert wide.bin_ms == 150
+    for a, b in zip(source.sessions, wide.sessions, strict=True):
+        np.testing.assert_array_equal(a.spikes[:, :, :9].sum(axis=2), b.spikes.sum(axis=2))
+    with pytest.raises(DataError, match=r"75\.0 ms are no multiple of the recorded 50\.0"):
+        rebin(source, 75.0)
+    for bad in (np.inf, np.nan, 0.0, -50.0):
+        with pytest.raises(DataError, match=f"bin_ms must be positive and finite, got {bad}"):
+            rebin(source, bad)
+    with pytest.raises(DataError, match="longer than a trial of 500"):
+        rebin(source, 550.0)
+
+
+def test_smoothing_keeps_constants_and_lowers_noise() -> None:
+    """Weights sum to 1 also at the ends; a width of 0 changes nothing; noise shrinks as it should."""
+    matrix = smoother(40, 2.0)
+    np.testing.assert_allclose(matrix.sum(axis=1), 1, rtol=1e-6)
+    np.testing.assert_array_equal(smoother(5, 0), np.eye(5))
+    noise = RNG(0).normal(size=(4000, 40)) @ matrix.T
+    # the sum of squared weights of a Gaussian of standard deviation s is 1 / (2 s sqrt(pi))
+    assert noise[:, 20].var() == pytest.approx(1 / (4 * np.sqrt(np.pi)), rel=0.1)
+
+
+def test_z_scores_are_over_all_trials_and_bins() -> None:
+    """Mean 0 and standard deviation 1 per neuron, without touching differences of conditions."""
+    population = make_population(counts(trials=40))
+    for s in population.sessions:
+        np.testing.assert_allclose(s.rates.mean(axis=(0, 2)), 0, atol=1e-5)
+        np.testing.assert_allclose(s.rates.std(axis=(0, 2)), 1, rtol=1e-4)
+    slow, fast = population.average()
+    assert (fast.mean(axis=0) > 0.3).all()
+    assert (slow.mean(axis=0) < -0.3).all()
+
+
+def test_average_is_over_trials_of_a_condition() -> None:
+    """Shapes and values of condition averages, neurons side by side."""
+    population = make_population(counts(), smooth_ms=0)
+    average = population.average()
+    assert average.shape == (2, 10, 6)
+    expected = population.sessions[1].rates[1::2].mean(axis=0).T
+    np.testing.assert_allclose(average[1][:, 2:4], expected, rtol=1e-5)
+
+
+def test_halves_are_disjoint_and_complete() -> None:
+    """Every trial is in exactly one half, and each half has trials of every condition."""
+    source = counts(trials=7)
+    for number, s in enumerate(source.sessions):
+        s.spikes[:, 0, 0] = np.arange(7) + 10 * number  # marks each trial
+    population = make_population(source, smooth_ms=0, minimum_trials=3)
+    first, second = population.halves(RNG(0))
+    for whole, a, b in zip(population.sessions, first.sessions, second.sessions, strict=True):
+        marks = np.concatenate([a.rates[:, 0, 0], b.rates[:, 0, 0]])
+        np.testing.assert_array_equal(np.sort(marks), np.sort(whole.rates[:, 0, 0]))
+        for half in (a, b):
+            assert set(half.condition.tolist()) == {0, 1}
+    other, _ = population.halves(RNG(1))
+    assert any(
+        not np.array_equal(a.rates, b.rates)
+        for a, b in zip(first.sessions, other.sessions, strict=True)
+    )
+
+
+def test_pseudo_trials_use_every_trial_before_any_again() -> None:
+    """A session's trials are all used once before one is used twice, and conditions stay apart."""
+    source = counts(sessions=2, trials=8)
+    for s in source.sessions:
+        s.spikes[:, :, :] = np.arange(8)[:, None, None] + 1
+    population = make_population(source, smooth_ms=0)
+    marks = {c: np.unique(population.sessions[0].rates[c::2, 0, 0]) for c in (0, 1)}
+    rates, condition = population.pseudo_trials(4, RNG(0))
+    assert rates.shape == (8, 10, 4)
+    assert condition.tolist() == [0] * 4 + [1] * 4
+    for c in (0, 1):
+        for unit in (0, 2):
+            np.testing.assert_array_equal(np.sort(rates[condition == c, 0, unit]), marks[c])
+    more, _ = population.pseudo_trials(6, RNG(0))
+    assert np.unique(more[:6, 0, 0], return_counts=True)[1].max() == 2
+
+
+def test_units_not_recorded_together_share_no_noise() -> None:
+    """Pseudo-trials break trial-to-trial correlation between sessions and keep it within one."""
+    rng = RNG(0)
+    gain = rng.choice([1.0, 3.0], 60)
+    condition = np.arange(60) % 2
+    spikes = [rng.poisson(np.tile((5 * gain)[:, None, None], (1, 2, 10))) for _ in range(2)]
+    source = SpikeRecording(
+        "test", tuple(Session(s, condition) for s in spikes), ("a", "b"), 50.0, {"all": (0, 500)}
+    )
+    rates, _ = make_population(source).pseudo_trials(30, rng)
+    r = np.corrcoef(rates.mean(axis=1).T)
+    assert r[0, 1] > 0.8
+    assert r[2, 3] > 0.8
+    assert np.abs(r[:2, 2:]).max() < 0.4
+
+
+def test_what_is_left_out_is_reported() -> None:
+    """Slow units and units with few trials leave, and the report counts them."""
+    source = counts(sessions=3)
+    source.sessions[0].spikes[:, 1] = 0
+    lonely = Session(source.sessions[2].spikes[:3], source.sessions[2].condition[:3])
+    source = SpikeRecording(
+        "test", (*source.sessions[:2], lonely), source.conditions, 50.0, source.epochs
+    )
+    population = make_population(source)
+    assert population.units == 3
+    assert population.report["units_recorded"] == 6
+    assert population.report["units_too_slow"] == 1
+    assert population.report["units_with_too_few_trials"] == 2
+    assert population.report["trials_per_condition_min"] == population.fewest_trials == 4
+
+
+@pytest.mark.parametrize("count", [5.0, 0.1, 1e4])
+@pytest.mark.parametrize("smooth_ms", [0.0, 50.0, 1e6])
+def test_constant_units_leave(count: float, smooth_ms: float) -> None:
+    """A unit that never varies must not become rounding noise of unit variance."""
+    source = counts(sessions=1, trials=30, neurons=4)
+    spikes = source.sessions[0].spikes.astype(float)
+    spikes[:, 3] = count
+    source = replace(source, sessions=(Session(spikes, source.sessions[0].condition),))
+    population = make_population(source, smooth_ms=smooth_ms)
+    assert population.units == 3
+    assert population.report["units_constant"] == 1
+    assert population.report["units_too_slow"] == 0
+    spikes[:] = count
+    with pytest.raises(DataError, match=r"none of 4 units .* \(0 too slow, 4 constant\)"):
+        make_population(source, smooth_ms=smooth_ms)
+
+
+def test_recordings_that_cannot_teach() -> None:
+    """One condition, no repeats and silence are refused, each with what was found."""
+    one = SpikeRecording(
+        "test", (Session(np.ones((4, 1, 5)), np.zeros(4, np.int64)),), ("a",), 50.0, {}
+    )
+    with pytest.raises(DataError, match=r"at least two conditions, got \['a'\]"):
+        make_population(one)
+    with pytest.raises(
+        DataError,
+        match=r"no unit has 2 trials of each of the 2.*\(at most 1; .*'slow' 1, 'fast' 1\)",
+    ):
+        make_population(counts(trials=2))
+    lacking = counts(sessions=1, trials=9)
+    kept = lacking.sessions[0].condition == 0
+    session = Session(lacking.sessions[0].spikes[kept], lacking.sessions[0].condition[kept])
+    with pytest.raises(DataError, match=r"at most 0; the best one has of 'fast' 0\)"):
+        make_population(replace(lacking, sessions=(session,)))
+    silent = SpikeRecording(
+        "test", (Session(np.zeros((4, 3, 5)), np.arange(4) % 2),), ("a", "b"), 50.0, {}
+    )
+    with pytest.raises(DataError, match=r"none of 3 units fires 0\.5 spikes/s"):
+        make_population(silent)
+    for width in (-1.0, np.nan, np.inf):
+        with pytest.raises(ValueError, match=f"smooth_ms must not be negative.*got {width}"):
+            make_population(counts(), smooth_ms=width)
+    with pytest.raises(ValueError, match="minimum_trials must be at least 2, got 1"):
+        make_population(counts(), minimum_trials=1)
+
+
+def test_synthetic_recordings_say_so() -> None:
+    """A population of simulated spikes is marked as such in its report."""
+    assert make_population(planted_recording(repeats=2)).report["synthetic"] is True
+    assert make_population(counts()).report["synthetic"] is False

