@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import torch
 
-from b2m_fast.data._old import cowley_v4, cowley_v4_files
+from b2m_fast.data import dataset, files_of
 from b2m_fast.data.files import data_root, fingerprint
 from b2m_fast.data.images import CIFAR10, ImageTask, cifar10_subset, digits
 from b2m_fast.evaluate import robustness
@@ -19,7 +19,7 @@ from b2m_fast.methods.regularize import EPSILON, Regularization, SimilarityHead,
 from b2m_fast.ops import rsa_penalty
 from b2m_fast.students.resnet import ResNet
 from b2m_fast.teachers.similarity import SimilarityTarget, SimilarityTeacher, shuffled, thresholded
-from b2m_fast.teachers.synthetic import synthetic_recordings
+from b2m_fast.teachers.synthetic import synthetic_brain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -167,9 +167,7 @@ class Material:
 
 
 def _data_files(experiment: Experiment, root: str | None) -> list[Path]:
-    files: list[Path] = []
-    if experiment.brain == "cowley-v4":
-        files += cowley_v4_files(data_root(root))
+    files = files_of(dataset.get(experiment.brain).about, root)
     if experiment.task == "cifar10-subset":
         files += CIFAR10.paths(data_root(root))
     return files
@@ -222,10 +220,9 @@ def make_material(experiment: Experiment, arms: Sequence[str], root: str | None)
     """
     size = experiment.size
     task = digits(size=size) if experiment.task == "digits" else cifar10_subset(data_root(root))
-    recordings = (
-        synthetic_recordings() if experiment.brain == "synthetic" else cowley_v4(data_root(root))
-    )
-    teacher = SimilarityTeacher(recordings, size, denoiser=experiment.denoiser)
+    simulated = experiment.brain == "synthetic"
+    brain = synthetic_brain() if simulated else dataset.get(experiment.brain).build(root=root)
+    teacher = SimilarityTeacher(brain, size, denoiser=experiment.denoiser)
     wanted = {"neural", *arms}
     targets = {arm: make(teacher) for arm, make in TARGETS.items() if arm in wanted}
     rng = np.random.default_rng(0)
