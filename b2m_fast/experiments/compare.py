@@ -182,8 +182,8 @@ def main(argv: Sequence[str]) -> int:
     out = options.out or Path("b2m-results/compare")
     try:
         of = together(options.folders, options.arms)
-        _check_out(out, options.folders)
         check_writable(out)
+        _check_out(out, options.folders)
         folders = [{"name": k, "settings": plain(v.settings)} for k, v in of.found.items()]
         write(of, out, command="compare", settings={}, folders=folders, runs=[])
     except (DataError, ValueError, OSError) as error:

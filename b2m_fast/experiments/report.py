@@ -382,11 +382,11 @@ def _verdict(of: Results) -> list[str]:
 # --------------------------------------------------------------------------------------------------
 def write(of: Results, out: Path, **more: Any) -> None:
     """Write results.json (with `more` in it), results.md and results.png to a folder, and print tables and words."""
-    said, title = words(of), of.head()[0]
+    said, title, command = words(of), of.head()[0], of.experiment.command
     text = f"{markdown(of)}\nWhat this shows:\n\n" + "".join(f"- {line}\n" for line in said)
     verdict = "".join(line for line in said if line.startswith("In short"))
     content = {
-        "command": of.experiment.reference,
+        "command": command if command in registry.listings() else of.experiment.reference,
         "settings": plain(of.settings),
         "method_version": of.settings.method_version,
         **of.made_with,
