@@ -57,7 +57,7 @@ def random_target(
 
 def tiny_student(width: int = 2) -> ResNet:
     torch.manual_seed(0)
-    return ResNet(2, width=width, blocks=(1,) * 4)
+    return ResNet(2, width=width, blocks=1)
 
 
 def sign(s: Tensor) -> Tensor:
@@ -249,8 +249,6 @@ def test_penalty_goes_down_in_training() -> None:
 class Flat(nn.Module):
     """A student that is no ResNet: colour images, two taps, no batch normalisation."""
 
-    channels = (4, 6)
-
     def __init__(self) -> None:
         super().__init__()
         torch.manual_seed(0)
@@ -295,7 +293,7 @@ def test_the_loop_is_the_plain_one(change: dict[str, Any]) -> None:
         Regularization(alpha=3.0, epochs=3, batch=16, neural_batch=8, phases=3), **change
     )
     model = tiny_student()
-    plain = copy.deepcopy(model)
+    plain = copy.deepcopy(model).to(memory_format=model.memory_format)  # type: ignore[call-overload]
     out = train_regularized(model, task, [target], config, seed=5)
 
     head = RSAPenalty(layers=5, center="ema", channels=plain.channels, target_metric="dot")

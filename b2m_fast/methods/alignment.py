@@ -17,7 +17,7 @@ tell conditions apart, and so can teach.) Rows for validation are never scramble
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
 
     from b2m_fast.data.tasks import DecisionTask, Trials
     from b2m_fast.methods.config import Brain2ModelConfig
-    from b2m_fast.students.recurrent import GRUStudent, LeakyRNN
-    from b2m_fast.students.vae import ConvVAE
     from b2m_fast.teachers.latents import LatentTeacher
     from b2m_fast.teachers.responses import ResponseTeacher
 
@@ -94,9 +92,8 @@ class TrialTask(Resumable):
 
     Parameters
     ----------
-    student : LeakyRNN or GRUStudent, or any module like them
-        ``student(inputs (steps, trials, channels), generator=...)`` returns logits (steps, trials,
-        classes) and hidden states (steps, trials, units); it has `channels`, `classes`, `units`.
+    student : b2m_fast.students.TrialStudent
+        The student.
     task : DecisionTask
         The task.
     seed : int
@@ -119,7 +116,7 @@ class TrialTask(Resumable):
 
     def __init__(
         self,
-        student: LeakyRNN | GRUStudent,
+        student: Any,
         task: DecisionTask,
         *,
         seed: int,
@@ -127,10 +124,12 @@ class TrialTask(Resumable):
         validation: int = 240,
         pool: int | None = None,
     ) -> None:
-        if student.channels != task.channels or student.classes < task.classes:
+        channels = getattr(student, "channels", task.channels)
+        classes = getattr(student, "classes", task.classes)
+        if channels != task.channels or classes < task.classes:
             raise ValueError(
-                f"the student has {student.channels} input channels and {student.classes} classes, "
-                f"the task {task.name!r} has {task.channels} and {task.classes}"
+                f"the student has {channels} input channels and {classes} classes, the task "
+                f"{task.name!r} has {task.channels} and {task.classes}"
             )
         for name, value in (("batch", batch), ("validation", validation), ("pool", pool)):
             if value is not None and value < 1:
@@ -179,7 +178,7 @@ class FrameTask(Resumable):
 
     Parameters
     ----------
-    student : ConvVAE
+    student : b2m_fast.students.FrameStudent
         The student.
     frames : ndarray
         (n, channels, height, width), float32 in [0, 1], to train on.
@@ -204,7 +203,7 @@ class FrameTask(Resumable):
 
     def __init__(
         self,
-        student: ConvVAE,
+        student: Any,
         frames: NDArray[np.float32],
         held_out: NDArray[np.float32],
         *,
@@ -215,10 +214,11 @@ class FrameTask(Resumable):
     ) -> None:
         if batch < 1:
             raise ValueError(f"batch must be at least 1, got {batch}")
+        self.shape = tuple(getattr(student, "shape", frames.shape[1:]))
         for x in (frames, held_out):
-            if x.shape[1:] != student.shape or not len(x):
+            if x.shape[1:] != self.shape or not len(x):
                 raise ValueError(
-                    f"frames have shape {x.shape}; the student takes (n, *{student.shape}), n >= 1"
+                    f"frames have shape {x.shape}; the student takes (n, *{self.shape}), n >= 1"
                 )
         self.student, self.beta, self.error = student, beta, error
         self.frames, self.held_out = torch.from_numpy(frames), torch.from_numpy(held_out)
@@ -425,11 +425,10 @@ class StimulusAlignment(Resumable):
     def __init__(
         self, teacher: ResponseTeacher, task: FrameTask, config: Brain2ModelConfig, seed: int
     ) -> None:
-        student = task.student
-        if teacher.stimuli is None or teacher.stimuli.shape[1:] != student.shape:
+        if teacher.stimuli is None or teacher.stimuli.shape[1:] != task.shape:
             shape = None if teacher.stimuli is None else teacher.stimuli.shape
             raise ValueError(
-                f"the teacher's stimuli have shape {shape}; the student takes (n, *{student.shape})"
+                f"the teacher's stimuli have shape {shape}; the student takes (n, *{task.shape})"
             )
         labels = np.unique(teacher.label)
         if len(labels) < 2:
@@ -439,11 +438,11 @@ class StimulusAlignment(Resumable):
             np.flatnonzero(np.isin(teacher.label, part))
             for part in _split_blocks(labels, config.held_out, self.streams.numpy)
         )
-        self.student, self.scramble = student, config.scramble
+        self.student, self.scramble = task.student, config.scramble
         self.stimuli = torch.from_numpy(teacher.stimuli)
         self.responses = torch.from_numpy(teacher.fitted(train))
         self.label = torch.from_numpy(teacher.label)
-        self.widths = (student.latent, self.responses.shape[1])
+        self.widths = (task.student.latent, self.responses.shape[1])
         self.train, self.kept = train, kept
         self.order = ShuffledIndices(len(train), config.batch, self.streams.numpy)
 

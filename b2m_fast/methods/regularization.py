@@ -26,7 +26,7 @@ from __future__ import annotations
 import math
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -57,7 +57,6 @@ if TYPE_CHECKING:
     from b2m_fast.teachers.similarity import SimilarityTarget
 
 __all__ = [
-    "ImageStudent",
     "NeuralBatches",
     "Regularization",
     "RegularizationObjective",
@@ -65,19 +64,6 @@ __all__ = [
     "augment",
     "train_regularized",
 ]
-
-
-class ImageStudent(Protocol):
-    """What equations (1) and (2) need of a network, which is a module; images are (n, channels, height, width) in [0, 1]."""
-
-    channels: Sequence[int]
-    """Channels of each tap."""
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Return the logits (n, classes)."""
-
-    def taps(self, images: Tensor) -> list[Tensor]:
-        """Return activations (n, channels, height, width), one tensor a tap."""
 
 
 # --------------------------------------------------------------------------------------------------
@@ -158,6 +144,13 @@ class NeuralBatches(Resumable):
 # --------------------------------------------------------------------------------------------------
 # Equations (1) to (4)
 # --------------------------------------------------------------------------------------------------
+@torch.no_grad()
+def _channels_of_taps(student: Any, image: Tensor) -> list[int]:
+    """Return the number of channels of each tap; the student's state stays as it is."""
+    student.eval()
+    return [tap.shape[1] for tap in student.taps(image.to(next(student.parameters()).device))]
+
+
 @contextmanager
 def _frozen_statistics(network: nn.Module, frozen: bool) -> Iterator[None]:
     """Normalise by the batch; without its entering the running statistics, if these are frozen."""
@@ -177,8 +170,8 @@ class RegularizationObjective(Resumable):
 
     Parameters
     ----------
-    student : module
-        An `ImageStudent`.
+    student : b2m_fast.students.ImageStudent
+        The student; trained in its ``memory_format``, if it has one.
     task : ImageTask
         The task.
     targets : sequence of SimilarityTarget
@@ -205,15 +198,16 @@ class RegularizationObjective(Resumable):
         config: Regularization,
         seed: int,
     ) -> None:
-        channels = _images(task.train_x, slice(1)).shape[1]
+        wanted = _images(task.train_x, slice(1)).shape[1]
         for target in targets:
             found = _images(target.images, slice(1)).shape[1]
-            if len(target.images) < 2 or found != channels:
+            if len(target.images) < 2 or found != wanted:
                 raise ValueError(
                     f"target {target.name!r} has {len(target.images)} images of {found} channels; "
-                    f"at least 2 are needed, of {channels} channels, as the task {task.name!r} has"
+                    f"at least 2 are needed, of {wanted} channels, as the task {task.name!r} has"
                 )
-        self.student, self.task, self.config = student, task, config
+        memory_format = getattr(student, "memory_format", torch.contiguous_format)
+        self.student, self.task, self.config = student.to(memory_format=memory_format), task, config
         self.streams = RandomStreams(seed, Stream.TASK)
         self.order = ShuffledIndices(len(task.train_x), config.batch, self.streams.numpy)
         self.neural = None
@@ -221,10 +215,11 @@ class RegularizationObjective(Resumable):
         if targets:
             self.neural = NeuralBatches(targets, config, RandomStreams(seed, Stream.TEACHER))
             kind = {"target_kind": "similarity"} if self.neural.applied else kind
+        channels = _channels_of_taps(student, _images(task.train_x, slice(1)))
         centered: dict[str, Any] = {"center": config.center == "batch"}
         if config.center == "ema":
-            centered = {"center": "ema", "momentum": config.beta, "channels": student.channels}
-        self.penalty = RSAPenalty("atanh", layers=len(student.channels), **centered, **kind)
+            centered = {"center": "ema", "momentum": config.beta, "channels": channels}
+        self.penalty = RSAPenalty("atanh", layers=len(channels), **centered, **kind)
         self.modules = nn.ModuleDict({"student": student, "penalty": self.penalty})
 
     def step(self, fabric: Fabric, progress: float) -> tuple[Tensor, dict[str, Tensor]]:  # noqa: ARG002
@@ -292,8 +287,8 @@ def train_regularized(
 
     Parameters
     ----------
-    student : module
-        An `ImageStudent`, trained in place; ends with the weights of the lowest validation loss.
+    student : b2m_fast.students.ImageStudent
+        The student, trained in place; ends with the weights of the lowest validation loss.
     task : ImageTask
         The task.
     targets : sequence of SimilarityTarget
