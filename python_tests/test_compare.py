@@ -56,7 +56,7 @@ def test_arms_of_two_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert "strong: A table of its own." in text
     assert "weak: `b2m made-up --set weight=0.1`" in text
     of = compare.together([Path(weak), Path(strong)])
-    assert FIGURE(of, "title").startswith(b"\x89PNG")
+    assert FIGURE(of).startswith(b"\x89PNG")
 
 
 def test_chosen_arms(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def test_every_arm_has_a_look_of_its_own() -> None:
 )
 def test_a_figure_is_drawn(of: Results, recwarn: pytest.WarningsRecorder) -> None:
     """A PNG, without a warning."""
-    assert figures.figure(of, "title", "In short: " + "words " * 60).startswith(b"\x89PNG")
+    assert figures.figure(of, "In short: " + "words " * 60).startswith(b"\x89PNG")
     assert not [str(w.message) for w in recwarn]
 
 
@@ -55,7 +55,7 @@ def test_runs_of_different_length_are_drawn_as_far_as_all_go() -> None:
     """Means of a curve are over all seeds at every place."""
     of = results(none=(60, 0.9))
     of.runs["none"][0]["history"] = of.runs["none"][0]["history"][:4]
-    assert figures.figure(of, "").startswith(b"\x89PNG")
+    assert figures.figure(of).startswith(b"\x89PNG")
 
 
 def test_names_at_the_ends_of_lines_do_not_overlap() -> None:

@@ -306,7 +306,7 @@ def _panels(of: Results) -> list[Callable[[Any], object]]:
     return out + [lambda panel, own=own: own.draw(panel, arms) for own in of.own("panels")]
 
 
-def figure(of: Results, title: str, verdict: str = "") -> bytes:
+def figure(of: Results, verdict: str = "") -> bytes:
     """Return the figure of results as PNG."""
     draws = _panels(of)
     columns = min(2 if len(draws) == 4 else 3, max(len(draws), 1))
@@ -326,7 +326,7 @@ def figure(of: Results, title: str, verdict: str = "") -> bytes:
     with rc_context(LOOK):
         made = FigureCanvasAgg(Figure(figsize=(width, height), dpi=120)).figure
         left = 0.15 / width
-        made.text(left, 1 - 0.15 / height, title, fontsize=11, weight="bold", va="top")
+        made.text(left, 1 - 0.15 / height, of.title, fontsize=11, weight="bold", va="top")
         made.text(left, 1 - 0.42 / height, said, fontsize=8.5, color="0.25", va="top")
         made.text(left, 0.12 / height, note, fontsize=FONT, color="0.4", va="bottom")
         for k, draw in enumerate(draws):
