@@ -289,7 +289,7 @@ class Registry(Generic[T]):
         if len(points) > 1:
             raise ValueError(
                 f"{len(points)} installed distributions offer a {self.kind} {name!r}: name one of "
-                f"{', '.join(point.value for point in points)}"
+                f"{', '.join(sorted(point.value for point in points))}"
             )
         if not points:
             raise ValueError(

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from b2m_fast import ops
 from b2m_fast.data._old import decision_task
-from b2m_fast.methods.brain2model import TransferConfig, Weight, brain_objective
-from b2m_fast.methods.lessons import DecisionLesson
+from b2m_fast.methods.alignment import TrialTask
+from b2m_fast.methods.brain2model import Brain2ModelConfig, BrainWeight, brain2model_objective
 from b2m_fast.students.recurrent import GRUStudent
 from b2m_fast.teachers.responses import ResponseTeacher
 
@@ -59,14 +59,14 @@ def step(
     with torch.random.fork_rng():
         torch.manual_seed(0)
         student = GRUStudent(task.channels, task.classes, units=64)
-    lesson = DecisionLesson(student, task, seed=0, batch=batch, validation=len(task.conditions))
-    objective = brain_objective(
+    lesson = TrialTask(student, task, seed=0, batch=batch, validation=len(task.conditions))
+    objective = brain2model_objective(
         lesson,
         ResponseTeacher(None, responses.astype(np.float32), label),
-        TransferConfig("contrastive", Weight(0.1), dimension=dimension),
+        Brain2ModelConfig("contrastive", BrainWeight(0.1), dimension=dimension),
         seed=0,
     )
-    loss = objective.modules["term"].loss = _Loss(library, by_condition)
+    loss = objective.modules["brain_loss"].loss = _Loss(library, by_condition)
     fabric = Fabric(accelerator="cpu", devices=1)
     optimizer = torch.optim.Adam(objective.modules.parameters())
 

@@ -5,11 +5,30 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from b2m_fast.data._old import SpikeRecording
+from b2m_fast.data.recording import Brain, Recording, TimeAxis
 from b2m_fast.data.tasks import EpochTask, direction
 from b2m_fast.teachers.latents import LatentTeacher, make_latents
 from b2m_fast.teachers.population import make_population
 from b2m_fast.teachers.synthetic import observe
+
+
+def trials(
+    *sessions: tuple[NDArray[np.generic], NDArray[np.integer]],
+    conditions: tuple[str, ...] = ("a", "b"),
+    bin_ms: float = 50.0,
+    **epochs: tuple[float, float],
+) -> Brain:
+    """A brain of sessions, each of counts (trials, units, bins) and conditions by number."""
+    return Brain(
+        "test",
+        [
+            Recording(
+                counts, np.array(conditions)[condition], f"{k}", time=TimeAxis(bin_ms, epochs)
+            )
+            for k, (counts, condition) in enumerate(sessions)
+        ],
+        conditions=conditions,
+    )
 
 
 def planted_states(task: EpochTask, units: int = 40, seed: int = 0) -> NDArray[np.float64]:
@@ -30,7 +49,7 @@ def planted_states(task: EpochTask, units: int = 40, seed: int = 0) -> NDArray[n
     return np.asarray(latents @ np.linalg.qr(rng.normal(size=(units, 4)))[0].T)
 
 
-def planted_recording(repeats: int = 12, neurons: int = 60, seed: int = 0) -> SpikeRecording:
+def planted_recording(repeats: int = 12, neurons: int = 60, seed: int = 0) -> Brain:
     """Spikes that see `planted_states`."""
     task = direction()
     rng = np.random.default_rng([seed, 1])

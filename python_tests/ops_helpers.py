@@ -9,16 +9,16 @@ from torch import Tensor
 
 import engines
 from b2m_fast import ops
-from b2m_fast.ops import reference
+from b2m_fast.ops import _types, reference
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-BILINEAR = ("dot", "cosine", "correlation")
-DISTANCES = ("euclidean", "sqeuclidean")
-METRICS = (*BILINEAR, *DISTANCES, "rbf")
+METRICS = tuple(_types.METRICS)
+BILINEAR = _types.BILINEAR
+DISTANCES = tuple(name for name, metric in _types.METRICS.items() if metric.distance)
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-COMPARISONS = ("mse", "atanh", "pearson", "cosine", "cka", "cka_debiased", "whitened_cosine")
+COMPARISONS = _types.COMPARISONS
 
 #: Relative error a float64 result may have.
 DOUBLE_ERROR = 2e-12

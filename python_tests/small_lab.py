@@ -7,7 +7,7 @@ from typing import Any
 
 from b2m_fast.data.images import ImageTask, digits
 from b2m_fast.experiments import regularize_experiment as lab
-from b2m_fast.teachers.synthetic import synthetic_recordings
+from b2m_fast.teachers.synthetic import synthetic_brain
 
 
 def small_digits(_: int) -> ImageTask:
@@ -21,15 +21,15 @@ def small_digits(_: int) -> ImageTask:
     return replace(task, **parts)
 
 
-def small_brain() -> list[Any]:
+def small_brain() -> Any:
     """Two synthetic populations of ten neurons and 60 images."""
-    return synthetic_recordings(images=60, neurons=10, repeated=20, repeats=5)
+    return synthetic_brain(images=60, neurons=10, repeated=20, repeats=5)
 
 
 def shrink(patch: Any = setattr) -> None:
     """Put both in the place of what `b2m regularize` uses."""
     patch(lab, "digits", small_digits)
-    patch(lab, "synthetic_recordings", small_brain)
+    patch(lab, "synthetic_brain", small_brain)
 
 
 if __name__ == "__main__":

@@ -19,11 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from b2m_fast.methods.batches import Shuffled
 from b2m_fast.methods.checkpoints import write_checkpoint
-from b2m_fast.methods.training import History, LoopConfig, train
+from b2m_fast.methods.training import History, ShuffledIndices, TrainConfig, train
 
-CONFIG = LoopConfig(
+CONFIG = TrainConfig(
     steps=40, validate_every=4, schedule="cosine", clip=0.5, keep_best="validation_loss"
 )
 
@@ -36,7 +35,7 @@ class Circle:
         points = np.random.default_rng(0).normal(size=(90, 2)).astype(np.float32)
         self.x = torch.from_numpy(points)
         self.y = (self.x.square().sum(1) > 1.4).long()
-        self.order = Shuffled(60, 16, self.rng)
+        self.order = ShuffledIndices(60, 16, self.rng)
         torch.manual_seed(0)
         student = nn.Sequential(nn.Linear(2, 16), nn.Tanh(), nn.Dropout(0.2), nn.Linear(16, 2))
         self.modules = nn.ModuleDict({"student": student})
@@ -101,7 +100,7 @@ def main(folder: Path, count: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     circle = Circle()
-    history = train(circle, CONFIG, checkpoint=folder / "checkpoint", tick=tick)
+    history = train(circle, CONFIG, checkpoint=folder / "checkpoint", on_validation=tick)
     write_checkpoint(folder / "end", end_of(circle, history))
     print(json.dumps(seen))
 

@@ -117,7 +117,7 @@ def test_bad_input_is_named() -> None:
             fit_banded_ridge(bands, y, folds=[fold])  # type: ignore[list-item]
     with pytest.raises(ValueError, match="shuffle: for a number of folds only"):
         fit_banded_ridge(bands, y, folds=[(np.arange(30), np.arange(30, 60))], shuffle=True)
-    with pytest.raises(ValueError, match=r"bands of \[5, 5\] features, got \[5\]"):
+    with pytest.raises(ValueError, match=r"bands of \(5, 5\) features, got \(5,\)"):
         fit_banded_ridge(bands, y, candidates=1).predict(bands[:1])
 
 

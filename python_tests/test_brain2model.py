@@ -1,4 +1,4 @@
-"""Both strategies with both kinds of students, put together and trained."""
+"""Brain2Model: both losses are their equations; both strategies train all kinds of students."""
 
 from __future__ import annotations
 
@@ -10,30 +10,35 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import Ridge
+from torch import Tensor
+from torch.nn import functional
 
-from b2m_fast.methods.brain2model import TransferConfig, Weight, brain_objective
-from b2m_fast.methods.chance import Chance, seeded
-from b2m_fast.methods.lessons import DecisionLesson
-from b2m_fast.methods.training import History, LoopConfig, train
-from b2m_fast.students.recurrent import GRUStudent
-from small_lessons import (
+from b2m_fast.methods.alignment import AlignedRows
+from b2m_fast.methods.brain2model import (
+    Brain2ModelConfig,
+    BrainWeight,
+    ContrastiveLoss,
+    LatentLoss,
+    brain2model_objective,
+    ridge_solution,
+)
+from b2m_fast.methods.training import History, TrainConfig, train
+from small_tasks import (
     COMBINATIONS,
-    Still,
     condition_teacher,
-    decision_lesson,
-    frame_lesson,
+    frame_task,
     image_teacher,
     latent_teacher,
-    lesson_and_teacher,
     objective,
-    small_task,
+    task_and_teacher,
+    trial_task,
 )
 from small_training import assert_same
 
 pytest.importorskip("lightning_fabric", reason="the loop needs Lightning Fabric")
 
-STILL: Any = Still()
-LOOP = LoopConfig(steps=12, validate_every=3, clip=1.0, learning_rate=5e-3)
+LOOP = TrainConfig(steps=12, validate_every=3, clip=1.0, learning_rate=5e-3)
 
 
 def weights(module: torch.nn.Module) -> list[torch.Tensor]:
@@ -49,6 +54,161 @@ def task_part(history: History) -> list[dict[str, float]]:
     return [{key: entry[key] for key in keys} for entry in history.entries]
 
 
+def some_rows(
+    n: int = 20, d: int = 6, k: int = 3, dtype: torch.dtype = torch.float64
+) -> AlignedRows:
+    generator = torch.Generator().manual_seed(1)
+    h, z = (torch.randn(n, c, generator=generator, dtype=dtype) for c in (d, k))
+    return AlignedRows(h, z, torch.arange(n) % 5)
+
+
+# --------------------------------------------------------------------------------------------------
+# Equations (2) and (3)
+# --------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("readout", ["learned", "fixed"])
+def test_latent_loss_is_its_equation(readout: Any) -> None:
+    """Equation (2): the mean over rows and latents of (W h + b - z)^2."""
+    rows, loss = some_rows(), LatentLoss(6, 3, readout).double()
+    h, z, w, b = (x.detach().numpy() for x in (*rows[:2], loss.weight, loss.bias))
+    expected = ((h @ w.T + b - z) ** 2).mean()
+    assert loss(rows).item() == pytest.approx(expected, rel=1e-12)
+    learns = [p.requires_grad for p in loss.parameters()]
+    assert learns == ([True, True] if readout == "learned" else [])
+
+
+def test_fixed_directions_are_orthonormal() -> None:
+    """W W' = I, and more latents than units have no such W."""
+    weight = LatentLoss(9, 4, "fixed").weight
+    torch.testing.assert_close(weight @ weight.T, torch.eye(4), atol=1e-6, rtol=0)
+    with pytest.raises(ValueError, match="5 latents have no 5 orthonormal directions among 4"):
+        LatentLoss(4, 5, "fixed")
+
+
+def test_ridge_is_the_closed_form() -> None:
+    """Equation (3) gives scikit-learn's ridge with the penalty rho tr(H'H) / d, and the loss its
+    error; the solution is kept for reading held-out rows."""
+    rows, rho = some_rows(), 0.3
+    h, z = (x.numpy() for x in rows[:2])
+    penalty = rho * (h - h.mean(0)).var(0).sum() * len(h) / 6
+    oracle = Ridge(penalty).fit(h, z)
+    weight, bias = ridge_solution(*rows[:2], rho)
+    np.testing.assert_allclose(weight.numpy(), oracle.coef_, rtol=1e-10)
+    np.testing.assert_allclose(bias.numpy(), oracle.intercept_, rtol=1e-10)
+    loss = LatentLoss(6, 3, "ridge", rho=rho).double()
+    assert float(loss(rows)) == pytest.approx(((oracle.predict(h) - z) ** 2).mean(), rel=1e-10)
+    other = some_rows(8).student
+    np.testing.assert_allclose(loss.read(other).numpy(), oracle.predict(other.numpy()), rtol=1e-9)
+
+
+def test_the_gradient_goes_through_the_ridge_solution() -> None:
+    """Finite differences of the loss with W solved anew agree with the gradient; they would not if W
+    were held."""
+    rows = some_rows(9, 4, 2)
+    h = rows.student.clone().requires_grad_()
+    loss = LatentLoss(4, 2, "ridge", rho=0.5).double()
+
+    def of(x: Tensor) -> Tensor:
+        value: Tensor = loss(rows._replace(student=x))
+        return value
+
+    assert torch.autograd.gradcheck(of, h)
+    (through,) = torch.autograd.grad(of(h), h)
+    held = (functional.linear(h, loss.weight, loss.bias) - rows.brain).square().mean()
+    assert not torch.allclose(through, torch.autograd.grad(held, h)[0], rtol=1e-2)
+
+
+def test_ridge_survives_states_that_are_all_alike() -> None:
+    """A student whose units are dead or constant gives the mean latents and a finite gradient."""
+    for constant in (0.0, 3.0):
+        h = torch.full((8, 4), constant, requires_grad=True)
+        rows = AlignedRows(
+            h, torch.randn(8, 2, generator=torch.Generator().manual_seed(0)), torch.arange(8)
+        )
+        loss = LatentLoss(4, 2, "ridge")(rows)
+        loss.backward()
+        spread = rows.brain - rows.brain.mean(0)
+        assert float(loss.detach()) == pytest.approx(float(spread.square().mean()), rel=1e-5)
+        assert h.grad is not None
+        assert torch.isfinite(h.grad).all()
+
+
+def test_r2_of_held_out_some_rows() -> None:
+    """1 for a perfect readout, 0 for the mean, NaN where nothing varies."""
+    rows, loss = some_rows(), LatentLoss(6, 3).double()
+    with torch.no_grad():
+        perfect = rows._replace(brain=loss.read(rows.student))
+        assert loss.quality(perfect) == {"readout_r2": pytest.approx(1)}
+        loss.weight.zero_()
+        loss.bias.copy_(rows.brain.mean(0))
+    assert loss.quality(rows) == {"readout_r2": pytest.approx(0, abs=1e-12)}
+    still = rows._replace(brain=torch.ones(20, 3, dtype=torch.float64))
+    assert math.isnan(loss.quality(still)["readout_r2"])
+
+
+# --------------------------------------------------------------------------------------------------
+# Equations (4) and (5)
+# --------------------------------------------------------------------------------------------------
+def plain_info_nce(p: Tensor, q: Tensor, tau: float, label: Tensor) -> Tensor:
+    """Equations (4) and (5) written out, averaged over all positives of a row."""
+    scores = functional.normalize(p) @ functional.normalize(q).T / tau
+    positive = (label[:, None] == label).to(scores)
+    positive /= positive.sum(1, keepdim=True)
+    both = (scores.log_softmax(1) * positive).sum(1) + (scores.T.log_softmax(1) * positive).sum(1)
+    return -both.mean() / 2
+
+
+@pytest.mark.parametrize("repeats", [False, True])
+@pytest.mark.parametrize("learn", [False, True])
+def test_contrastive_loss_is_its_equation(repeats: bool, learn: bool) -> None:
+    """Value and gradients of student, heads and temperature are those of the formula written out,
+    with every sample alone and with several samples of a label."""
+    rows, heads = some_rows(), ContrastiveLoss(6, 3, 5, temperature=0.2, learn_temperature=learn)
+    heads = heads.double()
+    if not repeats:
+        rows = rows._replace(label=torch.arange(20))
+    h = rows.student.clone().requires_grad_()
+    loss = heads(rows._replace(student=h))
+    scale = heads.loss.logit_scale()
+    tau: Any = 1 / scale
+    plain = plain_info_nce(heads.brain(rows.brain), heads.student(h), tau, rows.label)
+    torch.testing.assert_close(loss, plain)
+    leaves = [h, *heads.parameters()]
+    assert len(leaves) == 5 + learn
+    for a, b in zip(
+        torch.autograd.grad(loss, leaves), torch.autograd.grad(plain, leaves), strict=True
+    ):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_learned_temperature_stays_above_its_bound() -> None:
+    """However hard the loss pulls, the temperature never goes below 0.01."""
+    rows = some_rows(dtype=torch.float32)
+    heads = ContrastiveLoss(6, 3, learn_temperature=True)
+    assert heads.temperature == pytest.approx(0.07)
+    with torch.no_grad():
+        assert heads.loss.log_logit_scale is not None
+        heads.loss.log_logit_scale.fill_(20.0)
+    assert heads.temperature == pytest.approx(0.01)
+    assert heads.quality(rows)["temperature"] == pytest.approx(0.01)
+
+
+def test_retrieval() -> None:
+    """Rows that coincide find each other; rows that tell nothing find each other by chance; chance is
+    the share of rows with the same label."""
+    heads = ContrastiveLoss(6, 6, 6)
+    heads.brain.load_state_dict(heads.student.state_dict())
+    generator = torch.Generator().manual_seed(0)
+    h = torch.randn(40, 6, generator=generator)
+    label = torch.arange(40) // 4
+    alike = heads.quality(AlignedRows(h, h, label))
+    assert alike["retrieval"] == alike["retrieval_reverse"] == 1.0
+    assert alike["retrieval_chance"] == pytest.approx(0.1)
+    turned = heads.quality(AlignedRows(h, h.roll(4, 0), label))
+    assert turned["retrieval"] == turned["retrieval_reverse"] == 0.0
+    random = heads.quality(AlignedRows(h, torch.randn(40, 6, generator=generator), label))
+    assert random["retrieval"] < 0.4
+
+
 # --------------------------------------------------------------------------------------------------
 # Weight zero
 # --------------------------------------------------------------------------------------------------
@@ -56,35 +216,35 @@ def task_part(history: History) -> list[dict[str, float]]:
 @pytest.mark.parametrize("combination", COMBINATIONS)
 def test_weight_zero_is_the_isolated_student(combination: str, schedule: Any) -> None:
     """With weight 0 everything of the task (random numbers, losses, weights) is that of the student
-    without a teacher, to the last bit, while the term has its parameters and draws its samples."""
-    zero = objective(combination, weight=Weight(0.0, schedule, until=0.5))
-    alone = brain_objective(lesson_and_teacher(combination)[0], None, TransferConfig(), 0)
-    before = weights(zero.modules["term"])
+    without a teacher, to the last bit, while the brain's loss has its parameters and draws its samples."""
+    zero = objective(combination, weight=BrainWeight(0.0, schedule, until=0.5))
+    alone = brain2model_objective(task_and_teacher(combination)[0], None, Brain2ModelConfig(), 0)
+    before = weights(zero.modules["brain_loss"])
     histories = [train(o, LOOP) for o in (zero, alone)]
     assert task_part(histories[0]) == task_part(histories[1])
-    assert same(weights(zero.lesson.student), weights(alone.lesson.student))
-    assert_same(zero.lesson.state(), alone.lesson.state())
-    assert same(weights(zero.modules["term"]), before)
+    assert same(weights(zero.task.student), weights(alone.task.student))
+    assert_same(zero.task.state(), alone.task.state())
+    assert same(weights(zero.modules["brain_loss"]), before)
     assert all(entry["penalty"] > 0 for entry in histories[0].entries)
 
 
 def test_weight_zero_in_bits_for_every_readout() -> None:
     """Also where a readout keeps what it solved (ridge) or never learns (fixed)."""
-    alone = brain_objective(decision_lesson(), None, TransferConfig(), 0)
+    alone = brain2model_objective(trial_task(), None, Brain2ModelConfig(), 0)
     train(alone, LOOP)
     for readout in ("learned", "fixed", "ridge"):
-        zero = objective("rnn latent", weight=Weight(0.0), readout=readout)
+        zero = objective("rnn latent", weight=BrainWeight(0.0), readout=readout)
         train(zero, LOOP)
-        assert same(weights(zero.lesson.student), weights(alone.lesson.student)), readout
+        assert same(weights(zero.task.student), weights(alone.task.student)), readout
 
 
-def test_a_teacher_does_not_touch_the_tasks_chance() -> None:
+def test_a_teacher_does_not_touch_the_tasks_streams() -> None:
     """Students of different arms see the same trials and the same noise in the same order."""
     states = []
     for teacher in (None, latent_teacher(), condition_teacher(), latent_teacher(seed=9)):
-        lesson = decision_lesson()
-        train(brain_objective(lesson, teacher, TransferConfig(), 0), LOOP)
-        states.append(lesson.state())
+        task = trial_task()
+        train(brain2model_objective(task, teacher, Brain2ModelConfig(), 0), LOOP)
+        states.append(task.state())
     for state in states[1:]:
         assert_same(state, states[0])
 
@@ -95,7 +255,7 @@ def test_arms_of_a_seed_start_alike_and_seeds_do_not() -> None:
     torch.manual_seed(5)
     before = torch.get_rng_state()
     starts = [
-        weights(brain_objective(decision_lesson(seed=s), t, TransferConfig(), s).modules)
+        weights(brain2model_objective(trial_task(seed=s), t, Brain2ModelConfig(), s).modules)
         for t, s in ((latent_teacher(), 1), (latent_teacher(seed=3), 1), (latent_teacher(), 2))
     ]
     assert torch.equal(torch.get_rng_state(), before)
@@ -106,9 +266,10 @@ def test_arms_of_a_seed_start_alike_and_seeds_do_not() -> None:
 # --------------------------------------------------------------------------------------------------
 # Training
 # --------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 @pytest.mark.parametrize("combination", COMBINATIONS)
 def test_every_combination_learns_from_its_brain(combination: str) -> None:
-    """The brain's term falls, and what is read out of held-out samples rises well above chance."""
+    """The brain's loss falls, and what is read out of held-out samples rises well above chance."""
     taught = objective(combination)
     config = replace(LOOP, steps=150, validate_every=25, validate_first=True, learning_rate=1e-2)
     entries = train(taught, config).entries
@@ -125,14 +286,15 @@ def test_steps_or_their_mean(combination: str, average: bool) -> None:
     """Both strategies run on steps and on their mean, and on latents as well as on responses."""
     method: Any = combination.split()[1]
     for teacher in (latent_teacher(), condition_teacher()):
-        config = TransferConfig(method, average=average, window=(4, 12))
-        entries = train(brain_objective(decision_lesson(), teacher, config, 0), LOOP).entries
+        config = Brain2ModelConfig(method, average=average, window=(4, 12))
+        entries = train(brain2model_objective(trial_task(), teacher, config, 0), LOOP).entries
         assert all(math.isfinite(value) for entry in entries for value in entry.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("combination", ["gru latent", "rnn contrastive", "vae contrastive"])
 def test_scrambled_brains_teach_nothing(combination: str) -> None:
-    """Where the pairing is broken anew in every batch, nothing true of held-out samples is learned."""
+    """Where the alignment is broken anew in every batch, nothing true of held-out samples is learned."""
     config = replace(LOOP, steps=150, validate_every=150, learning_rate=1e-2)
     # of four conditions any student finds one or two by chance: the mean over students must not
     seeds = range(4 if combination == "rnn contrastive" else 1)
@@ -146,34 +308,44 @@ def test_scrambled_brains_teach_nothing(combination: str) -> None:
 
 def test_schedules_of_the_weight() -> None:
     """Constant, half a cosine to 0, and the brain first; 0 is 0 whatever the schedule."""
-    assert [Weight(2.0).at(p) for p in (0, 0.5, 0.99)] == [(1, 2)] * 3
-    cosine = [Weight(2.0, "cosine", until=0.5).at(p) for p in (0, 0.25, 0.5, 0.9)]
+    assert [BrainWeight(2.0).at(p) for p in (0, 0.5, 0.99)] == [(1, 2)] * 3
+    cosine = [BrainWeight(2.0, "cosine", until=0.5).at(p) for p in (0, 0.25, 0.5, 0.9)]
     assert cosine == [(1, 2), (1, pytest.approx(1)), (1, 0), (1, 0)]
-    pretrain = [Weight(2.0, "pretrain", until=0.5).at(p) for p in (0, 0.49, 0.5, 0.9)]
+    pretrain = [BrainWeight(2.0, "pretrain", until=0.5).at(p) for p in (0, 0.49, 0.5, 0.9)]
     assert pretrain == [(0, 2), (0, 2), (1, 0), (1, 0)]
-    assert Weight(0.0, "pretrain", until=0.5).at(0.1) == (1, 0)
+    assert BrainWeight(0.0, "pretrain", until=0.5).at(0.1) == (1, 0)
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"value": -1.0}, {"value": math.nan}, {"schedule": "linear"}, {"until": 0.0}, {"until": 1.1},
-     {"schedule": "pretrain"}],
-)  # fmt: skip
+    [
+        {"value": -1.0},
+        {"value": math.nan},
+        {"schedule": "linear"},
+        {"until": 0.0},
+        {"until": 1.1},
+        {"schedule": "pretrain"},
+    ],
+)
 def test_wrong_weights(wrong: dict[str, Any]) -> None:
     """Weights that make no sense are refused."""
     with pytest.raises(ValueError, match=r"weight must|schedule must|until must"):
-        Weight(**wrong)
+        BrainWeight(**wrong)
 
 
 def test_pretraining_is_of_the_brain_alone() -> None:
-    """Before `until` only the brain's term moves the student: its output layer stays; after it only
+    """Before `until` only the brain's loss moves the student: its output layer stays; after it only
     the task does: the readout stays."""
-    taught = objective("gru latent", weight=Weight(1.0, "pretrain", until=0.5))
-    student: Any = taught.lesson.student
-    term = taught.modules["term"]
+    taught = objective("gru latent", weight=BrainWeight(1.0, "pretrain", until=0.5))
+    student: Any = taught.task.student
+    brain_loss = taught.modules["brain_loss"]
     seen: list[list[list[torch.Tensor]]] = []
     start = weights(student.output)
-    train(taught, LOOP, tick=lambda _: seen.append([weights(student.output), weights(term)]))
+    train(
+        taught,
+        LOOP,
+        on_validation=lambda _: seen.append([weights(student.output), weights(brain_loss)]),
+    )
     assert same(seen[1][0], start)
     assert not same(seen[3][0], start)
     assert not same(seen[0][1], seen[1][1])
@@ -182,7 +354,9 @@ def test_pretraining_is_of_the_brain_alone() -> None:
 
 def test_the_weight_is_in_the_history() -> None:
     """Entries hold the mean weight of their steps."""
-    entries = train(objective("rnn latent", weight=Weight(3.0, "pretrain", until=0.5)), LOOP).entries  # fmt: skip
+    entries = train(
+        objective("rnn latent", weight=BrainWeight(3.0, "pretrain", until=0.5)), LOOP
+    ).entries
     assert [entry["weight"] for entry in entries] == [3, 3, 0, 0]
 
 
@@ -206,15 +380,15 @@ def test_mixed_precision(combination: str) -> None:
 # --------------------------------------------------------------------------------------------------
 OPTIONS: dict[str, dict[str, Any]] = {
     "rnn latent": {"readout": "ridge", "scramble": True},
-    "gru latent": {"weight": Weight(1.0, "cosine")},
+    "gru latent": {"weight": BrainWeight(1.0, "cosine")},
     "rnn contrastive": {"learn_temperature": True},
-    "vae contrastive": {"learn_temperature": True, "weight": Weight(0.1)},
+    "vae contrastive": {"learn_temperature": True, "weight": BrainWeight(0.1)},
 }
 
 
 @pytest.mark.parametrize("combination", COMBINATIONS)
 def test_every_combination_resumes_bit_for_bit(tmp_path: Path, combination: str) -> None:
-    """A training ended in the middle and begun anew ends as one that was not: student, term, its
+    """A training ended in the middle and begun anew ends as one that was not: student, the brain's loss, its
     buffers, history, generators and places in lists."""
     options = OPTIONS.get(combination, {})
     config = replace(LOOP, keep_best="validation_loss")
@@ -225,7 +399,7 @@ def test_every_combination_resumes_bit_for_bit(tmp_path: Path, combination: str)
 
     path = tmp_path / "checkpoint"
     with pytest.raises(KeyboardInterrupt):
-        train(objective(combination, **options), config, checkpoint=path, tick=stop)
+        train(objective(combination, **options), config, checkpoint=path, on_validation=stop)
     resumed, straight = (objective(combination, **options) for _ in range(2))
     histories = [train(resumed, config, checkpoint=path), train(straight, config)]
     assert histories[0] == histories[1]
@@ -241,117 +415,49 @@ def test_a_pool_of_trials_resumes_too(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     path = tmp_path / "checkpoint"
-    make = [brain_objective(decision_lesson(pool=20), None, TransferConfig(), 0) for _ in range(3)]
+    make = [
+        brain2model_objective(trial_task(pool=20), None, Brain2ModelConfig(), 0) for _ in range(3)
+    ]
     with pytest.raises(KeyboardInterrupt):
-        train(make[0], LOOP, checkpoint=path, tick=stop)
+        train(make[0], LOOP, checkpoint=path, on_validation=stop)
     assert train(make[1], LOOP, checkpoint=path) == train(make[2], LOOP)
     assert same(weights(make[1].modules), weights(make[2].modules))
-
-
-def test_chance_comes_back_and_streams_differ() -> None:
-    """A stored `Chance` goes on from where it was; streams and seeds are independent."""
-    chance = Chance(3, 1)
-    chance.numpy.random(5)
-    torch.randn(3, generator=chance.torch)
-    other = Chance(0, 0)
-    other.load_state(chance.state())
-    assert other.numpy.random() == chance.numpy.random()
-    assert torch.equal(
-        torch.randn(9, generator=other.torch), torch.randn(9, generator=chance.torch)
-    )
-    first = {Chance(seed, stream).numpy.random() for seed in (0, 1) for stream in (0, 1)}
-    assert len(first) == 4
-    draws = []
-    for _ in range(2):
-        with seeded(4):
-            draws.append(torch.rand(3))
-    assert torch.equal(*draws)
-
-
-# --------------------------------------------------------------------------------------------------
-# Lessons
-# --------------------------------------------------------------------------------------------------
-def test_a_pool_is_all_there_is() -> None:
-    """A lesson with a pool shows its trials again and again and no others."""
-    lesson = decision_lesson(pool=12, batch=5)
-    assert lesson.pool is not None
-    known = {x.numpy().tobytes() for x in lesson.pool.inputs.transpose(0, 1)}
-    shown: list[bytes] = []
-    run = lesson._run
-
-    def spy(fabric: Any, trials: Any, generator: Any) -> Any:
-        shown.extend(x.numpy().tobytes() for x in trials.inputs.transpose(0, 1))
-        return run(fabric, trials, generator)
-
-    lesson._run = spy  # type: ignore[method-assign]
-    for _ in range(6):
-        lesson.step(STILL)
-    assert set(shown) == known
-    assert [shown.count(x) for x in known] == [2] * 12
-
-
-def test_loss_and_accuracy_count_only_where_answers_do() -> None:
-    """Both are means over the steps of the response, of all trials."""
-    lesson = decision_lesson()
-    trials = lesson.held_out
-    with torch.no_grad():
-        numbers, seen = lesson.validate(STILL)
-        logits, hidden = lesson.student(trials.inputs)
-    at = trials.mask.bool()
-    loss = torch.nn.functional.cross_entropy(logits[at], trials.target[at])
-    assert numbers["validation_loss"] == pytest.approx(float(loss), rel=1e-5)
-    right = (logits[at].argmax(1) == trials.target[at]).float().mean()
-    assert numbers["validation_accuracy"] == pytest.approx(float(right))
-    assert torch.equal(seen.hidden, hidden)
-    assert 0 < at.float().mean() < 1
-
-
-def test_frames_are_validated_in_whole() -> None:
-    """The numbers of more frames than fit one batch are those of all of them at once."""
-    lesson = frame_lesson()
-    lesson.held_out = torch.from_numpy(np.tile(lesson.held_out.numpy(), (30, 1, 1, 1))[:300])
-    with torch.no_grad():
-        numbers, _ = lesson.validate(STILL)
-        output = lesson.student(lesson.held_out)
-    error = (output.reconstruction - lesson.held_out).square().mean()
-    assert numbers["validation_error"] == pytest.approx(float(error), rel=1e-5)
-    total = numbers["validation_error"] + numbers["validation_divergence"]
-    assert numbers["validation_loss"] == pytest.approx(total, rel=1e-6)
-
-
-def test_wrong_lessons() -> None:
-    """Batches of nothing, and frames or tasks that are not the student's, are refused."""
-    with pytest.raises(ValueError, match="batch must be at least 1"):
-        decision_lesson(batch=0)
-    with pytest.raises(ValueError, match="pool must be at least 1"):
-        decision_lesson(pool=0)
-    task = small_task()
-    with pytest.raises(
-        ValueError, match="the student has 1 classes, the task 'delay-match-sample' has 2"
-    ):
-        DecisionLesson(GRUStudent(task.channels, 1, 4), task, seed=0)
-    with pytest.raises(ValueError, match=r"the student has 9 input channels.* has 3"):
-        DecisionLesson(GRUStudent(9, task.classes, 4), task, seed=0)
-    lesson = frame_lesson()
-    wrong = np.zeros((4, 3, 16, 16), np.float32)
-    with pytest.raises(ValueError, match=r"\(4, 3, 16, 16\)"):
-        type(lesson)(lesson.student, wrong, wrong, seed=0)
 
 
 def test_teachers_that_do_not_fit() -> None:
     """Images cannot teach a decision task, latents of conditions cannot teach frames, and a method
     has to be one of the two."""
-    with pytest.raises(ValueError, match="cannot be paired with conditions"):
-        brain_objective(decision_lesson(), image_teacher(), TransferConfig(), 0)
+    with pytest.raises(ValueError, match="cannot be aligned with conditions"):
+        brain2model_objective(trial_task(), image_teacher(), Brain2ModelConfig(), 0)
     with pytest.raises(ValueError, match="cannot teach an autoencoder"):
-        brain_objective(frame_lesson(), latent_teacher(), TransferConfig(), 0)
+        brain2model_objective(frame_task(), latent_teacher(), Brain2ModelConfig(), 0)
     with pytest.raises(ValueError, match=r"stimuli have shape None"):
-        brain_objective(frame_lesson(), condition_teacher(), TransferConfig(), 0)
-    with pytest.raises(ValueError, match="method must be"):
-        TransferConfig("telepathy")  # type: ignore[arg-type]
+        brain2model_objective(frame_task(), condition_teacher(), Brain2ModelConfig(), 0)
 
 
-@pytest.mark.parametrize("held_out", [0.0, 1.0, -0.2])
-def test_a_share_to_hold_out_is_named(held_out: float) -> None:
-    with pytest.raises(ValueError, match=f"held_out must be between 0 and 1, got {held_out}"):
-        TransferConfig(held_out=held_out)
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"method": "telepathy"}, "method must be one of .*'telepathy'"),
+        ({"readout": "lasso"}, "readout must be one of .*'lasso'"),
+        ({"rho": 0.0}, r"rho must be positive and finite, got 0\.0"),
+        ({"dimension": 0}, "dimension must be at least 1, got 0"),
+        ({"batch": 0}, "batch must be at least 1, got 0"),
+        ({"temperature": 0.005}, r"temperature must be at least 0\.01"),
+        ({"window": (5, 5)}, r"window must be .*got \(5, 5\)"),
+        ({"held_out": 0.0}, r"held_out must be between 0 and 1, got 0\.0"),
+        ({"held_out": 1.0}, r"held_out must be between 0 and 1, got 1\.0"),
+        ({"held_out": -0.2}, r"held_out must be between 0 and 1, got -0\.2"),
+    ],
+)
+def test_wrong_settings_name_themselves(wrong: dict[str, Any], message: str) -> None:
+    """A setting that makes no sense is refused with its name and value, before there is a teacher;
+    the losses refuse their own settings, too."""
+    with pytest.raises(ValueError, match=message):
+        Brain2ModelConfig(**wrong)
+    if set(wrong) & {"readout", "rho"}:
+        with pytest.raises(ValueError, match=message):
+            LatentLoss(4, 2, **wrong)
+    if set(wrong) & {"dimension", "temperature"}:
+        with pytest.raises(ValueError, match=message):
+            ContrastiveLoss(6, 3, **wrong)

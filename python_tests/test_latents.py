@@ -9,8 +9,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from b2m_fast.data._old import Session, SpikeRecording, spike_recording
+from b2m_fast.data import load
 from b2m_fast.data.files import DataError
+from b2m_fast.data.recording import TimeAxis
 from b2m_fast.data.tasks import direction, parametric_working_memory
 from b2m_fast.experiments.transfer_networks import words
 from b2m_fast.teachers.alignment import align
@@ -23,10 +24,9 @@ from b2m_fast.teachers.embeddings import (
     same_covariance,
 )
 from b2m_fast.teachers.latents import make_latents, rank_of_averages
-from b2m_fast.teachers.population import Population, make_population
-from b2m_fast.teachers.population import Session as Rates
+from b2m_fast.teachers.population import Population, Session, make_population
 from b2m_fast.teachers.synthetic import observe
-from latent_helpers import planted_recording, planted_states, planted_teacher
+from latent_helpers import planted_recording, planted_states, planted_teacher, trials
 from test_data import real
 
 RNG = np.random.default_rng
@@ -190,12 +190,10 @@ def test_only_the_recorded_epoch_is_valid() -> None:
     hidden = planted_states(TASK)
     whole = planted_recording()
     begin, end = TASK.epochs["delay"]
-    (session,) = whole.sessions
-    cut = replace(
-        whole,
-        sessions=(Session(session.spikes[:, :, begin:end], session.condition),),
-        epochs={"delay": (0.0, 1000.0)},
-    )
+    (recording,) = whole.recordings
+    responses = np.asarray(recording.responses)[:, :, begin:end]
+    time = TimeAxis(50.0, {"delay": (0.0, 1000.0)})
+    cut = replace(whole, recordings=[replace(recording, responses=responses, time=time)])
     teacher = make_latents(make_population(cut), TASK, k=3, splits=1)
     assert np.flatnonzero(teacher.valid).tolist() == list(range(begin, end))
     assert not teacher.latents[:, ~teacher.valid].any()
@@ -209,8 +207,8 @@ def ramp(
 ) -> Population:
     """A population whose single neuron tells the time."""
     rates = np.tile(start + bin_ms * (np.arange(bins) + 0.5), (4, 1, 1)).astype(np.float32)
-    sessions = (Rates(rates, np.arange(4) % 2),)
-    return Population("ramp", sessions, ("a", "b"), bin_ms, epochs, start_ms=start)
+    sessions = (Session(rates, np.arange(4) % 2),)
+    return Population("ramp", sessions, ("a", "b"), TimeAxis(bin_ms, epochs, start))
 
 
 def test_interpolation_and_stretch() -> None:
@@ -296,13 +294,8 @@ def test_too_many_latents(population: Population) -> None:
     """More latents than units, trials or averages are refused, with the number there is."""
     with pytest.raises(DataError, match="61 latents need at least as many units, got 60"):
         make_latents(population, TASK, k=61)
-    few = SpikeRecording(
-        "few",
-        (Session(RNG(0).poisson(5, (4, 9, 10)), np.arange(4) % 2),),
-        ("a", "b"),
-        100.0,
-        {"delay": (0.0, 1000.0)},
-    )
+    counts = RNG(0).poisson(5, (4, 9, 10))
+    few = trials((counts, np.arange(4) % 2), bin_ms=100.0, delay=(0.0, 1000.0))
     task = parametric_working_memory()
     names = dict(zip(task.conditions, ["a", "b"] * 5, strict=True))
     with pytest.raises(DataError, match=r"5 latents need at least as many trials.*got 4"):
@@ -349,14 +342,15 @@ def test_observation_is_linear_on_average_and_poisson() -> None:
     seen = observe(
         hidden, np.arange(12), TASK, RNG(0), neurons=20, repeats=400, rate=40, modulation=0.2
     )
-    (session,) = seen.sessions
-    counts = session.spikes.reshape(12, 400, 20, TASK.steps).astype(float)
+    (recording,) = seen.recordings
+    counts = np.asarray(recording.responses, float).reshape(12, 400, 20, TASK.steps)
     mean = counts.mean(axis=1).transpose(0, 2, 1)
     assert variance_explained(hidden, mean) > 0.95
     fano = counts.var(axis=1).mean() / counts.mean()
     assert fano == pytest.approx(1, abs=0.02)
     assert seen.synthetic
-    assert seen.epochs["delay"] == (700.0, 1700.0)
+    assert recording.time is not None
+    assert recording.time.epochs["delay"] == (700.0, 1700.0)
 
 
 def test_observation_refuses_what_does_not_fit() -> None:
@@ -378,7 +372,7 @@ def test_planted_teacher_is_taken_from_all_trials() -> None:
 
 def test_real_prefrontal_latents() -> None:
     """The real recording gives reliable latents that tell all twelve conditions of other trials."""
-    found = make_population(spike_recording("pfc-memory", real("pfc_memory")))
+    found = make_population(load("pfc-memory", real("pfc_memory")))
     teacher = make_latents(found, TASK, k=6, splits=2)
     assert teacher.reliability.min() > 0.8
     assert teacher.report["condition_identified_in_other_half"] > 0.8

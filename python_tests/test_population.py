@@ -7,40 +7,61 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from b2m_fast.data._old import Session, SpikeRecording
 from b2m_fast.data.files import DataError
-from b2m_fast.teachers.population import make_population, rebin, smoother
-from latent_helpers import planted_recording
+from b2m_fast.data.recording import Brain
+from b2m_fast.teachers.population import make_population, smoother
+from latent_helpers import planted_recording, trials
 
 RNG = np.random.default_rng
 
 
-def counts(sessions: int = 3, trials: int = 8, neurons: int = 2, seed: int = 0) -> SpikeRecording:
+def counts(sessions: int = 3, count: int = 8, neurons: int = 2, seed: int = 0) -> Brain:
     """Poisson counts of two conditions, of which the second has twice the rate."""
     rng = RNG(seed)
     parts = []
     for _ in range(sessions):
-        condition = np.arange(trials) % 2
+        condition = np.arange(count) % 2
         rate = np.where(condition == 1, 4.0, 2.0)[:, None, None]
-        parts.append(Session(rng.poisson(np.tile(rate, (1, neurons, 10))), condition))
-    return SpikeRecording("test", tuple(parts), ("slow", "fast"), 50.0, {"all": (0.0, 500.0)})
+        parts.append((rng.poisson(np.tile(rate, (1, neurons, 10))), condition))
+    return trials(*parts, conditions=("slow", "fast"), all=(0.0, 500.0))
+
+
+def responses(brain: Brain, session: int = 0) -> np.ndarray:
+    """The counts themselves, to be changed in place."""
+    found = brain.recordings[session].responses
+    assert isinstance(found, np.ndarray)
+    return found
 
 
 def test_rebinning_keeps_counts() -> None:
-    """Wider bins hold the same spikes; an incomplete last one is dropped."""
-    source = counts()
-    wide = rebin(source, 150.0)
-    assert wide.bins == 3
-    assert wide.bin_ms == 150
-    for a, b in zip(source.sessions, wide.sessions, strict=True):
-        np.testing.assert_array_equal(a.spikes[:, :, :9].sum(axis=2), b.spikes.sum(axis=2))
+    """Wider bins hold the same spikes; an incomplete last one is left out."""
+    source = counts(neurons=20)
+    wide = make_population(source, bin_ms=150.0, smooth_ms=0)
+    assert (wide.bins, wide.time.bin_ms, wide.report["bin_ms"]) == (3, 150, 150)
+    x = responses(source)[:, :, :9].reshape(8, 20, 3, 3).sum(axis=3)
+    expected = (x - x.mean(axis=(0, 2), keepdims=True)) / x.std(axis=(0, 2), keepdims=True)
+    np.testing.assert_allclose(wide.sessions[0].rates, expected, atol=1e-5)
     with pytest.raises(DataError, match=r"75\.0 ms are no multiple of the recorded 50\.0"):
-        rebin(source, 75.0)
+        make_population(source, bin_ms=75.0)
     for bad in (np.inf, np.nan, 0.0, -50.0):
         with pytest.raises(DataError, match=f"bin_ms must be positive and finite, got {bad}"):
-            rebin(source, bad)
+            make_population(source, bin_ms=bad)
     with pytest.raises(DataError, match="longer than a trial of 500"):
-        rebin(source, 550.0)
+        make_population(source, bin_ms=550.0)
+
+
+def test_traces_are_not_counts() -> None:
+    """Continuous traces may be negative and have no rate: none is too slow, and wider bins average."""
+    x = RNG(0).normal(-1, 1, (8, 3, 10))
+    x[:, 2] = -2.0  # never varies
+    brain = trials((np.ones((8, 3, 10)), np.arange(8) % 2))
+    brain = replace(brain, recordings=[replace(brain.recordings[0], responses=x, kind="trace")])
+    population = make_population(brain, smooth_ms=0)
+    assert (population.units, population.report["units_too_slow"]) == (2, 0)
+    assert population.report["units_constant"] == 1
+    wide = make_population(brain, bin_ms=100.0, smooth_ms=0).sessions[0].rates
+    means = x[:, :2].reshape(8, 2, 5, 2).mean(axis=3)
+    assert np.corrcoef(wide.ravel(), means.ravel())[0, 1] > 0.99
 
 
 def test_smoothing_keeps_constants_and_lowers_noise() -> None:
@@ -55,7 +76,7 @@ def test_smoothing_keeps_constants_and_lowers_noise() -> None:
 
 def test_z_scores_are_over_all_trials_and_bins() -> None:
     """Mean 0 and standard deviation 1 per neuron, without touching differences of conditions."""
-    population = make_population(counts(trials=40))
+    population = make_population(counts(count=40))
     for s in population.sessions:
         np.testing.assert_allclose(s.rates.mean(axis=(0, 2)), 0, atol=1e-5)
         np.testing.assert_allclose(s.rates.std(axis=(0, 2)), 1, rtol=1e-4)
@@ -75,9 +96,9 @@ def test_average_is_over_trials_of_a_condition() -> None:
 
 def test_halves_are_disjoint_and_complete() -> None:
     """Every trial is in exactly one half, and each half has trials of every condition."""
-    source = counts(trials=7)
-    for number, s in enumerate(source.sessions):
-        s.spikes[:, 0, 0] = np.arange(7) + 10 * number  # marks each trial
+    source = counts(count=7)
+    for number in range(3):
+        responses(source, number)[:, 0, 0] = np.arange(7) + 10 * number  # marks each trial
     population = make_population(source, smooth_ms=0, minimum_trials=3)
     first, second = population.halves(RNG(0))
     for whole, a, b in zip(population.sessions, first.sessions, second.sessions, strict=True):
@@ -94,9 +115,9 @@ def test_halves_are_disjoint_and_complete() -> None:
 
 def test_pseudo_trials_use_every_trial_before_any_again() -> None:
     """A session's trials are all used once before one is used twice, and conditions stay apart."""
-    source = counts(sessions=2, trials=8)
-    for s in source.sessions:
-        s.spikes[:, :, :] = np.arange(8)[:, None, None] + 1
+    source = counts(sessions=2)
+    for number in range(2):
+        responses(source, number)[:] = np.arange(8)[:, None, None] + 1
     population = make_population(source, smooth_ms=0)
     marks = {c: np.unique(population.sessions[0].rates[c::2, 0, 0]) for c in (0, 1)}
     rates, condition = population.pseudo_trials(4, RNG(0))
@@ -115,9 +136,7 @@ def test_units_not_recorded_together_share_no_noise() -> None:
     gain = rng.choice([1.0, 3.0], 60)
     condition = np.arange(60) % 2
     spikes = [rng.poisson(np.tile((5 * gain)[:, None, None], (1, 2, 10))) for _ in range(2)]
-    source = SpikeRecording(
-        "test", tuple(Session(s, condition) for s in spikes), ("a", "b"), 50.0, {"all": (0, 500)}
-    )
+    source = trials(*((s, condition) for s in spikes))
     rates, _ = make_population(source).pseudo_trials(30, rng)
     r = np.corrcoef(rates.mean(axis=1).T)
     assert r[0, 1] > 0.8
@@ -128,11 +147,10 @@ def test_units_not_recorded_together_share_no_noise() -> None:
 def test_what_is_left_out_is_reported() -> None:
     """Slow units and units with few trials leave, and the report counts them."""
     source = counts(sessions=3)
-    source.sessions[0].spikes[:, 1] = 0
-    lonely = Session(source.sessions[2].spikes[:3], source.sessions[2].condition[:3])
-    source = SpikeRecording(
-        "test", (*source.sessions[:2], lonely), source.conditions, 50.0, source.epochs
-    )
+    responses(source)[:, 1] = 0
+    last = source.recordings[2]
+    lonely = replace(last, responses=responses(source, 2)[:3], stimulus=last.stimulus[:3])
+    source = replace(source, recordings=[*source.recordings[:2], lonely])
     population = make_population(source)
     assert population.units == 3
     assert population.report["units_recorded"] == 6
@@ -145,10 +163,9 @@ def test_what_is_left_out_is_reported() -> None:
 @pytest.mark.parametrize("smooth_ms", [0.0, 50.0, 1e6])
 def test_constant_units_leave(count: float, smooth_ms: float) -> None:
     """A unit that never varies must not become rounding noise of unit variance."""
-    source = counts(sessions=1, trials=30, neurons=4)
-    spikes = source.sessions[0].spikes.astype(float)
+    spikes = responses(counts(sessions=1, count=30, neurons=4)).astype(float)
     spikes[:, 3] = count
-    source = replace(source, sessions=(Session(spikes, source.sessions[0].condition),))
+    source = trials((spikes, np.arange(30) % 2))
     population = make_population(source, smooth_ms=smooth_ms)
     assert population.units == 3
     assert population.report["units_constant"] == 1
@@ -159,25 +176,23 @@ def test_constant_units_leave(count: float, smooth_ms: float) -> None:
 
 
 def test_recordings_that_cannot_teach() -> None:
-    """One condition, no repeats and silence are refused, each with what was found."""
-    one = SpikeRecording(
-        "test", (Session(np.ones((4, 1, 5)), np.zeros(4, np.int64)),), ("a",), 50.0, {}
-    )
+    """One condition, no bins, no repeats and silence are refused, each with what was found."""
+    one = trials((np.ones((4, 1, 5)), np.zeros(4, np.int64)), conditions=("a",))
     with pytest.raises(DataError, match=r"at least two conditions, got \['a'\]"):
         make_population(one)
+    flat = replace(counts(sessions=1).recordings[0], responses=np.ones((8, 3)), time=None)
+    with pytest.raises(DataError, match="test: responses have no bins"):
+        make_population(Brain("test", [flat], conditions=("slow", "fast")))
     with pytest.raises(
         DataError,
         match=r"no unit has 2 trials of each of the 2.*\(at most 1; .*'slow' 1, 'fast' 1\)",
     ):
-        make_population(counts(trials=2))
-    lacking = counts(sessions=1, trials=9)
-    kept = lacking.sessions[0].condition == 0
-    session = Session(lacking.sessions[0].spikes[kept], lacking.sessions[0].condition[kept])
+        make_population(counts(count=2))
+    x = responses(counts(sessions=1, count=9))[::2]
+    lacking = trials((x, np.zeros(5, np.int64)), conditions=("slow", "fast"))
     with pytest.raises(DataError, match=r"at most 0; the best one has of 'fast' 0\)"):
-        make_population(replace(lacking, sessions=(session,)))
-    silent = SpikeRecording(
-        "test", (Session(np.zeros((4, 3, 5)), np.arange(4) % 2),), ("a", "b"), 50.0, {}
-    )
+        make_population(lacking)
+    silent = trials((np.zeros((4, 3, 5)), np.arange(4) % 2))
     with pytest.raises(DataError, match=r"none of 3 units fires 0\.5 spikes/s"):
         make_population(silent)
     for width in (-1.0, np.nan, np.inf):

@@ -7,10 +7,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from b2m_fast.data._old import Recording, cowley_v4
 from b2m_fast.data.driving import to_frames
 from b2m_fast.data.files import DataError
+from b2m_fast.data.recording import Brain, Recording, Stimuli
 from b2m_fast.data.tasks import direction, parametric_working_memory
+from b2m_fast.data.v4 import cowley_v4
 from b2m_fast.encoding.encoders import fit_encoder
 from b2m_fast.teachers import synthetic
 from b2m_fast.teachers.population import Population, make_population
@@ -35,7 +36,7 @@ def population() -> Population:
 
 @pytest.fixture(scope="module")
 def model() -> SensoryModel:
-    recorded = synthetic.synthetic_recordings(images=400, neurons=40, populations=2)
+    recorded = synthetic.synthetic_brain(images=400, neurons=40, populations=2)
     return fit_sensory_model(recorded, 32)
 
 
@@ -134,40 +135,54 @@ def test_components_are_uncorrelated(population: Population) -> None:
         condition_responses(population, TASK, RNG(0), k=61)
 
 
-def looked(trials: bool = True) -> Recording:
-    """Three neurons, four images, two repeats, of which one is missing."""
-    repeats = RNG(0).normal(5, 1, (3, 4, 2)).astype(np.float32)
-    repeats[:, 2, 1] = np.nan
+def looked(repeats: bool = True) -> Brain:
+    """Three neurons, four images, two presentations of each but the third."""
     shown = RNG(1).integers(0, 255, (4, 16, 16, 3)).astype(np.uint8)
-    mean = np.nanmean(repeats, axis=2)
-    return Recording("test", "set", shown, mean, repeats if trials else None)
+    ids = np.array(list("abcdabd" if repeats else "abcd"))
+    recording = Recording(RNG(0).normal(5, 1, (len(ids), 3)), ids, "monday")
+    return Brain("test", [recording], [Stimuli(tuple("dabc"), shown[[3, 0, 1, 2]], "set")])
 
 
 def test_images_beside_their_responses() -> None:
     """One row per image, with the image as a frame; neurons z-scored."""
-    recording = looked()
-    teacher = image_responses(recording, (8, 8))
+    brain = looked()
+    (recording,) = brain.recordings
+    teacher = image_responses(brain, recording, (8, 8))
     assert teacher.label.tolist() == [0, 1, 2, 3]
+    images = RNG(1).integers(0, 255, (4, 16, 16, 3)).astype(np.uint8)
     assert teacher.stimuli is not None
-    np.testing.assert_array_equal(teacher.stimuli, to_frames(recording.images, (8, 8)))
-    expected = recording.responses.T
+    np.testing.assert_array_equal(teacher.stimuli, to_frames(images, (8, 8)))
+    x = np.asarray(recording.responses)
+    expected = np.stack([(x[0] + x[4]) / 2, (x[1] + x[5]) / 2, x[2], (x[3] + x[6]) / 2])
     expected = (expected - expected.mean(axis=0)) / expected.std(axis=0)
     np.testing.assert_allclose(teacher.responses, expected, atol=1e-4)
+    assert teacher.report["recording"] == "test-monday"
 
 
 def test_repeats_share_a_label() -> None:
     """Single repeats are rows of their own under their image's label; missing ones are no row."""
-    recording = looked()
-    teacher = image_responses(recording, (8, 8), repeats=True)
+    brain = looked()
+    (recording,) = brain.recordings
+    teacher = image_responses(brain, recording, (8, 8), repeats=True)
     assert teacher.label.tolist() == [0, 0, 1, 1, 2, 3, 3]
     assert teacher.stimuli is not None
     assert (teacher.stimuli[0] == teacher.stimuli[1]).all()
-    assert recording.trials is not None
-    back = teacher.responses[:, 0] * recording.trials[0][np.isfinite(recording.trials[0])].std()
-    order = recording.trials[0][np.isfinite(recording.trials[0])]
-    np.testing.assert_allclose(back - back[0], order - order[0], atol=1e-4)
-    with pytest.raises(DataError, match="averages over repeats"):
-        image_responses(looked(trials=False), (8, 8), repeats=True)
+    order = np.asarray(recording.responses)[[0, 4, 1, 5, 2, 3, 6], 0]
+    np.testing.assert_allclose(
+        teacher.responses[:, 0], (order - order.mean()) / order.std(), atol=1e-4
+    )
+    once = looked(repeats=False)
+    with pytest.raises(DataError, match="test, monday: no image was shown twice"):
+        image_responses(once, once.recordings[0], (8, 8), repeats=True)
+
+
+def test_categories_are_not_images() -> None:
+    """Responses to categories of several images are refused, not paired with the wrong ones."""
+    brain = looked()
+    stimuli = replace(brain.stimuli[0], ids=("w", "x", "y", "z"), presented=("a", "b", "c", "d"))
+    brain = replace(brain, stimuli=[stimuli])
+    with pytest.raises(DataError, match="categories of several images"):
+        image_responses(brain, brain.recordings[0], (8, 8))
 
 
 def test_encoder_predicts_what_is_linear() -> None:
@@ -186,11 +201,12 @@ def test_encoder_predicts_what_is_linear() -> None:
 
 def test_stand_in_predicts_unseen_images(model: SensoryModel) -> None:
     """Predicted responses to images the model never saw follow the neurons' true rates."""
-    # the second half of the images is new: `synthetic_recordings` makes the same first ones
-    recorded = synthetic.synthetic_recordings(images=600, neurons=40, populations=2)
-    frames = to_frames(recorded[0].images[400:], (32, 32))
-    assert (recorded[0].images[:400] == synthetic.natural_like_images(400)).all()
-    truth = np.concatenate([r.truth[:, 400:] for r in recorded if r.truth is not None])
+    # the last images are new: `synthetic_brain` makes the same first ones
+    recorded = synthetic.synthetic_brain(images=600, neurons=40, populations=2)
+    images = np.asarray(recorded.stimuli[0].images)
+    frames = to_frames(images[400:], (32, 32))
+    assert (images[:400] == synthetic.natural_like_images(400)).all()
+    truth = np.concatenate([r.truth[400:].T for r in recorded.recordings if r.truth is not None])
     predicted = model.respond(frames).T
     kept = np.flatnonzero(np.concatenate(model.kept))
     r = [np.corrcoef(p, truth[k])[0, 1] for p, k in zip(predicted, kept, strict=True)]
@@ -218,27 +234,27 @@ def test_stand_in_says_so(model: SensoryModel) -> None:
 
 def test_poorly_predicted_neurons_are_left_out(model: SensoryModel) -> None:
     """Noise is not predicted, so it does not teach."""
-    (recording,) = synthetic.synthetic_recordings(images=200, neurons=20, populations=1)
-    noise = RNG(0).normal(size=recording.responses.shape).astype(np.float32)
+    brain = synthetic.synthetic_brain(images=200, neurons=20, populations=1)
+    (recording,) = brain.recordings
+    noise = RNG(0).uniform(size=recording.responses.shape).astype(np.float32)
+    brain = replace(brain, recordings=[replace(recording, responses=noise)])
     with pytest.raises(DataError, match=r"none of 20 neurons is predicted with r >= 0.5"):
-        fit_sensory_model([replace(recording, responses=noise)], 32, minimum=0.5)
+        fit_sensory_model(brain, 32, minimum=0.5)
     assert model.report["units"] < model.report["units_recorded"]
     assert model.report["held_out_r_quartiles"][0] >= 0.2
 
 
 def test_bad_arguments() -> None:
-    """Unknown features, tiny scenes and no recording are refused."""
+    """Unknown features and tiny scenes are refused."""
     with pytest.raises(ValueError, match="unknown features 'sift'"):
-        fit_sensory_model([looked()], 32, features="sift")
+        fit_sensory_model(looked(), 32, features="sift")
     with pytest.raises(ValueError, match="at least 32 pixels, got 16"):
-        fit_sensory_model([looked()], 16)
-    with pytest.raises(DataError, match="no recording"):
-        fit_sensory_model([], 32)
+        fit_sensory_model(looked(), 16)
 
 
 def test_real_v4_predicts_held_out_images() -> None:
     """A model of real V4 neurons at the scenes' resolution predicts images it never saw."""
-    found = cowley_v4(real("cowley_v4"), ["210325"])
+    found = cowley_v4(real("cowley_v4"), sessions=["210325"])
     fitted = fit_sensory_model(found, 48)
     assert fitted.report["held_out_r_mean"] > 0.35
     assert fitted.report["units"] > 40

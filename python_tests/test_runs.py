@@ -174,7 +174,7 @@ def test_results_as_text_keep_every_number_but_digits_of_curves() -> None:
     ("experiment", "key"),
     [
         (Experiment(), "brain-seed3-2cf3188370b4c622"),
-        (TransferExperiment(), "brain-seed3-b361de5f201126c6"),
+        (TransferExperiment(), "brain-seed3-b2a571443230ea98"),
         (MediatedExperiment(), "brain-seed3-b49584172ad116bd"),
     ],
     ids=lambda x: type(x).__name__,

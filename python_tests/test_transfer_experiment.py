@@ -26,13 +26,12 @@ from b2m_fast.experiments.transfer_settings import (
     TransferEvaluation,
     TransferExperiment,
 )
-from b2m_fast.methods.brain2model import TransferConfig, Weight
-from b2m_fast.methods.training import LoopConfig
+from b2m_fast.methods.config import Brain2ModelConfig, BrainWeight, TrainConfig
 from b2m_fast.teachers.latents import LatentTeacher
 
 pytest.importorskip("lightning_fabric")
 
-LOOP = LoopConfig(steps=12, validate_every=4, validate_first=True, clip=1.0)
+LOOP = TrainConfig(steps=12, validate_every=4, validate_first=True, clip=1.0)
 TRIALS = TransferExperiment(
     student="gru",
     task="delay-match-sample",
@@ -49,7 +48,7 @@ FRAMES = TransferExperiment(
     units=4,
     width=2,
     batch=8,
-    transfer=TransferConfig("contrastive", Weight(0.1), batch=8, dimension=4),
+    transfer=Brain2ModelConfig("contrastive", BrainWeight(0.1), batch=8, dimension=4),
     loop=LOOP,
     teacher=TeacherSettings(neurons=15, repeats=3, network_units=5, network_steps=5),
     evaluation=TransferEvaluation(metric="ssim", criterion=0.99),
@@ -105,7 +104,7 @@ def test_jobs_are_told_apart_by_everything_that_decides_them() -> None:
     assert json.loads(json.dumps(config)) == config
     for other in (
         replace(TRIALS, units=7),
-        replace(TRIALS, transfer=replace(TRIALS.transfer, weight=Weight(0.5))),
+        replace(TRIALS, transfer=replace(TRIALS.transfer, weight=BrainWeight(0.5))),
         replace(TRIALS, evaluation=replace(TRIALS.evaluation, delays_ms=())),
         replace(TRIALS, task_options={"directions": 4}),
     ):
@@ -176,7 +175,7 @@ def test_arms_that_need_what_is_not_there() -> None:
 @pytest.mark.parametrize("method", ["latent", "contrastive"])
 def test_every_arm_of_a_recurrent_student(method: Any, tmp_path: Path) -> None:
     """All arms run; zero is none to the last bit; every other arm is another training."""
-    experiment = replace(TRIALS, transfer=TransferConfig(method, Weight(0.5), dimension=4))
+    experiment = replace(TRIALS, transfer=Brain2ModelConfig(method, BrainWeight(0.5), dimension=4))
     arms = default_arms(method, "gru")
     material = lab.make_material(experiment, arms, None, tmp_path / "teachers")
     results = {arm: go(experiment, material, arm, 0, tmp_path) for arm in arms}

@@ -97,7 +97,7 @@ def add(commands: Any) -> None:
 def _presets(task: str) -> tuple[Any, list[str]]:
     """Experiment and arms of a task, before the user's wishes."""
     from b2m_fast.experiments.regularize_experiment import Evaluation, Experiment  # noqa: PLC0415
-    from b2m_fast.methods.regularize import Regularization  # noqa: PLC0415
+    from b2m_fast.methods.config import Regularization  # noqa: PLC0415
 
     if task == "digits":
         evaluation = Evaluation(

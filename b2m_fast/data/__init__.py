@@ -23,11 +23,13 @@ is called without it.
     kind of labels        root or stimuli -> `LabelledImages`
       "own"               images that come with their labels; about: ``classes``, how many, where labels are classes
       "stimuli"           labels of the images that the brain was shown
+      "observers"         observers, features -> (observers, images, labels), of simulated brains
 
 Further facts of the decorators: ``source``, a `Source`, says which files are read, so that they enter the hash of a run; ``tasks``, a
 tuple of `TaskMatch`, which tasks the recording can teach, the default first (without it: any of its kind whose epochs and conditions
 have the same names); ``repeated`` and ``labelled``, the session that serves where one with repeats, or one whose images get labels, is
-needed; ``synthetic=True``, a simulation.
+needed; ``synthetic=True``, a simulation. A simulated brain that first needs a trained network or image features has functions as
+facts instead, called like those of `b2m_fast.teachers.synthetic`: ``observe``, ``observe_images``, ``observers``.
 """
 
 from __future__ import annotations
@@ -75,7 +77,7 @@ dataset: Registry[Callable[..., Any]] = Registry(
     "data set",
     "b2m_fast.data",
     "b2m_fast.teachers",
-    facts=(*_FACTS, "tasks", "repeated", "labelled"),
+    facts=(*_FACTS, "tasks", "repeated", "labelled", "observe", "observe_images", "observers"),
 )
 task: Registry[Callable[..., Any]] = Registry("task", "task", "b2m_fast.data", facts=_FACTS)
 labels: Registry[Callable[..., Any]] = Registry(

@@ -41,12 +41,14 @@ class BandedRidge:
 
     Attributes
     ----------
-    mean, spread : tuple of ndarray
-        Of each band, (p_b,), as in `Ridge`.
+    widths : tuple of int
+        Features of each band; p is their sum.
+    mean, spread : ndarray
+        (p,), of all bands side by side, as in `Ridge`.
     offset : ndarray
         (targets,).
-    weights : tuple of ndarray
-        Of each band, (p_b, targets).
+    weights : ndarray
+        (p, targets).
     shares : ndarray
         (bands, targets): the chosen scales gamma, sum 1 over bands.
     alphas : ndarray
@@ -56,24 +58,23 @@ class BandedRidge:
         whatever their sizes; they flatter, as the penalty was chosen on them.
     """
 
-    mean: tuple[NDArray[np.floating], ...]
-    spread: tuple[NDArray[np.floating], ...]
+    widths: tuple[int, ...]
+    mean: NDArray[np.floating]
+    spread: NDArray[np.floating]
     offset: NDArray[np.floating]
-    weights: tuple[NDArray[np.floating], ...]
+    weights: NDArray[np.floating]
     shares: NDArray[np.float64]
     alphas: NDArray[np.float64]
     skill: NDArray[np.float64]
 
     def contributions(self, bands: Sequence[NDArray[np.floating]]) -> NDArray[np.floating]:
         """Return what each band, (n, p_b), adds to the responses, (bands, n, targets), without the offset."""
-        widths, got = [len(m) for m in self.mean], [band.shape[1] for band in bands]
-        if got != widths:
-            raise ValueError(f"the model has bands of {widths} features, got {got}")
-        parts = [
-            ((x - m) / s).astype(w.dtype) @ w
-            for x, m, s, w in zip(bands, self.mean, self.spread, self.weights, strict=True)
-        ]
-        return np.stack(parts)
+        if (got := tuple(band.shape[1] for band in bands)) != self.widths:
+            raise ValueError(f"the model has bands of {self.widths} features, got {got}")
+        z = (np.concatenate(bands, axis=1) - self.mean) / self.spread
+        cuts = np.cumsum(self.widths)[:-1]
+        parts = zip(np.split(z, cuts, axis=1), np.split(self.weights, cuts), strict=True)
+        return np.stack([x.astype(w.dtype) @ w for x, w in parts])
 
     def predict(self, bands: Sequence[NDArray[np.floating]]) -> NDArray[np.floating]:
         """Return the responses to new rows, (n, p_b) of each band in the order of the fit, as (n, targets)."""
@@ -169,15 +170,16 @@ def fit_banded_ridge(
     if not shares or not np.allclose(tried.sum(axis=1), 1):
         raise ValueError(f"candidates must be shares of {len(raw)} bands, got {tried.shape}")
     splits = splits_of(n, folds, groups, shuffle, seed)
-    mean, spread = zip(*map(mean_and_spread, raw), strict=True)
-    scaled, unit = [], []
-    for b, (x, m, s) in enumerate(zip(raw, mean, spread, strict=True)):
-        z = (x - m) / s
-        unit.append(np.sqrt(np.vdot(z, z) / n))
-        if unit[-1] == 0:
-            raise ValueError(f"no feature of band {b} varies over the {n} rows")
-        scaled.append((z / unit[-1]).astype(kind))
-    p = sum(int(np.isfinite(s).sum()) for s in spread)
+    x, widths = np.concatenate(raw, axis=1), [band.shape[1] for band in raw]
+    mean, spread = mean_and_spread(x)
+    bands = np.split((x - mean) / spread, np.cumsum(widths)[:-1], axis=1)
+    unit = np.array([np.sqrt(np.vdot(z, z) / n) for z in bands])
+    if not unit.all():
+        raise ValueError(f"no feature of band {int(unit.argmin())} varies over the {n} rows")
+    features = [
+        torch.from_numpy((z / u).astype(kind)).to(where) for z, u in zip(bands, unit, strict=True)
+    ]
+    p = int(np.isfinite(spread).sum())
     level = y.mean(axis=0, dtype=np.float64)
     target = (y - level).astype(kind)
     arrays = {"Y": target, "n_iter": tried.clip(min=LEAST_SHARE), "alphas": grid * n / p}
@@ -189,33 +191,30 @@ def fit_banded_ridge(
         "n_targets_batch": targets_at_a_time,
         "progress_bar": False,
     }
-    features = [torch.from_numpy(z).to(where) for z in scaled]
     with _backend(backend, "torch_cuda" if where.type == "cuda" else "torch"):
         if n <= p:
+            kernels = torch.stack([z @ z.T for z in features])
             deltas, dual, scores, offset = kernel_ridge.solve_multiple_kernel_ridge_random_search(
-                torch.stack([z @ z.T for z in features]), return_weights="dual", **options
+                kernels, return_weights="dual", **options
             )
             dual = dual.to(where)
-            weights = [
-                g * (z.T @ dual) for g, z in zip(deltas.to(where).exp(), features, strict=True)
-            ]
+            scaled = zip(deltas.to(where).exp(), features, strict=True)
+            weights = torch.cat([gamma * (z.T @ dual) for gamma, z in scaled])
         else:
-            deltas, primal, scores, offset = ridge.solve_group_ridge_random_search(
+            deltas, weights, scores, offset = ridge.solve_group_ridge_random_search(
                 features, return_weights=True, warn=False, **options
             )
-            weights = primal.split([z.shape[1] for z in features])
     gamma = deltas.exp().double().numpy(force=True)
     total = gamma.sum(axis=0)
     errors = -scores.max(dim=0).values.double().numpy(force=True)
     null = [((target[b] - target[a].mean(axis=0)) ** 2).mean(axis=0) for a, b in splits]
     known = (target != target[0]).any(axis=0) & (np.mean(null, axis=0) > 0)
     return BandedRidge(
-        mean=tuple(m.astype(kind) for m in mean),
-        spread=tuple(s.astype(kind) for s in spread),
+        widths=tuple(widths),
+        mean=mean.astype(kind),
+        spread=spread.astype(kind),
         offset=(offset.numpy(force=True) + level).astype(kind),
-        weights=tuple(
-            (w.numpy(force=True) / u).astype(kind) for w, u in zip(weights, unit, strict=True)
-        ),
+        weights=(weights.numpy(force=True) / unit.repeat(widths)[:, None]).astype(kind),
         shares=gamma / total,
         alphas=p / n / total,
         skill=1 - np.divide(errors, np.mean(null, axis=0), out=np.ones_like(errors), where=known),

@@ -82,38 +82,6 @@ class CoreReadoutSettings:
             raise ValueError(f"validation must be a share of the images, got {self.validation}")
 
 
-class Core(nn.Module):
-    """A 9 x 9 convolution with stride 2, then residual depthwise-separable 5 x 5 ones, each with batch norm and ELU."""
-
-    def __init__(self, colours: int, channels: int, layers: int) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(colours, channels, 9, stride=2, padding=4, bias=False)
-        self.norm = nn.BatchNorm2d(channels)
-        self.rest = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv2d(channels, channels, 5, padding=2, groups=channels, bias=False),
-                nn.Conv2d(channels, channels, 1, bias=False),
-                nn.BatchNorm2d(channels),
-                nn.ELU(),
-            )
-            for _ in range(layers - 1)
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, colours, size, size) to (n, channels, size/2, size/2)."""
-        x = functional.elu(self.norm(self.first(x)))
-        for layer in self.rest:
-            x = x + layer(x)
-        return x
-
-    def roughness(self) -> Tensor:
-        """Return the squared Laplacian of the first filters over their squared norm."""
-        w = self.first.weight.flatten(0, 1)[:, None]
-        kernel = w.new_tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])
-        rough = functional.conv2d(w, kernel[None, None], padding=1)
-        return rough.square().sum() / w.square().sum().clamp(min=1e-12)
-
-
 class GaussianReadout(nn.Module):
     """One place in the maps for each neuron: sum_c w_c maps_c(mu + sigma e) + b, e normal in training and 0 after.
 
@@ -161,19 +129,38 @@ class FactorisedReadout(nn.Module):
 
 
 class _Network(nn.Module):
-    """Core and readout, and a rate that is positive where it stands for counts."""
+    """Core and readout: a rate that is positive where it stands for counts.
+
+    The core is a 9 x 9 convolution with stride 2, then residual depthwise-separable 5 x 5 ones, each with batch
+    normalisation and ELU.
+    """
 
     def __init__(self, colours: int, neurons: int, how: CoreReadoutSettings) -> None:
         super().__init__()
-        self.how, self.core = how, Core(colours, how.channels, how.layers)
+        self.how, channels = how, how.channels
+        self.first = nn.Conv2d(colours, channels, 9, stride=2, padding=4, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+        self.rest = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(channels, channels, 5, padding=2, groups=channels, bias=False),
+                nn.Conv2d(channels, channels, 1, bias=False),
+                nn.BatchNorm2d(channels),
+                nn.ELU(),
+            )
+            for _ in range(how.layers - 1)
+        )
         self.readout: GaussianReadout | FactorisedReadout
         if how.readout == "gaussian":
-            self.readout = GaussianReadout(neurons, how.channels)
+            self.readout = GaussianReadout(neurons, channels)
         else:
-            self.readout = FactorisedReadout(neurons, how.channels, (how.size + 1) // 2)
+            self.readout = FactorisedReadout(neurons, channels, (how.size + 1) // 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        drive: Tensor = self.readout(self.core(x))
+        """(n, colours, size, size) to (n, neurons)."""
+        x = functional.elu(self.norm(self.first(x)))
+        for layer in self.rest:
+            x = x + layer(x)
+        drive: Tensor = self.readout(x)
         return functional.softplus(drive) + 1e-6 if self.how.loss == "poisson" else drive
 
     def error(self, x: Tensor, target: Tensor) -> Tensor:
@@ -183,8 +170,13 @@ class _Network(nn.Module):
         return functional.mse_loss(self(x), target)
 
     def penalty(self) -> Tensor:
-        rough = self.how.smoothness * self.core.roughness() / self.how.channels
-        return self.how.sparsity * self.readout.penalty() + rough
+        """Weighted penalties: of the readout, and the squared Laplacian of the first filters over their squared norm."""
+        w = self.first.weight.flatten(0, 1)[:, None]
+        kernel = w.new_tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])
+        rough = functional.conv2d(w, kernel[None, None], padding=1).square().sum()
+        rough = rough / w.square().sum().clamp(min=1e-12)
+        smooth = self.how.smoothness * rough / self.how.channels
+        return self.how.sparsity * self.readout.penalty() + smooth
 
 
 @dataclass(frozen=True, eq=False)
@@ -289,16 +281,8 @@ def fit_core_readout(
 
 def _pixels(images: NDArray[np.uint8], size: int, device: torch.device) -> Tensor:
     """(n, H, W, C) uint8 as (n, C, size, size) in [0, 1]."""
-    parts = [
-        functional.interpolate(
-            image_tensor(images[k : k + 256]).to(device) / 255,
-            (size, size),
-            mode="bilinear",
-            antialias=True,
-        )
-        for k in range(0, len(images), 256)
-    ]
-    return torch.cat(parts)
+    x = image_tensor(images).to(device) / 255
+    return functional.interpolate(x, (size, size), mode="bilinear", antialias=True)
 
 
 def _train(

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
     from torch import Tensor
 
-    from b2m_fast.encoding.folds import Fold, Folds
+    from b2m_fast.encoding.folds import Folds
 
 ALPHAS: tuple[float, ...] = tuple(10.0 ** (e / 2) for e in range(-4, 13))
 EXACT_UP_TO = 2048  # a decomposition of this size in float64 takes seconds
@@ -177,19 +177,19 @@ def fit_ridge(
     loo = isinstance(folds, str)
     splits = splits_of(len(x), folds, groups, shuffle, seed)
     kind = torch.float64 if loo or dtype == "float64" else torch.float32
-    solver = _Solver(x, y, standardise, kind, usable_device(device))
-    absolute = grid * solver.unit
-    size = targets_at_a_time or solver.batch(splits, len(grid))
-    sums = _Sums(len(grid), y.shape[1])
+    solver = _Solver(
+        x, y, grid, standardise=standardise, loo=loo, kind=kind, device=usable_device(device)
+    )
+    solver.size = targets_at_a_time or solver.batch(max(len(test) for _, test in splits))
     for train, test in splits:
-        solver.hold_out(train, test, absolute, size, sums, loo=loo)
-    skill, r = sums.skill(), sums.r()
+        solver.hold_out(train, test)
+    skill, r = solver.skill(), solver.r()
     if shared_alpha:
         chosen = np.full(y.shape[1], skill.mean(axis=1).argmax())
     else:
         chosen = skill.argmax(axis=0)
     columns = np.arange(y.shape[1])
-    mean, spread, offset, weights = solver.refit(absolute[chosen], size, dtype)
+    mean, spread, offset, weights = solver.refit(chosen, dtype)
     return Ridge(
         mean=mean,
         spread=spread,
@@ -247,35 +247,6 @@ def penalty_grid(name: str, values: Sequence[float]) -> NDArray[np.float64]:
     return grid
 
 
-class _Sums:
-    """Sums over held-out rows for every penalty and target, from which R2 and r follow, (alphas, targets)."""
-
-    def __init__(self, alphas: int, targets: int) -> None:
-        self.error, self.product, self.power = np.zeros((3, alphas, targets))
-        self.null, self.total = np.zeros((2, targets))
-
-    def add(self, columns: slice, predicted: Tensor, observed: Tensor) -> None:
-        """Add a fold's rows, (alphas, rows, b) and (rows, b), less the training mean."""
-        n = len(observed)
-        mean, target = predicted.mean(dim=1).double(), observed.mean(dim=0).double()
-        power = torch.linalg.vector_norm(predicted, dim=1).double().square()
-        null = torch.linalg.vector_norm(observed, dim=0).double().square()
-        cross = (predicted * observed).sum(dim=1).double()
-        self.error[:, columns] += (null - 2 * cross + power).clamp(min=0).numpy(force=True)
-        self.product[:, columns] += (cross - n * mean * target).numpy(force=True)
-        self.power[:, columns] += (power - n * mean.square()).clamp(min=0).numpy(force=True)
-        self.null[columns] += null.numpy(force=True)
-        self.total[columns] += (null - n * target.square()).clamp(min=0).numpy(force=True)
-
-    def skill(self) -> NDArray[np.float64]:
-        ones = np.ones_like(self.error)
-        return np.asarray(1 - np.divide(self.error, self.null, out=ones, where=self.null > 0))
-
-    def r(self) -> NDArray[np.float64]:
-        norm = np.sqrt(self.power * self.total)
-        return np.divide(self.product, norm, out=np.zeros_like(norm), where=norm > 0)
-
-
 class _Decomposition:
     """Centred rows Z, decomposed: predictions of rows Z* are right(Z*) diag(1 / (values + a)) left'Y for a penalty a.
 
@@ -310,18 +281,21 @@ class _Decomposition:
 
 
 class _Solver:
-    """Features and responses, and the models of some of their rows."""
+    """Features and responses, models of some of their rows, and sums over held-out rows for every penalty and target."""
 
     def __init__(
         self,
         x: NDArray[np.floating],
         y: NDArray[np.floating],
+        grid: NDArray[np.float64],
+        *,
         standardise: bool,
+        loo: bool,
         kind: torch.dtype,
         device: torch.device,
     ) -> None:
-        self._x, self._y, self._standardise = x, y, standardise
-        self._kind, self._device = kind, device
+        self.x, self.y, self.standardise, self.loo = x, y, standardise, loo
+        self.kind, self.device, self.size = kind, device, 1
         with np.errstate(over="ignore", invalid="ignore"):
             spread = x.std(axis=0, dtype=np.float64)
         if not np.isfinite(spread).all():
@@ -329,84 +303,98 @@ class _Solver:
         varies = (x != x[0]).any(axis=0)
         if not varies.any():
             raise ValueError(f"none of {x.shape[1]} features varies over the {len(x)} rows")
-        self.unit = len(x) * (1.0 if standardise else float((spread[varies] ** 2).mean()))
+        unit = len(x) * (1.0 if standardise else float((spread[varies] ** 2).mean()))
+        self.alphas = grid * unit  # absolute penalties
+        self.error, self.product, self.power = np.zeros((3, len(grid), y.shape[1]))
+        self.null, self.total = np.zeros((2, y.shape[1]))
 
-    def batch(self, splits: Sequence[Fold], alphas: int) -> int:
-        """Targets at a time."""
-        test = max(len(test) for _, test in splits)
-        rows = 2 * self._x.shape[0] + min(self._x.shape) + 3 * test * alphas
-        return max(1, int(BATCH_BYTES / (rows * self._kind.itemsize)))
+    def batch(self, test: int) -> int:
+        """Targets at a time, for at most so many held-out rows."""
+        rows = 2 * len(self.x) + min(self.x.shape) + 3 * test * len(self.alphas)
+        return max(1, int(BATCH_BYTES / (rows * self.kind.itemsize)))
 
     def _fitted(
         self, x: NDArray[np.floating]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], Tensor]:
-        """Mean and spread of training rows, and those rows standardised."""
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64], _Decomposition]:
+        """Mean and spread of training rows, and those rows standardised and decomposed."""
         mean, spread = mean_and_spread(x)
-        if not self._standardise:
+        if not self.standardise:
             spread = np.ones_like(mean)
-        return mean, spread, self._tensor((x - mean) / spread)
-
-    def _tensor(self, values: NDArray[np.floating]) -> Tensor:
-        return torch.from_numpy(values).to(self._device, self._kind)
-
-    def _targets(self, size: int) -> Iterator[tuple[slice, Tensor]]:
-        """Batches of targets, less their first row: a constant target is 0, without rounding."""
-        for start in range(0, self._y.shape[1], size):
-            columns = slice(start, start + size)
-            yield columns, self._tensor(self._y[:, columns] - self._y[0, columns])
-
-    def hold_out(
-        self,
-        train: NDArray[np.int64],
-        test: NDArray[np.int64],
-        alphas: NDArray[np.float64],
-        size: int,
-        sums: _Sums,
-        *,
-        loo: bool,
-    ) -> None:
-        """Predict test rows from training rows (each row from all others, for `loo`)."""
-        mean, spread, z = self._fitted(self._x[train])
+        z = self._tensor((x - mean) / spread)
         if not z.any():
             raise ValueError(
                 f"none of {z.shape[1]} features varies over the training rows of a fold: "
-                f"{len(z)} of {len(self._x)} rows"
+                f"{len(z)} of {len(self.x)} rows"
             )
-        found = _Decomposition(z)
-        right = found.right(z if loo else self._tensor((self._x[test] - mean) / spread))
-        penalties = torch.from_numpy(alphas).to(self._device)
-        b, c = (part.to(self._kind) for part in found.compressed(penalties))
-        stack = (right * b.T[:, None, :]).reshape(-1, right.shape[1])
-        if loo:
-            hat = (right * found.left) @ (1 / (found.values[:, None] + penalties)) + 1 / len(z)
-            leverage = hat.T[:, :, None]
-        rows, held = (torch.from_numpy(i).to(self._device) for i in (train, test))
-        for columns, y in self._targets(size):
-            known = y[rows]
-            centre = known.mean(dim=0)
-            known = known - centre
-            parts = stack @ (found.left.T @ known)
-            predicted = (c.T @ parts.view(len(c), -1)).view(len(alphas), len(test), -1)
-            observed = y[held] - centre
-            if loo:  # the prediction of a row without itself
-                predicted = (predicted - leverage * observed) / (1 - leverage)
-            sums.add(columns, predicted, observed)
-        if loo:  # the mean of the other rows knows a little less than that of all
-            sums.null *= (len(z) / (len(z) - 1)) ** 2
+        return mean, spread, _Decomposition(z)
 
-    def refit(
-        self, alphas: NDArray[np.float64], size: int, dtype: str
-    ) -> tuple[NDArray[np.floating], ...]:
-        """Mean, spread, offset and weights of all rows, each target with its penalty."""
-        mean, spread, z = self._fitted(self._x)
-        found = _Decomposition(z)
-        weights = np.empty((self._x.shape[1], len(alphas)), dtype=dtype)
-        offset = np.empty(len(alphas))
-        for columns, y in self._targets(size):
+    def _tensor(self, values: NDArray[np.floating]) -> Tensor:
+        return torch.from_numpy(values).to(self.device, self.kind)
+
+    def _targets(self) -> Iterator[tuple[slice, Tensor]]:
+        """Batches of targets, less their first row: a constant target is 0, without rounding."""
+        for start in range(0, self.y.shape[1], self.size):
+            columns = slice(start, start + self.size)
+            yield columns, self._tensor(self.y[:, columns] - self.y[0, columns])
+
+    def hold_out(self, train: NDArray[np.int64], test: NDArray[np.int64]) -> None:
+        """Predict test rows from training rows; for leave-one-out, each row from all others."""
+        mean, spread, found = self._fitted(self.x[train])
+        n = len(found.z)
+        rows = found.z if self.loo else self._tensor((self.x[test] - mean) / spread)
+        right = found.right(rows)
+        penalties = torch.from_numpy(self.alphas).to(self.device)
+        b, c = (part.to(self.kind) for part in found.compressed(penalties))
+        stack = (right * b.T[:, None, :]).reshape(-1, right.shape[1])
+        if self.loo:
+            hat = (right * found.left) @ (1 / (found.values[:, None] + penalties)) + 1 / n
+            leverage = hat.T[:, :, None]
+        known, held = (torch.from_numpy(i).to(self.device) for i in (train, test))
+        for columns, y in self._targets():
+            fitted = y[known]
+            centre = fitted.mean(dim=0)
+            parts = stack @ (found.left.T @ (fitted - centre))
+            predicted = (c.T @ parts.view(len(c), -1)).view(len(c.T), len(test), -1)
+            observed = y[held] - centre
+            if self.loo:  # the prediction of a row without itself
+                predicted = (predicted - leverage * observed) / (1 - leverage)
+            self._add(columns, predicted, observed)
+        if self.loo:  # the mean of the other rows knows a little less than that of all
+            self.null *= (n / (n - 1)) ** 2
+
+    def _add(self, columns: slice, predicted: Tensor, observed: Tensor) -> None:
+        """Add held-out rows, (alphas, rows, b) and (rows, b), less the training mean."""
+        n = len(observed)
+        mean, target = predicted.mean(dim=1).double(), observed.mean(dim=0).double()
+        power = torch.linalg.vector_norm(predicted, dim=1).double().square()
+        null = torch.linalg.vector_norm(observed, dim=0).double().square()
+        cross = (predicted * observed).sum(dim=1).double()
+        self.error[:, columns] += (null - 2 * cross + power).clamp(min=0).numpy(force=True)
+        self.product[:, columns] += (cross - n * mean * target).numpy(force=True)
+        self.power[:, columns] += (power - n * mean.square()).clamp(min=0).numpy(force=True)
+        self.null[columns] += null.numpy(force=True)
+        self.total[columns] += (null - n * target.square()).clamp(min=0).numpy(force=True)
+
+    def skill(self) -> NDArray[np.float64]:
+        """R2 of held-out rows, (alphas, targets)."""
+        ones = np.ones_like(self.error)
+        return np.asarray(1 - np.divide(self.error, self.null, out=ones, where=self.null > 0))
+
+    def r(self) -> NDArray[np.float64]:
+        """Correlation over held-out rows, (alphas, targets)."""
+        norm = np.sqrt(self.power * self.total)
+        return np.divide(self.product, norm, out=np.zeros_like(norm), where=norm > 0)
+
+    def refit(self, chosen: NDArray[np.int64], dtype: str) -> tuple[NDArray[np.floating], ...]:
+        """Mean, spread, offset and weights of all rows, each target with its penalty of the path."""
+        mean, spread, found = self._fitted(self.x)
+        weights = np.empty((self.x.shape[1], len(chosen)), dtype=dtype)
+        offset = np.empty(len(chosen))
+        for columns, y in self._targets():
             centre = y.mean(dim=0)
-            offset[columns] = centre.double().numpy(force=True) + self._y[0, columns]
-            penalty = torch.from_numpy(alphas[columns]).to(self._device)
-            share = (1 / (found.values[:, None] + penalty)).to(self._kind)
+            offset[columns] = centre.double().numpy(force=True) + self.y[0, columns]
+            penalty = torch.from_numpy(self.alphas[chosen[columns]]).to(self.device)
+            share = (1 / (found.values[:, None] + penalty)).to(self.kind)
             coefficients = share * (found.left.T @ (y - centre))
             weights[:, columns] = found.back(coefficients).numpy(force=True)
         return mean.astype(dtype), spread.astype(dtype), offset.astype(dtype), weights

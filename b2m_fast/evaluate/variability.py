@@ -35,12 +35,12 @@ def correlation_distance(estimates: NDArray[np.floating]) -> Array:
     >>> correlation_distance(np.array([[1.0, 2.0, 3.0], [2.0, 4.0, 6.0], [3.0, 2.0, 1.0]]))[0].round(9)
     array([0., 0., 2.])
     """
-    x = np.asarray(estimates, dtype=np.float64).reshape(len(estimates), -1)
+    x = np.ascontiguousarray(estimates, dtype=np.float64).reshape(len(estimates), -1)
     if x.shape[1] < 2 or not np.isfinite(x).all():
         raise ValueError(
             f"distances need at least two finite values a brain, got an array {np.shape(estimates)}"
         )
-    distance = 1 - pairwise_similarity(torch.tensor(x), metric="correlation").numpy()
+    distance = 1 - pairwise_similarity(torch.from_numpy(x), metric="correlation").numpy()
     np.fill_diagonal(distance, 0.0)
     return np.asarray((distance + distance.T) / 2)
 
@@ -56,7 +56,10 @@ def representational_distance(responses: Sequence[NDArray[np.floating]]) -> Arra
         raise ValueError(
             f"brains must have answered the same stimuli, at least 3, got {sorted(counts)}"
         )
-    centred = (torch.tensor(r - np.mean(r, axis=0), dtype=torch.float64) for r in responses)
+    centred = (
+        torch.from_numpy(np.ascontiguousarray(r - np.mean(r, axis=0, dtype=np.float64)))
+        for r in responses
+    )
     pairs = [pairwise_similarity(x, metric="correlation", condensed=True) for x in centred]
     return correlation_distance(torch.stack(pairs).numpy())
 

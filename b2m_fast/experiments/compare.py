@@ -88,10 +88,15 @@ class Together(Results):
             return list(dict.fromkeys(note for _, note in every))
         return [replace(table, text=f"{name}: {table.text}") for name, table in every]
 
-    def head(self) -> tuple[str, str]:
-        """Return the title, and the command of each folder."""
-        commands = (f"{name}: {of.head()[1]}" for name, of in self.found.items())
-        return f"Together: {', '.join(self.found)}", "\n".join(commands)
+    @property
+    def title(self) -> str:
+        """The title of the report."""
+        return f"Together: {', '.join(self.found)}"
+
+    @property
+    def asked(self) -> str:
+        """The command of each folder."""
+        return "\n".join(f"{name}: {of.asked}" for name, of in self.found.items())
 
 
 def together(folders: Sequence[Path], arms: Sequence[str] | None = None) -> Together:
@@ -182,8 +187,8 @@ def main(argv: Sequence[str]) -> int:
     out = options.out or Path("b2m-results/compare")
     try:
         of = together(options.folders, options.arms)
-        _check_out(out, options.folders)
         check_writable(out)
+        _check_out(out, options.folders)
         folders = [{"name": k, "settings": plain(v.settings)} for k, v in of.found.items()]
         write(of, out, command="compare", settings={}, folders=folders, runs=[])
     except (DataError, ValueError, OSError) as error:

@@ -93,32 +93,39 @@ def styles(roles: Mapping[str, str]) -> dict[str, Style]:
 # --------------------------------------------------------------------------------------------------
 # Building blocks
 # --------------------------------------------------------------------------------------------------
-def means_of(values: Sequence[Sequence[float]]) -> list[Interval | None]:
-    """Return the mean over runs, with its interval, of each column of (runs, places); NaN is left out, None where all are."""
-    columns = ([v for v in column if math.isfinite(v)] for column in zip(*values, strict=True))
-    return [t_interval(column) if column else None for column in columns]
-
-
 def curves(
+    panel: Any,
+    runs: Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]],
+    arms: Mapping[str, Style],
+) -> None:
+    """Draw a line an arm: means over its runs with their 95 % intervals, and the name of the arm at its end.
+
+    Parameters
+    ----------
+    panel : matplotlib.axes.Axes
+        Where.
+    runs : mapping
+        Arm -> (x, y) of each run; a mean is drawn where all runs of the arm have an x, over those y that are numbers.
+    arms : mapping
+        Arm -> style.
+    """
+    found = {}
+    for arm, single in runs.items():
+        tables = [dict(zip(x, y, strict=True)) for x, y in single]
+        places = [x for x in tables[0] if all(x in table for table in tables)]
+        columns = ([t[x] for t in tables if math.isfinite(t[x])] for x in places)
+        found[arm] = places, [t_interval(column) if column else None for column in columns]
+    _lines(panel, found, arms)
+
+
+def _lines(
     panel: Any,
     found: Mapping[str, tuple[Sequence[float], Sequence[Interval | None]]],
     arms: Mapping[str, Style],
     *,
     bars: bool = False,
 ) -> None:
-    """Draw a line of means an arm, with its intervals, and its name at its end.
-
-    Parameters
-    ----------
-    panel : matplotlib.axes.Axes
-        Where.
-    found : mapping
-        Arm -> places, and at each a mean with its interval, or None.
-    arms : mapping
-        Arm -> style.
-    bars : bool
-        Intervals as bars, those of the arms beside one another; else as bands, of many arms only those of tested and baseline.
-    """
+    """Draw a line of means an arm, intervals as bars beside one another, or as bands (of many arms only those of two)."""
     for k, (arm, (places, means)) in enumerate(found.items()):
         style = arms[arm]
         there = [(x, i) for x, i in zip(places, means, strict=True) if i is not None]
@@ -227,12 +234,7 @@ def _axes(panel: Any, measure: Measure) -> None:
 
 def _curve(panel: Any, runs: Runs, measure: Measure, arms: Mapping[str, Style]) -> None:
     """Draw a curve measure: mean over seeds at the places that all runs of an arm have."""
-    found = {}
-    for arm, seeds in runs.items():
-        single = [dict(zip(*measure.of(run), strict=True)) for run in seeds.values()]
-        x = [place for place in single[0] if all(place in of for of in single)]
-        found[arm] = x, means_of([[of[place] for place in x] for of in single])
-    curves(panel, found, arms)
+    curves(panel, {arm: list(map(measure.of, seeds.values())) for arm, seeds in runs.items()}, arms)
     _axes(panel, measure)
 
 
@@ -277,7 +279,7 @@ def _levels(
     found = {b: (x, [difference(of.runs, tested, b, m) for m in measures]) for b in bases}
     if not tested:
         found = {arm: (x, [mean(of.runs, arm, m) for m in measures]) for arm in of.runs}
-    curves(panel, found, arms, bars=bool(tested))
+    _lines(panel, found, arms, bars=bool(tested))
     _axes(panel, measures[0])
     panel.set_xticks(x, [f"{place:g}" for place in x])
     panel.minorticks_off()
@@ -306,7 +308,7 @@ def _panels(of: Results) -> list[Callable[[Any], object]]:
     return out + [lambda panel, own=own: own.draw(panel, arms) for own in of.own("panels")]
 
 
-def figure(of: Results, title: str, verdict: str = "") -> bytes:
+def figure(of: Results, verdict: str = "") -> bytes:
     """Return the figure of results as PNG."""
     draws = _panels(of)
     columns = min(2 if len(draws) == 4 else 3, max(len(draws), 1))
@@ -326,7 +328,7 @@ def figure(of: Results, title: str, verdict: str = "") -> bytes:
     with rc_context(LOOK):
         made = FigureCanvasAgg(Figure(figsize=(width, height), dpi=120)).figure
         left = 0.15 / width
-        made.text(left, 1 - 0.15 / height, title, fontsize=11, weight="bold", va="top")
+        made.text(left, 1 - 0.15 / height, of.title, fontsize=11, weight="bold", va="top")
         made.text(left, 1 - 0.42 / height, said, fontsize=8.5, color="0.25", va="top")
         made.text(left, 0.12 / height, note, fontsize=FONT, color="0.4", va="bottom")
         for k, draw in enumerate(draws):

@@ -1,25 +1,25 @@
-"""The experiment around `b2m_fast.methods.regularize`: arms, seeds, evaluation."""
+"""The experiment around `b2m_fast.methods.regularization`: arms, seeds, evaluation."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import numpy as np
 import torch
 
-from b2m_fast.data._old import cowley_v4, cowley_v4_files
+from b2m_fast.data import dataset, files_of
 from b2m_fast.data.files import data_root, fingerprint
 from b2m_fast.data.images import CIFAR10, ImageTask, cifar10_subset, digits
 from b2m_fast.evaluate import robustness
 from b2m_fast.experiments.experiment import Payload, Settings, finite
 from b2m_fast.experiments.provenance import machine, versions
-from b2m_fast.methods.regularize import EPSILON, Regularization, SimilarityHead, train
+from b2m_fast.methods.regularization import Regularization, train_regularized
 from b2m_fast.ops import rsa_penalty
 from b2m_fast.students.resnet import ResNet
 from b2m_fast.teachers.similarity import SimilarityTarget, SimilarityTeacher, shuffled, thresholded
-from b2m_fast.teachers.synthetic import synthetic_recordings
+from b2m_fast.teachers.synthetic import synthetic_brain
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -167,9 +167,7 @@ class Material:
 
 
 def _data_files(experiment: Experiment, root: str | None) -> list[Path]:
-    files: list[Path] = []
-    if experiment.brain == "cowley-v4":
-        files += cowley_v4_files(data_root(root))
+    files = files_of(dataset.get(experiment.brain).about, root)
     if experiment.task == "cifar10-subset":
         files += CIFAR10.paths(data_root(root))
     return files
@@ -222,10 +220,9 @@ def make_material(experiment: Experiment, arms: Sequence[str], root: str | None)
     """
     size = experiment.size
     task = digits(size=size) if experiment.task == "digits" else cifar10_subset(data_root(root))
-    recordings = (
-        synthetic_recordings() if experiment.brain == "synthetic" else cowley_v4(data_root(root))
-    )
-    teacher = SimilarityTeacher(recordings, size, denoiser=experiment.denoiser)
+    simulated = experiment.brain == "synthetic"
+    brain = synthetic_brain() if simulated else dataset.get(experiment.brain).build(root=root)
+    teacher = SimilarityTeacher(brain, size, denoiser=experiment.denoiser)
     wanted = {"neural", *arms}
     targets = {arm: make(teacher) for arm, make in TARGETS.items() if arm in wanted}
     rng = np.random.default_rng(0)
@@ -264,24 +261,27 @@ def run(job: Job, tick: Callable[[], object]) -> dict[str, Any]:
         material.task.classes, width=experiment.width, blocks=experiment.blocks, blur=blur
     )
     start = time.perf_counter()
-    trained = train(
+    trained = train_regularized(
         model,
         material.task,
         material.targets[arm],
         experiment.training,
         seed,
-        lambda _: tick(),
+        on_validation=lambda _: tick(),
         checkpoint=payload.folder(job) / "training.safetensors",
     )
+    gamma = cast("torch.Tensor", trained.penalty.layer_weights()).detach()
     middle = time.perf_counter()
     result = _evaluate(model, material.task, experiment.evaluation)
     result |= {
         "arm": arm,
         "seed": seed,
-        "gamma": trained.head.gamma.tolist() if arm in TARGETS else None,
+        "gamma": gamma.tolist() if arm in TARGETS else None,
         "best_epoch": trained.best_epoch,
-        "history": [{k: finite(v) for k, v in e.items()} for e in trained.history],
-        "similarity": {a: _compare(model, trained.head, t) for a, t in material.probes.items()},
+        "history": [
+            {k: finite(v) for k, v in e.items() if k != "step"} for e in trained.history.entries
+        ],
+        "similarity": {a: _compare(model, gamma, t) for a, t in material.probes.items()},
         "seconds_training": middle - start,
         "seconds_evaluation": time.perf_counter() - middle,
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -314,7 +314,7 @@ def _evaluate(model: ResNet, task: ImageTask, evaluation: Evaluation) -> dict[st
 
 
 def _compare(
-    model: ResNet, head: SimilarityHead, targets: Sequence[SimilarityTarget]
+    model: ResNet, gamma: torch.Tensor, targets: Sequence[SimilarityTarget]
 ) -> dict[str, float | list[float]]:
     """How near the student's similarities are to targets: penalty (1) and Pearson r, centred.
 
@@ -328,9 +328,8 @@ def _compare(
             taps = [t.flatten(1) for t in model.taps(torch.from_numpy(target.images[:, None]))]
             truth = target.similarity()
             common: dict[str, Any] = {
-                "metric": "cosine", "target_kind": "similarity", "center": True, "epsilon": EPSILON
+                "metric": "cosine", "target_kind": "similarity", "center": True
             }  # fmt: skip
-            gamma = head.gamma
             penalty.append(
                 float(rsa_penalty(taps, truth, compare="atanh", layer_weights=gamma, **common))
             )

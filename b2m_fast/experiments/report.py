@@ -15,14 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from b2m_fast.data.files import DataError, write_atomically
-from b2m_fast.evaluate.convergence import (
-    FEWEST,
-    MedianRatio,
-    TimeToCriterion,
-    log_rank,
-    median_ratio,
-    median_step,
-)
+from b2m_fast.evaluate.convergence import FEWEST, MedianRatio, log_rank, median_ratio, median_step
 from b2m_fast.experiments import experiment as registry
 from b2m_fast.experiments.contract import finite
 from b2m_fast.experiments.settings import command_line, make, plain
@@ -87,12 +80,17 @@ class Results:
         """Return what the experiment itself adds: its ``"tables"``, ``"notes"``, ``"words"``, ``"panels"``."""
         return getattr(self.experiment, what)(self.settings, self.runs)
 
-    def head(self) -> tuple[str, str]:
-        """Return the title, and the command in words."""
+    @property
+    def title(self) -> str:
+        """The title of the report."""
+        return self.experiment.title(self.settings)
+
+    @property
+    def asked(self) -> str:
+        """The command that was run."""
         seeds = sorted({seed for seeds in self.runs.values() for seed in seeds})
         command = command_line(self.experiment, self.settings)
-        title = self.experiment.title(self.settings)
-        return title, f"`{command}`; seeds {' '.join(map(str, seeds))}."
+        return f"`{command}`; seeds {' '.join(map(str, seeds))}."
 
     @cached_property
     def values(self) -> list[Measure]:
@@ -144,7 +142,7 @@ def ratio(runs: Runs, arm: str, base: str, measure: Measure) -> MedianRatio | No
     return median_ratio(first, second)
 
 
-def _times(runs: Runs, arm: str, measure: Measure) -> tuple[list[TimeToCriterion], int, float]:
+def _times(runs: Runs, arm: str, measure: Measure) -> tuple[list[Any], int, float]:
     """Return the times of an arm, how many met the criterion, and their median."""
     times = list(map(measure.of, runs[arm].values()))
     return times, sum(not t.censored for t in times), median_step(times)
@@ -156,7 +154,7 @@ def favours(runs: Runs, arm: str, base: str, measure: Measure) -> int:
         found = ratio(runs, arm, base, measure)
         return 0 if found is None or not found.excludes_one else 1 if found.high < 1 else -1
     less = difference(runs, arm, base, measure, measure.level)
-    if less is None or not less.excludes_zero:
+    if less is None or less.n < FEWEST or not less.excludes_zero:
         return 0
     return 1 if (less.mean > 0) == (measure.better == "higher") else -1
 
@@ -254,7 +252,7 @@ def markdown(of: Results) -> str:
 
 def _head(of: Results) -> list[str]:
     """Return what was asked, the command and the machine, as paragraphs."""
-    out = [of.experiment.purpose.strip(), of.head()[1]]
+    out = [of.experiment.purpose.strip(), of.asked]
     if machine := of.made_with.get("machine"):
         versions = of.made_with.get("versions", {})
         known = [f"{k} {versions[k]}" for k in ("b2m-fast", "torch", "python") if k in versions]
@@ -382,11 +380,11 @@ def _verdict(of: Results) -> list[str]:
 # --------------------------------------------------------------------------------------------------
 def write(of: Results, out: Path, **more: Any) -> None:
     """Write results.json (with `more` in it), results.md and results.png to a folder, and print tables and words."""
-    said, title = words(of), of.head()[0]
+    said, command = words(of), of.experiment.command
     text = f"{markdown(of)}\nWhat this shows:\n\n" + "".join(f"- {line}\n" for line in said)
     verdict = "".join(line for line in said if line.startswith("In short"))
     content = {
-        "command": of.experiment.reference,
+        "command": command if command in registry.listings() else of.experiment.reference,
         "settings": plain(of.settings),
         "method_version": of.settings.method_version,
         **of.made_with,
@@ -396,16 +394,16 @@ def write(of: Results, out: Path, **more: Any) -> None:
         "missing": list(of.missing),
         "runs": [run for seeds in of.runs.values() for run in seeds.values()],
     }
-    head = f"# {title}\n\n" + f"**{verdict}**\n\n" * bool(verdict)
+    head = f"# {of.title}\n\n" + f"**{verdict}**\n\n" * bool(verdict)
     write_atomically(out / "results.json", _as_json(content | more))
     write_atomically(out / "results.md", head + text)
-    print(f"\n{title}\n\n{text}")
+    print(f"\n{of.title}\n\n{text}")
     try:
         from b2m_fast.experiments.figures import figure
     except ImportError as error:
         print(f"no figure: {error} (pip install 'b2m-fast[experiments]')", file=sys.stderr)
     else:
-        write_atomically(out / "results.png", figure(of, title, verdict))
+        write_atomically(out / "results.png", figure(of, verdict))
     print(f"Written: {out / 'results.md'}, results.json, results.png")
 
 

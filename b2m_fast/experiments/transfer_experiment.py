@@ -18,7 +18,7 @@ from b2m_fast.experiments.transfer_arms import SCRAMBLED
 from b2m_fast.experiments.transfer_frames import frame_material, load_scenes
 from b2m_fast.experiments.transfer_settings import CURVES
 from b2m_fast.experiments.transfer_trials import trial_material
-from b2m_fast.methods.brain2model import Weight, brain_objective
+from b2m_fast.methods.brain2model import BrainWeight, brain2model_objective
 from b2m_fast.methods.training import train
 
 if TYPE_CHECKING:
@@ -191,19 +191,19 @@ def _train(
     lesson = material.lesson(seed, share)
     config = experiment.transfer
     if arm == "zero":
-        config = replace(config, weight=Weight(0.0))
+        config = replace(config, weight=BrainWeight(0.0))
     if arm in SCRAMBLED:
         config = replace(config, scramble=True)
     if config.window is None:
         config = replace(config, window=material.window)
     teacher = material.teacher(arm, seed, share)
-    objective = brain_objective(lesson, teacher, config, seed)
+    objective = brain2model_objective(lesson, teacher, config, seed)
     history = train(
         objective,
         experiment.loop,
         checkpoint=checkpoint,
         identity=f"{identity} {share}",
-        tick=lambda _: tick(),
+        on_validation=lambda _: tick(),
     )
     evaluation, curve = experiment.evaluation, CURVES[experiment.evaluation.metric]
     arrival = steps_to_criterion(

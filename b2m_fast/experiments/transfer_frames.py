@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from b2m_fast.data._old import cowley_v4
 from b2m_fast.data.driving import camvid, car_racing
 from b2m_fast.data.files import data_root
+from b2m_fast.data.v4 import cowley_v4
 from b2m_fast.experiments.transfer_arms import Teachers
 from b2m_fast.experiments.transfer_lessons import SceneLesson, encoded, kept_frames
 from b2m_fast.experiments.transfer_networks import (
@@ -184,13 +184,9 @@ def frame_material(
         model = fit_sensory_model(cowley_v4(data_root(root)), min(scenes.shape[1:]))
         brain = stand_in(model, scenes.train, k=settings.k)
     else:
-        recordings = {r.name: r for r in cowley_v4(data_root(root))}
-        name = next((n for n in recordings if settings.session in n), None)
-        if name is None:
-            raise ValueError(
-                f"there is no session {settings.session!r}; there are {list(recordings)}"
-            )
-        brain = image_responses(recordings[name], scenes.shape[1:], k=settings.k)
+        recorded = cowley_v4(data_root(root))
+        recording = recorded.recording(settings.session)
+        brain = image_responses(recorded, recording, scenes.shape[1:], k=settings.k)
     report["brain"] = brain.report
     network = None
     if "network" in arms and brain.stimuli is not None:

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from b2m_fast.evaluate.reconstruction import mean_squared_error, structural_similarity
-from b2m_fast.methods.chance import seeded
-from b2m_fast.methods.latent import ridge_solution
-from b2m_fast.methods.lessons import DecisionLesson, FrameLesson
+from b2m_fast.methods.alignment import FrameTask, TrialTask
+from b2m_fast.methods.brain2model import ridge_solution
+from b2m_fast.methods.training import seeded
 from b2m_fast.students.recurrent import GRUStudent, LeakyRNN
 from b2m_fast.students.vae import ConvVAE
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 __all__ = ["SceneLesson", "TrialLesson", "condition_states", "encoded", "kept_frames"]
 
-TEST, NETWORK, FRAMES = 6, 7, 8  # streams of a seed, beside `b2m_fast.methods.chance.Stream`
+TEST, NETWORK, FRAMES = 6, 7, 8  # streams of a seed, beside `b2m_fast.methods.training.Stream`
 TAU_MS = 100.0
 RHO = 0.01  # of the ridge regression that probes latents
 
 
-class TrialLesson(DecisionLesson):
+class TrialLesson(TrialTask):
     """A decision task with its test.
 
     Parameters
@@ -135,7 +135,7 @@ def condition_states(
     return states
 
 
-class SceneLesson(FrameLesson):
+class SceneLesson(FrameTask):
     """Reconstruction of scenes, with its test; validation looks at structural similarity too.
 
     Parameters
@@ -186,7 +186,7 @@ class SceneLesson(FrameLesson):
         Returns
         -------
         numbers : dict
-            Those of `FrameLesson`, and ``validation_ssim``.
+            Those of `FrameTask`, and ``validation_ssim``.
         seen : None
             A teacher shows its own images.
         """

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from b2m_fast.methods.brain2model import BrainObjective
+from b2m_fast.methods.brain2model import Brain2ModelObjective
 from b2m_fast.methods.training import train
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ __all__ = ["CHANCE", "NETWORK_SEED", "TRUTH_SEED", "teach_alone", "words"]
 
 # of the network behind the synthetic brain, of the arm; far from any seed a user takes
 TRUTH_SEED, NETWORK_SEED = 2**40, 2**40 + 1
-CHANCE = 5  # a seed's stream for controls, beside those of `b2m_fast.methods.chance.Stream`
+CHANCE = 5  # a seed's stream for controls, beside those of `b2m_fast.methods.training.Stream`
 
 
 def teach_alone(
@@ -67,7 +67,7 @@ def teach_alone(
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the same bits whatever the machine
     try:
-        train(BrainObjective[Any](lesson), loop, checkpoint=kept, identity=repr(known))
+        train(Brain2ModelObjective(lesson), loop, checkpoint=kept, identity=repr(known))
         found, _ = lesson.test()
     finally:
         torch.set_num_threads(threads)

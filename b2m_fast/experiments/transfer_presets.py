@@ -13,8 +13,7 @@ from b2m_fast.experiments.transfer_settings import (
     TransferEvaluation,
     TransferExperiment,
 )
-from b2m_fast.methods.brain2model import TransferConfig, Weight
-from b2m_fast.methods.training import LoopConfig
+from b2m_fast.methods.config import Brain2ModelConfig, BrainWeight, TrainConfig
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -105,8 +104,8 @@ def _trials(
         task_options=options,
         units=64,
         batch=64,
-        transfer=TransferConfig(method, Weight(1.0 if method == "latent" else 0.1)),
-        loop=LoopConfig(
+        transfer=Brain2ModelConfig(method, BrainWeight(1.0 if method == "latent" else 0.1)),
+        loop=TrainConfig(
             steps=steps,
             validate_every=every,
             validate_first=True,
@@ -159,8 +158,10 @@ def _frames(
         width=8,
         batch=32,
         beta=0.03,  # twice the squared error at the end: the noise that the decoder really has
-        transfer=TransferConfig(method, Weight(0.1 if method == "latent" else 0.01), batch=32),
-        loop=LoopConfig(
+        transfer=Brain2ModelConfig(
+            method, BrainWeight(0.1 if method == "latent" else 0.01), batch=32
+        ),
+        loop=TrainConfig(
             steps=300 if brain == "synthetic" else {"driving": 400, "camvid": 500}[task],
             validate_every=10,
             validate_first=True,

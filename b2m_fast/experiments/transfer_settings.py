@@ -9,8 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from b2m_fast.data._old import DECISION_TASKS, decision_task
 from b2m_fast.experiments.experiment import Settings
-from b2m_fast.methods.brain2model import TransferConfig
-from b2m_fast.methods.training import LoopConfig
+from b2m_fast.methods.config import Brain2ModelConfig, TrainConfig
 
 __all__ = [
     "BRAINS",
@@ -145,9 +144,9 @@ class TransferExperiment(Settings):
         Trials or frames of a step.
     beta : float
         Weight of the autoencoder's divergence.
-    transfer : TransferConfig
+    transfer : Brain2ModelConfig
         Method, weight, and what else the brain's term needs.
-    loop : LoopConfig
+    loop : TrainConfig
         How students are trained.
     teacher : TeacherSettings
         Where the teacher comes from.
@@ -165,8 +164,8 @@ class TransferExperiment(Settings):
     width: int = 16
     batch: int = 64
     beta: float = 1.0
-    transfer: TransferConfig = field(default_factory=TransferConfig)
-    loop: LoopConfig = field(default_factory=LoopConfig)
+    transfer: Brain2ModelConfig = field(default_factory=Brain2ModelConfig)
+    loop: TrainConfig = field(default_factory=TrainConfig)
     teacher: TeacherSettings = field(default_factory=TeacherSettings)
     evaluation: TransferEvaluation = field(default_factory=TransferEvaluation)
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from b2m_fast.data._old import decision_task, spike_recording
-from b2m_fast.data.files import data_root
+from b2m_fast.data import dataset
+from b2m_fast.data._old import decision_task
 from b2m_fast.experiments.transfer_arms import Teachers
 from b2m_fast.experiments.transfer_lessons import TrialLesson, condition_states
 from b2m_fast.experiments.transfer_networks import (
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from b2m_fast.data._old import SpikeRecording
+    from b2m_fast.data.recording import Brain
     from b2m_fast.data.tasks import EpochTask
     from b2m_fast.experiments.transfer_settings import TransferExperiment
     from b2m_fast.teachers.population import Population
@@ -188,7 +188,7 @@ def trial_material(
     if experiment.brain == "synthetic":
         recording, report["truth"] = _synthetic(experiment, task, kept, say)
     else:
-        recording = spike_recording(experiment.brain, data_root(root))
+        recording = dataset.get(experiment.brain).build(root=root)
     say(f"latents or responses of {recording.units} neurons")
     population = make_population(
         recording,
@@ -227,7 +227,7 @@ def _synthetic(
     task: EpochTask,
     kept: Path,
     say: Callable[[str], object],
-) -> tuple[SpikeRecording, dict[str, Any]]:
+) -> tuple[Brain, dict[str, Any]]:
     """Spikes of neurons that look at a trained network, and what that network is."""
     settings = experiment.teacher
     lesson = TrialLesson(experiment, task, TRUTH_SEED, kind="rnn", units=settings.network_units)

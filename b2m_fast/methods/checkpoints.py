@@ -34,7 +34,7 @@ def _safetensors() -> Any:
         import safetensors.torch  # noqa: PLC0415
     except ImportError as error:
         raise ImportError(
-            "checkpoints need safetensors: pip install 'b2m-fast[transfer]'"
+            "checkpoints need safetensors: pip install 'b2m-fast[experiments]'"
         ) from error
     return safetensors
 

@@ -1,175 +1,206 @@
 """The one training loop: device, precision, clipping, best weights, checkpoints, logging, resume.
 
-A method says what its loss is (an `Objective`); everything a training needs besides is here, on
-Lightning Fabric. A run uses one device: the students are small, and many runs (arms, seeds) go
-side by side (`b2m_fast.experiments.runs`).
+A method says what its loss is (an `Objective`); everything else that a training needs is here, on
+Lightning Fabric. A training uses one device: the students are small, and many runs (arms, seeds) go
+side by side.
 
 A run that was killed goes on from its last checkpoint, and on the CPU it ends with the same bits as
-a run that was never interrupted: parameters, the optimiser's moments, every generator, the places
-in every shuffled list, best weights and history are all in the checkpoint.
+a run that was never interrupted: parameters, the optimiser's moments, every generator, the place in
+every shuffled order, best weights and history are all in the checkpoint.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from b2m_fast.data.files import digest
 from b2m_fast.methods.checkpoints import CheckpointError, read_checkpoint, write_checkpoint
+from b2m_fast.methods.config import TrainConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from lightning_fabric import Fabric
     from lightning_fabric.loggers.logger import Logger
+    from numpy.typing import NDArray
 
-__all__ = ["History", "LoopConfig", "Objective", "train"]
+__all__ = [
+    "History",
+    "Objective",
+    "RandomStreams",
+    "Resumable",
+    "ShuffledIndices",
+    "Stream",
+    "TrainConfig",
+    "seeded",
+    "train",
+]
 
 log = logging.getLogger("b2m_fast")
 
 Entry = dict[str, float]
 
 
+# --------------------------------------------------------------------------------------------------
+# Randomness that can be stored
+# --------------------------------------------------------------------------------------------------
+class Stream:
+    """Numbers of a seed's independent streams: drawing from one leaves the others as they are."""
+
+    TASK = 0
+    TEACHER = 1
+    VALIDATION = 2
+    HEADS = 3
+    STUDENT = 4
+
+
+class RandomStreams:
+    """A NumPy generator (orders, draws) and a PyTorch one (noise) of one stream of a seed.
+
+    Parameters
+    ----------
+    seed : int
+        Seed of the run.
+    stream : int
+        One of `Stream`, or a number that nothing else uses.
+
+    Examples
+    --------
+    >>> RandomStreams(seed=0, stream=Stream.TASK).numpy.permutation(3)
+    array([2, 1, 0])
+    """
+
+    def __init__(self, seed: int, stream: int) -> None:
+        self.numpy = np.random.default_rng([seed, stream])
+        self.torch = torch.Generator().manual_seed(_torch_seed(seed, stream))
+
+    def state(self) -> dict[str, Any]:
+        """Return the states of both generators."""
+        return {"numpy": self.numpy.bit_generator.state, "torch": self.torch.get_state()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        self.numpy.bit_generator.state = state["numpy"]
+        self.torch.set_state(state["torch"])
+
+
+@contextmanager
+def seeded(seed: int, stream: int = Stream.STUDENT) -> Iterator[None]:
+    """Start modules that are built inside from a stream; PyTorch's own generator stays as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(_torch_seed(seed, stream))
+        yield
+
+
+def _torch_seed(seed: int, stream: int) -> int:
+    return int(np.random.SeedSequence([seed, stream]).generate_state(1, np.uint64)[0] >> 1)
+
+
+class ShuffledIndices:
+    """Endless batches of indices: all of them in a random order, then in another, and so on.
+
+    Parameters
+    ----------
+    count : int
+        Indices are 0 to count - 1.
+    batch : int
+        Indices of a batch.
+    rng : numpy.random.Generator
+        Its state is stored by whoever else draws from it.
+    drop_last : bool
+        Leave out the last, incomplete batch of an order.
+    """
+
+    def __init__(
+        self, count: int, batch: int, rng: np.random.Generator, *, drop_last: bool = False
+    ) -> None:
+        self.count, self.batch, self.rng, self.drop_last = count, batch, rng, drop_last
+        self.left: NDArray[np.int64] = np.empty(0, np.int64)
+
+    def __next__(self) -> NDArray[np.int64]:
+        """Return the indices of the next batch, (batch,) or fewer."""
+        if len(self.left) < (self.batch if self.drop_last else 1):
+            self.left = self.rng.permutation(self.count)
+        chosen, self.left = self.left[: self.batch], self.left[self.batch :]
+        return chosen
+
+    def state(self) -> dict[str, Any]:
+        """Return what is left of the present order."""
+        return {"left": torch.from_numpy(self.left.copy())}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        self.left = state["left"].numpy()
+
+
+class Resumable:
+    """Stores and restores the parts that `resumed` names, each of which can do so, is a list of such, or None."""
+
+    resumed: ClassVar[tuple[str, ...]]
+
+    def state(self) -> dict[str, Any]:
+        """Return the state of each part, as `write_checkpoint` takes it."""
+        return {name: [part.state() for part in self._parts(name)] for name in self.resumed}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` returned."""
+        for name, stored in state.items():
+            for part, its in zip(self._parts(name), stored, strict=True):
+                part.load_state(its)
+
+    def _parts(self, name: str) -> list[Any]:
+        found = getattr(self, name)
+        return found if isinstance(found, list) else [] if found is None else [found]
+
+
+# --------------------------------------------------------------------------------------------------
+# The loop
+# --------------------------------------------------------------------------------------------------
 class Objective(Protocol):
-    """What a method supplies: what is trained, the loss of the next batch, how good it is."""
+    """What a method supplies to the loop: modules, the loss of the next batch, a validation."""
 
     @property
     def modules(self) -> nn.ModuleDict:
         """Everything that is trained: the student, and what a method adds to it."""
 
     def step(self, fabric: Fabric, progress: float) -> tuple[Tensor, dict[str, Tensor]]:
-        """Loss of the next batch, which the objective draws from generators of its own.
+        """Return the loss of the next batch, and its parts without gradient by name.
 
-        Parameters
-        ----------
-        fabric : Fabric
-            Knows the device; tensors come to it by ``fabric.to_device``.
-        progress : float
-            Fraction of the training that is done, in [0, 1).
-
-        Returns
-        -------
-        loss : Tensor
-            Scalar with a gradient.
-        parts : dict
-            Name -> scalar without; their means since the last validation go into the history.
+        The objective draws the batch from generators of its own and brings it to the device by
+        ``fabric.to_device``; progress, in [0, 1), is the fraction of the training that is done. The
+        mean of each part since the last validation enters the history.
         """
 
     def validate(self, fabric: Fabric) -> Entry:
-        """Numbers on held-out data; called in evaluation mode and without gradients."""
+        """Return numbers on held-out data; called in evaluation mode and without gradients."""
 
     def state(self) -> dict[str, Any]:
-        """Generators and places in lists, as `write_checkpoint` takes them."""
+        """Return the states of generators and orders, as `write_checkpoint` takes them."""
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Go on from what `state` returned."""
 
 
-@dataclass(frozen=True)
-class LoopConfig:
-    """How an objective is trained; everything here can change the result.
-
-    Attributes
-    ----------
-    steps : int
-        Batches.
-    validate_every : int
-        Steps between validations; the last step is always validated.
-    validate_first : bool
-        Validate before the first step too: the history begins with step 0.
-    optimizer : {"adam", "adamw", "sgd"}
-        Optimiser.
-    learning_rate, weight_decay : float
-        Of the optimiser.
-    momentum : float
-        Of "sgd".
-    schedule : {"constant", "cosine", "phases"}
-        Learning rate over time: as it is; learning_rate (1 + cos(pi step / steps)) / 2; or
-        learning_rate * decay^phase, in phases of equally many validations.
-    phases, decay : int, float
-        Of the schedule "phases".
-    clip : float, optional
-        Largest norm of the gradient, of each of the objective's modules apart: a head's large
-        gradient leaves the student's as it is.
-    keep_best : str, optional
-        End with the weights of the validation at which this number was lowest.
-    accelerator : str
-        "cpu", "cuda", or "auto".
-    precision : {"32-true", "bf16-mixed"}
-        Everything in float32, or matrix products and convolutions in bfloat16.
-    """
-
-    steps: int = 1000
-    validate_every: int = 50
-    validate_first: bool = False
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.0
-    momentum: float = 0.9
-    schedule: Literal["constant", "cosine", "phases"] = "constant"
-    phases: int = 1
-    decay: float = 0.3
-    clip: float | None = None
-    keep_best: str | None = None
-    accelerator: Literal["cpu", "cuda", "auto"] = "cpu"
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "validate_every", "phases"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("learning_rate", "decay", "clip"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ValueError(f"{name} must be positive and finite, got {value}")
-        for name, known in (
-            ("optimizer", ("adam", "adamw", "sgd")),
-            ("schedule", ("constant", "cosine", "phases")),
-            ("precision", ("32-true", "bf16-mixed")),
-        ):
-            if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
-
-    def rate(self, step: int) -> float:
-        """Learning rate of a step.
-
-        Parameters
-        ----------
-        step : int
-            From 0.
-
-        Returns
-        -------
-        float
-            Learning rate.
-        """
-        if self.schedule == "cosine":
-            return self.learning_rate * (1 + math.cos(math.pi * step / self.steps)) / 2
-        if self.schedule == "phases":
-            validations = math.ceil(self.steps / self.validate_every)
-            return self.learning_rate * self.decay ** (
-                step // self.validate_every * self.phases // validations
-            )
-        return self.learning_rate
-
-
 @dataclass
 class History:
-    """What happened.
+    """Numbers of a training.
 
-    Attributes
+    Parameters
     ----------
     entries : list of dict
         Per validation ``step`` (steps done), the mean of each part of the loss since the last one,
         and what the objective's `validate` returned.
     best_step : int, optional
-        Step of the weights that were kept, with `LoopConfig.keep_best`.
+        Step of the weights that were kept, with `TrainConfig.keep_best`.
     """
 
     entries: list[Entry] = field(default_factory=list)
@@ -178,12 +209,12 @@ class History:
 
 def train(
     objective: Objective,
-    config: LoopConfig,
+    config: TrainConfig,
     *,
     checkpoint: Path | None = None,
     checkpoint_every: int = 1,
     identity: str = "",
-    tick: Callable[[Entry], object] = lambda _: None,
+    on_validation: Callable[[Entry], object] = lambda _: None,
     loggers: Sequence[Logger] = (),
 ) -> History:
     """Train an objective, or go on with a training that was interrupted.
@@ -192,8 +223,8 @@ def train(
     ----------
     objective : Objective
         What is trained, in place; ends in evaluation mode.
-    config : LoopConfig
-        How.
+    config : TrainConfig
+        How it is trained.
     checkpoint : Path, optional
         File from which an interrupted run goes on and to which this one writes. One that is
         damaged is put aside as ``<name>.unreadable``; one of another run is overwritten; both with
@@ -202,10 +233,10 @@ def train(
         Validations between checkpoints; the last is always written.
     identity : str
         What tells this run from others besides `config` and the shapes of the parameters.
-    tick : callable, optional
+    on_validation : callable, optional
         Called with each entry of the history, those of a resumed run first.
     loggers : sequence of Logger
-        Fabric's; they get each new entry.
+        Fabric's loggers; they get each new entry.
 
     Returns
     -------
@@ -216,8 +247,15 @@ def train(
     ------
     FloatingPointError
         If the loss or the gradient is not finite, or the number to keep the best of never is.
+    ValueError
+        If there is no such device, or the objective has no number ``keep_best``.
     ImportError
         If Lightning Fabric is not installed.
+
+    Examples
+    --------
+    >>> history = train(objective, TrainConfig(steps=1000, clip=1.0))
+    >>> history.entries[-1]["validation_loss"]
     """
     if checkpoint_every < 1:
         raise ValueError(f"checkpoint_every must be at least 1, got {checkpoint_every}")
@@ -225,9 +263,9 @@ def train(
     if checkpoint is not None:
         run.resume(checkpoint)
     for entry in run.history.entries:
-        tick(entry)
+        on_validation(entry)
     if config.validate_first and not run.history.entries:
-        tick(run.validate())
+        on_validation(run.validate())
     while run.step < config.steps:
         run.advance()
         last = run.step == config.steps
@@ -236,28 +274,28 @@ def train(
         entry = run.validate()
         if checkpoint is not None and (last or len(run.history.entries) % checkpoint_every == 0):
             write_checkpoint(checkpoint, run.state())
-        tick(entry)
+        on_validation(entry)
     return run.finish()
 
 
-def _fabric(config: LoopConfig, loggers: Sequence[Logger]) -> Fabric:
+def _fabric(config: TrainConfig, loggers: Sequence[Logger]) -> Fabric:
     try:
         from lightning_fabric import Fabric  # noqa: PLC0415
     except ImportError as error:
         raise ImportError(
-            "training needs Lightning Fabric: pip install 'b2m-fast[transfer]'"
+            "training needs Lightning Fabric: pip install 'b2m-fast[experiments]'"
         ) from error
     if config.accelerator == "cuda" and not torch.cuda.is_available():
         raise ValueError("accelerator is 'cuda', but PyTorch finds no CUDA device")
     return Fabric(
         accelerator=config.accelerator,
-        devices=1,
+        devices=config.devices,
         precision=config.precision,
         loggers=list(loggers),
     )
 
 
-def _optimizer(parameters: Sequence[nn.Parameter], config: LoopConfig) -> torch.optim.Optimizer:
+def _optimizer(parameters: Sequence[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
     common: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
     if config.optimizer == "sgd":
         return torch.optim.SGD(parameters, momentum=config.momentum, **common)
@@ -281,7 +319,7 @@ class _Run:
     """A training under way."""
 
     def __init__(
-        self, objective: Objective, config: LoopConfig, identity: str, loggers: Sequence[Logger]
+        self, objective: Objective, config: TrainConfig, identity: str, loggers: Sequence[Logger]
     ) -> None:
         self.objective, self.config = objective, config
         self.modules = objective.modules
@@ -293,6 +331,7 @@ class _Run:
         self.forward, self.fabric_optimizer = self.fabric.setup(
             _Step(objective, self.fabric), self.optimizer
         )
+        self.on_cuda = self.fabric.device.type == "cuda"
         self.step = 0
         self.parts: dict[str, list[Tensor]] = {}
         self.history = History()
@@ -301,7 +340,7 @@ class _Run:
         self.modules.train()
 
     def advance(self) -> None:
-        """One step of the optimiser."""
+        """Take one step of the optimiser."""
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.rate(self.step)
         loss, parts = self.forward(self.step / self.config.steps)
@@ -325,7 +364,7 @@ class _Run:
             self.parts.setdefault(name, []).append(value.detach())
 
     def validate(self) -> Entry:
-        """Close an entry of the history; keep the weights if they are the best."""
+        """Add an entry to the history; keep the weights if they are the best."""
         entry: Entry = {"step": self.step}
         entry |= {name: float(torch.stack(values).mean()) for name, values in self.parts.items()}
         self.parts.clear()
@@ -346,7 +385,7 @@ class _Run:
         return entry
 
     def state(self) -> dict[str, Any]:
-        """Everything the rest of the run depends on."""
+        """Return everything that the rest of the run depends on."""
         return {
             "identity": self.identity,
             "step": self.step,
@@ -357,12 +396,8 @@ class _Run:
             "moments": [dict(self.optimizer.state.get(p, {})) for p in self.parameters],
             "objective": self.objective.state(),
             "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state(self.fabric.device) if self._on_cuda else None,
+            "cuda": torch.cuda.get_rng_state(self.fabric.device) if self.on_cuda else None,
         }
-
-    @property
-    def _on_cuda(self) -> bool:
-        return self.fabric.device.type == "cuda"
 
     def resume(self, path: Path) -> None:
         """Go on from a checkpoint, if there is one of this run."""
@@ -389,11 +424,11 @@ class _Run:
                 }
         self.objective.load_state(state["objective"])
         torch.set_rng_state(state["torch"])
-        if self._on_cuda:
+        if self.on_cuda:
             torch.cuda.set_rng_state(state["cuda"], self.fabric.device)
 
     def finish(self) -> History:
-        """Best weights, evaluation mode."""
+        """Return the history, with the best weights loaded and the modules in evaluation mode."""
         self.modules.eval()
         if self.config.keep_best is not None:
             if self.history.best_step is None:
@@ -406,5 +441,5 @@ class _Run:
 
 
 def _like(parameter: nn.Parameter, moment: Tensor) -> Tensor:
-    """A moment laid out in memory as it was: as its parameter (strides decide how sums round)."""
+    """Return a moment laid out in memory as its parameter: strides decide how sums round."""
     return torch.empty_like(parameter, requires_grad=False).copy_(moment)

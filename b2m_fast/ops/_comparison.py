@@ -252,7 +252,8 @@ def _matrix_cosine(
     mean = (t_factor * t_total + c_factor * c_total) / per_total
     row = (t_factor * t_row + c_factor * c_row) / per_row
     diagonal = torch.zeros_like(row)
-    if comparison.c.scoring.metric == "dot" and comparison.c.kind == "patterns" and not debiased:
+    lengths_count = METRICS[comparison.c.scoring.metric].lengths_count
+    if lengths_count and comparison.c.kind == "patterns" and not debiased:
         # Every other metric has a constant score with itself.
         diagonal = t_factor * t_diagonal + c_factor * c_diagonal - 2 * row + mean
     return similarity, _LinearGradient(

@@ -26,8 +26,14 @@ class Metric(NamedTuple):
     distance: bool = False  # 0 for equal rows, larger for less similar ones
     has_gamma: bool = False  # has a width gamma, which is 1 / columns by default
 
+    @property
+    def lengths_count(self) -> bool:
+        """Whether the score of a row with itself depends on the row."""
+        return self.bilinear and not self.normalised
 
-#: Every metric of the kernels. Their numbers are those of `_C.METRICS`, which a test compares.
+
+#: Every metric of the kernels: what checks, engines and comparisons know of it. The numbers they have
+#: in the kernels are those of `_C.METRICS`, their formulas those of `reference`; tests compare all.
 METRICS = {
     "dot": Metric(bilinear=True),
     "cosine": Metric(bilinear=True, normalised=True),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, overload
+from typing import Literal, Unpack, overload
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from . import _checks
 from ._registration import ops as _ops
 from ._types import BILINEAR, POSITIVE_COUNT, STATISTICS
-from .reference import InfoNCEAux
+from .reference.contrastive import InfoNCEAux, InfoNCEOptions
 
 __all__ = ["InfoNCEAux", "info_nce", "sigmoid_contrastive"]
 
@@ -22,38 +22,14 @@ def info_nce(
     query: Tensor,
     key: Tensor,
     *,
-    metric: str = ...,
-    temperature: float | Tensor | None = ...,
-    logit_scale: float | Tensor | None = ...,
-    labels: Tensor | None = ...,
-    key_labels: Tensor | None = ...,
-    extra_keys: Tensor | None = ...,
-    symmetric: bool = ...,
-    weights: Tensor | None = ...,
-    key_weights: Tensor | None = ...,
-    label_smoothing: float = ...,
-    reduction: str = ...,
     return_aux: Literal[False] = ...,
+    **options: Unpack[InfoNCEOptions],
 ) -> Tensor: ...
 
 
 @overload
 def info_nce(
-    query: Tensor,
-    key: Tensor,
-    *,
-    metric: str = ...,
-    temperature: float | Tensor | None = ...,
-    logit_scale: float | Tensor | None = ...,
-    labels: Tensor | None = ...,
-    key_labels: Tensor | None = ...,
-    extra_keys: Tensor | None = ...,
-    symmetric: bool = ...,
-    weights: Tensor | None = ...,
-    key_weights: Tensor | None = ...,
-    label_smoothing: float = ...,
-    reduction: str = ...,
-    return_aux: Literal[True],
+    query: Tensor, key: Tensor, *, return_aux: Literal[True], **options: Unpack[InfoNCEOptions]
 ) -> tuple[Tensor, InfoNCEAux]: ...
 
 

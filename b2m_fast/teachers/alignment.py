@@ -98,7 +98,7 @@ def align(
     stretch = {}
     for name, recorded in matched.items():
         steps = np.arange(*task.epochs[name])
-        begin, end = population.epochs[recorded]
+        begin, end = population.time.epochs[recorded]
         length = len(steps) * task.step_ms
         stretch[name] = length / (end - begin)
         if not 1 / max_stretch <= stretch[name] <= max_stretch:
@@ -108,8 +108,10 @@ def align(
                 f"recording, a stretch by {stretch[name]:.2g} where max_stretch={max_stretch:g} is "
                 "allowed"
             )
-        edges = np.linspace(begin, end, len(steps) + 1) - population.start_ms
-        weights[steps], valid[steps] = interval_weights(edges / population.bin_ms, population.bins)
+        edges = np.linspace(begin, end, len(steps) + 1) - population.time.start_ms
+        weights[steps], valid[steps] = interval_weights(
+            edges / population.time.bin_ms, population.bins
+        )
     if not valid.any():
         raise DataError(
             f"{population.name}: nothing was recorded in the epochs {sorted(matched.values())}"
@@ -123,16 +125,16 @@ def _matching_epochs(
 ) -> dict[str, str]:
     """Return the recorded epoch of each epoch of the task that has one."""
     if epochs is None:
-        matched = {name: name for name in task.epochs if name in population.epochs}
+        matched = {name: name for name in task.epochs if name in population.time.epochs}
     else:
         matched = dict(epochs)
     unknown = [name for name in matched if name not in task.epochs]
-    unknown += [name for name in matched.values() if name not in population.epochs]
+    unknown += [name for name in matched.values() if name not in population.time.epochs]
     if not matched or unknown:
         raise DataError(
             f"the epochs of {population.name} and the task {task.name} do not match"
             + (f" (unknown epochs {unknown})" if unknown else "")
-            + f": the recording has {list(population.epochs)}, the task {list(task.epochs)}; map "
+            + f": the recording has {list(population.time.epochs)}, the task {list(task.epochs)}; map "
             f"them with epochs={{task's epoch: recording's epoch}}"
         )
     return matched

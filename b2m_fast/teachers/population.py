@@ -13,17 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from b2m_fast.data import _old as recordings
 from b2m_fast.data.files import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from numpy.typing import NDArray
 
-    from b2m_fast.data._old import SpikeRecording
+    from b2m_fast.data.recording import Brain, Recording, TimeAxis
 
-__all__ = ["Population", "Session", "make_population", "rebin", "smoother"]
+__all__ = ["Population", "Session", "make_population", "smoother"]
 
 CONSTANT = 1e-5  # of its mean: a standard deviation that may be rounding noise of float32
 
@@ -53,12 +50,8 @@ class Population:
         has at least two trials of every condition.
     conditions : tuple of str
         Names of the conditions.
-    bin_ms : float
-        Width of a bin, in milliseconds.
-    epochs : mapping of str to (float, float)
-        Begin and end of each epoch, in milliseconds.
-    start_ms : float
-        Begin of the first bin on the same clock.
+    time : TimeAxis
+        Bins and epochs.
     report : dict
         Numbers of units and trials, and of units left out.
     """
@@ -66,9 +59,7 @@ class Population:
     name: str
     sessions: tuple[Session, ...]
     conditions: tuple[str, ...]
-    bin_ms: float
-    epochs: Mapping[str, tuple[float, float]]
-    start_ms: float = 0.0
+    time: TimeAxis
     report: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -140,19 +131,20 @@ class Population:
 
 
 def make_population(
-    recording: SpikeRecording,
+    brain: Brain,
     *,
     bin_ms: float | None = None,
     smooth_ms: float = 50.0,
     minimum_trials: int = 2,
     minimum_rate: float = 0.5,
 ) -> Population:
-    """Rates in spikes per second, smoothed in time, z-scored per unit over all trials and bins.
+    """Responses in trials of a task, smoothed in time, z-scored per unit over all trials and bins.
 
     Parameters
     ----------
-    recording : SpikeRecording
-        The recording.
+    brain : Brain
+        Recordings of trials, with bins. Counts become spikes per second; rates, traces and
+        estimates stay as they are.
     bin_ms : float, optional
         Width of wider bins than the recording's, in milliseconds.
     smooth_ms : float, default 50
@@ -162,7 +154,7 @@ def make_population(
         Units with fewer trials of any condition are left out; at least 2, as without repeats noise
         cannot be estimated.
     minimum_rate : float, default 0.5
-        Units with a lower mean rate, in spikes per second, are left out.
+        Spiking units with a lower mean rate, in spikes per second, are left out.
 
     Returns
     -------
@@ -172,63 +164,100 @@ def make_population(
     Raises
     ------
     DataError
-        If there is only one condition, no unit has repeats of every condition, or none is left.
+        If responses have no bins, there is only one condition, no unit has repeats of every
+        condition, or none is left; or `bin_ms` is no multiple of the recorded bins.
     ValueError
         If `smooth_ms` is negative or not finite, or `minimum_trials` less than 2.
+
+    Examples
+    --------
+    >>> population = make_population(b2m_fast.data.load("pfc-memory"), minimum_trials=16)
+    >>> population.units, population.average().shape
+    (315, (12, 20, 315))
     """
     if not 0 <= smooth_ms < math.inf:
         raise ValueError(f"smooth_ms must not be negative, and finite, got {smooth_ms}")
     if minimum_trials < 2:
         raise ValueError(f"minimum_trials must be at least 2, got {minimum_trials}")
-    name, conditions = recording.name, recording.conditions
+    name, conditions = brain.name, tuple(brain.conditions)
     if len(conditions) < 2:
         raise DataError(f"{name}: a teacher needs at least two conditions, got {list(conditions)}")
-    source = recording if bin_ms is None else rebin(recording, bin_ms)
-    scale = np.float32(1e3 / source.bin_ms)
-    rates = [
-        Session(np.asarray(s.spikes, np.float32) * scale, s.condition) for s in source.sessions
-    ]
-    repeated = _repeated(name, conditions, rates, minimum_trials)
-    smooth = smoother(source.bins, smooth_ms / source.bin_ms).T
-    active = [s.rates.mean(axis=(0, 2), dtype=np.float64) >= minimum_rate for s in repeated]
-    scored = [
-        Session(_z_scored(s.rates[:, keep] @ smooth), s.condition)
-        for s, keep in zip(repeated, active, strict=True)
-    ]
-    sessions = tuple(s for s in scored if s.rates.shape[1])
-    enough = sum(s.rates.shape[1] for s in repeated)
-    slow = enough - sum(int(keep.sum()) for keep in active)
-    if not sessions:
+    time = brain.recordings[0].time
+    if time is None or any(r.time is None for r in brain.recordings):
+        raise DataError(f"{name}: responses have no bins: their time course is needed")
+    factor = 1 if bin_ms is None else _factor(brain, time, bin_ms)
+    time = replace(time, bin_ms=time.bin_ms if bin_ms is None else bin_ms)
+    sessions = [Session(_rates(r, time, factor), r.codes(conditions)) for r in brain.recordings]
+    spiking = [r.kind in {"counts", "rate"} for r in brain.recordings]
+    repeated = _repeated(name, conditions, sessions, minimum_trials)
+    smooth = smoother(sessions[0].rates.shape[2], smooth_ms / time.bin_ms).T
+    kept, slow = [], 0
+    for session, spikes, enough in zip(sessions, spiking, repeated, strict=True):
+        if enough:
+            active = session.rates.mean(axis=(0, 2), dtype=np.float64) >= minimum_rate
+            active |= not spikes
+            slow += int((~active).sum())
+            kept.append(Session(_z_scored(session.rates[:, active] @ smooth), session.condition))
+    units = sum(s.rates.shape[1] for s, enough in zip(sessions, repeated, strict=True) if enough)
+    kept = [s for s in kept if s.rates.shape[1]]
+    if not kept:
         raise DataError(
-            f"{name}: none of {enough} units fires {minimum_rate} spikes/s or more and "
-            f"ever varies ({slow} too slow, {enough - slow} constant)"
+            f"{name}: none of {units} units fires {minimum_rate} spikes/s or more and "
+            f"ever varies ({slow} too slow, {units - slow} constant)"
         )
-    population = Population(
-        name, sessions, conditions, source.bin_ms, source.epochs, source.start_ms
-    )
-    counts = np.concatenate([s.counts(len(conditions)) for s in sessions])
+    population = Population(name, tuple(kept), conditions, time)
+    counts = np.concatenate([s.counts(len(conditions)) for s in kept])
     report = {
         "recording": name,
-        "synthetic": recording.synthetic,
+        "synthetic": brain.synthetic,
         "units": population.units,
-        "units_recorded": source.units,
-        "units_with_too_few_trials": source.units - enough,
+        "units_recorded": brain.units,
+        "units_with_too_few_trials": brain.units - units,
         "units_too_slow": slow,
-        "units_constant": enough - slow - population.units,
-        "sessions": len(sessions),
+        "units_constant": units - slow - population.units,
+        "sessions": len(kept),
         "conditions": len(conditions),
         "trials_per_condition_median": float(np.median(counts)),
         "trials_per_condition_min": int(counts.min()),
-        "bin_ms": source.bin_ms,
+        "bin_ms": time.bin_ms,
         "smooth_ms": smooth_ms,
     }
     return replace(population, report=report)
 
 
+def _factor(brain: Brain, time: TimeAxis, bin_ms: float) -> int:
+    """Return how many recorded bins go into one of `bin_ms`."""
+    if not 0 < bin_ms < math.inf:
+        raise DataError(f"{brain.name}: bin_ms must be positive and finite, got {bin_ms}")
+    factor = round(bin_ms / time.bin_ms)
+    if factor < 1 or abs(factor * time.bin_ms - bin_ms) > 1e-6 * time.bin_ms:
+        raise DataError(
+            f"{brain.name}: bins of {bin_ms} ms are no multiple of the recorded {time.bin_ms} ms"
+        )
+    bins = brain.recordings[0].responses.shape[2]
+    if factor > bins:
+        raise DataError(
+            f"{brain.name}: bins of {bin_ms} ms are longer than a trial of {bins * time.bin_ms} ms"
+        )
+    return factor
+
+
+def _rates(recording: Recording, time: TimeAxis, factor: int) -> NDArray[np.float32]:
+    """Return responses (trials, units, bins) with `factor` bins in one; counts as spikes per second.
+
+    An incomplete bin at the end is left out.
+    """
+    x = np.concatenate([block for _, block in recording.blocks()])
+    bins = x.shape[2] // factor
+    x = x[:, :, : bins * factor].reshape(*x.shape[:2], bins, factor).sum(axis=3, dtype=np.float32)
+    scale = 1e3 / time.bin_ms if recording.kind == "counts" else 1 / factor
+    return np.asarray(x * np.float32(scale))
+
+
 def _repeated(
     name: str, conditions: tuple[str, ...], sessions: list[Session], minimum: int
-) -> list[Session]:
-    """Return the sessions with enough trials of every condition; at least one, or DataError."""
+) -> list[bool]:
+    """Return which sessions have enough trials of every condition; DataError if none has."""
     counts = [s.counts(len(conditions)) for s in sessions]
     best = max(counts, key=min)
     if best.min() < minimum:
@@ -238,7 +267,7 @@ def _repeated(
             f"(at most {best.min()}; the best one has of {few}): without repeats signal and noise "
             "cannot be told apart"
         )
-    return [s for s, n in zip(sessions, counts, strict=True) if n.min() >= minimum]
+    return [bool(n.min() >= minimum) for n in counts]
 
 
 def smoother(bins: int, width: float) -> NDArray[np.float32]:
@@ -253,27 +282,7 @@ def smoother(bins: int, width: float) -> NDArray[np.float32]:
 def _z_scored(rates: NDArray[np.float32]) -> NDArray[np.float32]:
     """Z-score units over trials and bins; leave out those that never vary but for rounding."""
     mean = rates.mean(axis=(0, 2), dtype=np.float64)
-    rates = rates[:, rates.std(axis=(0, 2), dtype=np.float64) > CONSTANT * mean]
+    rates = rates[:, rates.std(axis=(0, 2), dtype=np.float64) > CONSTANT * np.abs(mean)]
     centre = rates.mean(axis=(0, 2), keepdims=True, dtype=np.float64)
     spread = rates.std(axis=(0, 2), keepdims=True, dtype=np.float64)
     return np.asarray((rates - centre) / spread, dtype=np.float32)
-
-
-def rebin(recording: SpikeRecording, bin_ms: float) -> SpikeRecording:
-    """Sum counts into wider bins, a multiple of the recorded ones; an incomplete last one goes."""
-    name, old = recording.name, recording.bin_ms
-    if not 0 < bin_ms < math.inf:
-        raise DataError(f"{name}: bin_ms must be positive and finite, got {bin_ms}")
-    factor = round(bin_ms / old)
-    if factor < 1 or abs(factor * old - bin_ms) > 1e-6 * old:
-        raise DataError(f"{name}: bins of {bin_ms} ms are no multiple of the recorded {old} ms")
-    bins = recording.bins // factor
-    if bins < 1:
-        raise DataError(
-            f"{name}: bins of {bin_ms} ms are longer than a trial of {recording.bins * old} ms"
-        )
-    sessions = []
-    for s in recording.sessions:
-        parts = s.spikes[:, :, : bins * factor].reshape(*s.spikes.shape[:2], bins, factor)
-        sessions.append(recordings.Session(parts.sum(axis=3, dtype=np.float32), s.condition))
-    return replace(recording, sessions=tuple(sessions), bin_ms=bin_ms)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from b2m_fast.data._old import Recording
+    from b2m_fast.data.recording import Brain, Recording
     from b2m_fast.data.tasks import DecisionTask
     from b2m_fast.encoding.ridge import Ridge
     from b2m_fast.teachers.population import Population
@@ -261,34 +261,55 @@ def _features(responses: NDArray[np.floating], k: int | None, name: str) -> NDAr
     return features
 
 
-def image_responses(
-    recording: Recording, size: tuple[int, int], *, k: int | None = None, repeats: bool = False
-) -> ResponseTeacher:
-    """Responses of neurons to images, with the images as frames (height, width) of a student.
+def images_shown(
+    brain: Brain, recording: Recording, ids: Sequence[str] | None = None
+) -> NDArray[np.uint8]:
+    """Return the images of some ids (`Recording.shown`); DataError where an id is several images."""
+    stimuli = brain.stimuli_of(recording)
+    if stimuli.presented is not None:
+        raise DataError(
+            f"{brain.name}, {recording.session}: responses are to categories of several images; "
+            "responses to single images are needed"
+        )
+    return stimuli.images_of(recording.shown if ids is None else ids)
 
-    Labels are the numbers of the images. `repeats`: one sample for each repeat of an image instead
-    of their mean. DataError if repeats are asked for and were not recorded, or `k` (components to
-    teach with instead of neurons) exceeds neurons or samples.
+
+def image_responses(
+    brain: Brain,
+    recording: Recording,
+    size: tuple[int, int],
+    *,
+    k: int | None = None,
+    repeats: bool = False,
+) -> ResponseTeacher:
+    """Responses of one recording to images, with the images as frames (height, width) of a student.
+
+    Labels are places in `Recording.shown`. `repeats`: one sample for each
+    presentation of an image instead of their mean. DataError if repeats are asked for and none were
+    recorded, or `k` (components to teach with instead of units) exceeds units or samples.
     """
-    responses = recording.responses.T
-    label = np.arange(len(recording.images))
+    images = images_shown(brain, recording)
+    label = np.arange(len(images))
     if repeats:
-        if recording.trials is None:
-            raise DataError(f"{recording.name} holds averages over repeats, no single ones")
-        shown = np.isfinite(recording.trials).all(axis=0)
-        label = np.repeat(label, shown.sum(axis=1))
-        responses = recording.trials.transpose(1, 2, 0)[shown]
+        if not recording.repeated:
+            raise DataError(f"{brain.name}, {recording.session}: no image was shown twice")
+        responses = recording.repeats()
+        there = np.isfinite(responses).all(axis=2)
+        label, responses = np.repeat(label, there.sum(axis=1)), responses[there]
+    else:
+        responses = recording.mean()
+    name = f"{brain.name}-{recording.session}"
     report = {
-        "recording": recording.name,
-        "synthetic": recording.synthetic,
-        "units": len(recording.responses),
-        "images": len(recording.images),
+        "recording": name,
+        "synthetic": brain.synthetic,
+        "units": recording.unit_count,
+        "images": len(images),
         "samples": len(label),
         "components": k,
         "stand_in": False,
     }
-    features = _features(responses, k, recording.name)
-    return ResponseTeacher(to_frames(recording.images, size)[label], features, label, report, k)
+    frames = to_frames(images, size)[label]
+    return ResponseTeacher(frames, _features(responses, k, name), label, report, k)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -312,7 +333,7 @@ class SensoryModel:
     Attributes
     ----------
     encoders : tuple of Ridge
-        One for each set of images.
+        One for each recording.
     kept : tuple of ndarray
         For each, (neurons,) bool: neurons that are predicted well enough.
     pixels : int
@@ -344,7 +365,7 @@ class SensoryModel:
 
 
 def fit_sensory_model(
-    recordings: Sequence[Recording],
+    brain: Brain,
     pixels: int,
     *,
     features: str = "gabor",
@@ -359,8 +380,8 @@ def fit_sensory_model(
 
     Parameters
     ----------
-    recordings : sequence of Recording
-        Neurons and the images they were shown.
+    brain : Brain
+        Recordings, and the images that were shown.
     pixels : int
         Smaller side of the scenes, at least 32.
     features : {"gabor", "efficientnet"}
@@ -379,7 +400,7 @@ def fit_sensory_model(
     Raises
     ------
     DataError
-        If there is no recording, or no neuron is predicted well enough.
+        If no images were shown, or no neuron is predicted well enough.
     ValueError
         If the features are unknown or there are fewer than 32 pixels.
     """
@@ -387,14 +408,12 @@ def fit_sensory_model(
         raise ValueError(f"unknown features {features!r}; there are {list(FEATURES)}")
     if pixels < 32:
         raise ValueError(f"a sensory model needs at least 32 pixels, got {pixels}")
-    if not recordings:
-        raise DataError("there is no recording to model")
     describe = FEATURES[features](pixels)
     encoders, kept, quality, spread = [], [], [], []
-    for name in dict.fromkeys(r.image_set for r in recordings):
-        group = [r for r in recordings if r.image_set == name]
-        bank = describe(_bytes(to_frames(group[0].images, (pixels, pixels))))
-        responses = np.concatenate([r.responses for r in group]).T
+    for recording in brain.recordings:
+        images = images_shown(brain, recording)
+        bank = describe(_bytes(to_frames(images, (pixels, pixels))))
+        responses = recording.mean()
         held_out = crossfit(bank, responses, folds=folds, seed=seed)
         good = held_out.predictability >= minimum
         encoders.append(fit_encoder(bank, responses))
@@ -404,16 +423,16 @@ def fit_sensory_model(
     r = np.concatenate(quality)
     if not r.size:
         raise DataError(
-            f"none of {sum(map(len, kept))} neurons is predicted with r >= {minimum} from "
-            f"{features} features at {pixels} pixels"
+            f"none of {brain.units} neurons is predicted with r >= {minimum} from {features} features "
+            f"at {pixels} pixels"
         )
     report = {
-        "recordings": [recording.name for recording in recordings],
-        "synthetic": all(recording.synthetic for recording in recordings),
+        "recordings": [f"{brain.name}-{recording.session}" for recording in brain.recordings],
+        "synthetic": brain.synthetic,
         "features": features,
         "pixels": pixels,
         "units": len(r),
-        "units_recorded": sum(map(len, kept)),
+        "units_recorded": brain.units,
         "held_out_r_mean": float(r.mean()),
         "held_out_r_quartiles": np.quantile(r, [0.25, 0.5, 0.75]).tolist(),
         "predicted_sd_on_own_images": float(np.median(np.concatenate(spread))),

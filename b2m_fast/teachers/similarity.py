@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from b2m_fast.encoding.encoders import crossfit
 from b2m_fast.encoding.features import cnn_features, gabor_pyramid
 from b2m_fast.encoding.repeats import reliability
 from b2m_fast.ops import rsa_score
+from b2m_fast.teachers.responses import images_shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from b2m_fast.data._old import Recording
+    from b2m_fast.data.recording import Brain, Recording
 
 __all__ = [
     "DENOISERS",
@@ -171,8 +172,9 @@ class SimilarityTeacher:
 
     Parameters
     ----------
-    recordings : sequence of Recording
-        Recordings; those of one set of images are averaged.
+    brain : Brain
+        Recordings and the images that were shown. Recordings of the same images are averaged; each
+        other set of images has a target of its own.
     size : int
         Height and width of the student's images, in pixels.
     denoiser : {"gabor", "efficientnet", "gabor+efficientnet"}
@@ -185,39 +187,37 @@ class SimilarityTeacher:
     Raises
     ------
     ValueError
-        If there is no recording or the denoiser is unknown.
+        If the denoiser is unknown.
+    DataError
+        If responses are not to single images.
     """
 
     def __init__(
         self,
-        recordings: Sequence[Recording],
+        brain: Brain,
         size: int,
         *,
         denoiser: str = "gabor",
         folds: int = 5,
         seed: int = 0,
     ) -> None:
-        if not recordings:
-            raise ValueError("there is no recording to teach from")
         if unknown := sorted(set(denoiser.split("+")) - set(DENOISERS)):
             raise ValueError(f"unknown denoisers {unknown}; there are {list(DENOISERS)}")
         self.size, self.denoiser, self.folds, self.seed = size, denoiser, folds, seed
-        self._sets: dict[str, list[_Patterns]] = {}
-        for recording in recordings:
-            self._sets.setdefault(recording.image_set, []).append(_Patterns(recording))
+        self._sets = _image_sets(brain)
 
     @cached_property
     def denoised(self) -> list[SimilarityTarget]:
         """Similarity of denoised responses."""
-        for group in self._sets.values():
-            banks = [DENOISERS[part](group[0].images) for part in self.denoiser.split("+")]
-            for patterns in group:
+        for part in self._sets:
+            banks = [DENOISERS[name](part.images) for name in self.denoiser.split("+")]
+            for patterns in part.patterns:
                 patterns.denoise(banks, self.folds, self.seed)
         return self._averaged(lambda patterns: patterns.denoised)
 
     @cached_property
     def raw(self) -> list[SimilarityTarget]:
-        """Similarity of responses as recorded, in a single trial where there are trials."""
+        """Similarity of the first responses."""
         return self._averaged(lambda patterns: patterns.raw)
 
     @cached_property
@@ -228,34 +228,30 @@ class SimilarityTeacher:
     @cached_property
     def pixel(self) -> list[SimilarityTarget]:
         """Similarity of the pixels that the student sees."""
-        return [
-            SimilarityTarget(name, seen, unit_rows(seen.reshape(len(seen), -1)))
-            for name, seen in self._seen.items()
-        ]
+        return self._targets(
+            lambda part: unit_rows(self._seen[part.name].reshape(len(part.ids), -1))
+        )
 
     @cached_property
     def cnn(self) -> list[SimilarityTarget]:
         """Similarity in a trained network; ImportError without its packages."""
-        return [
-            SimilarityTarget(name, seen, unit_rows(cnn_features(self._sets[name][0].images)))
-            for name, seen in self._seen.items()
-        ]
+        return self._targets(lambda part: unit_rows(cnn_features(part.images)))
 
     def _averaged(
         self, patterns: Callable[[_Patterns], NDArray[np.floating]]
     ) -> list[SimilarityTarget]:
         """Return the mean over the recordings of each set."""
-        return [
-            SimilarityTarget(
-                name, self._seen[name], average([unit_rows(patterns(p)) for p in group])
-            )
-            for name, group in self._sets.items()
-        ]
+        return self._targets(
+            lambda part: average([unit_rows(patterns(each)) for each in part.patterns])
+        )
+
+    def _targets(self, rows: Callable[[_ImageSet], NDArray[np.float32]]) -> list[SimilarityTarget]:
+        return [SimilarityTarget(s.name, self._seen[s.name], rows(s)) for s in self._sets]
 
     @cached_property
     def _seen(self) -> dict[str, NDArray[np.float32]]:
         """Images of each set as the student sees them."""
-        return {name: to_gray(group[0].images, self.size) for name, group in self._sets.items()}
+        return {part.name: to_gray(part.images, self.size) for part in self._sets}
 
     def report(self, targets: Mapping[str, Sequence[SimilarityTarget]]) -> dict[str, Any]:
         """Describe the recordings, if they were denoised, and the targets of some arms.
@@ -264,8 +260,8 @@ class SimilarityTeacher:
         "neural", if it is there. Returns ``recordings`` (by name) and ``image_sets`` (by name, then
         arm), which can be written as JSON.
         """
-        patterns = [p for group in self._sets.values() for p in group]
-        image_sets: dict[str, dict[str, Any]] = {name: {} for name in self._sets}
+        patterns = [each for part in self._sets for each in part.patterns]
+        image_sets: dict[str, dict[str, Any]] = {part.name: {} for part in self._sets}
         for arm in sorted(targets):
             for k, target in enumerate(targets[arm]):
                 neural = targets["neural"][k] if "neural" in targets else None
@@ -276,28 +272,64 @@ class SimilarityTeacher:
         }
 
 
-class _Patterns:
-    """Patterns (images, neurons) of one recording: raw, mean and denoised."""
+class _ImageSet(NamedTuple):
+    """Images that were shown in some recordings."""
 
-    def __init__(self, recording: Recording) -> None:
-        self.name, self.images = recording.name, recording.images
-        self.recording = recording
+    name: str
+    ids: tuple[str, ...]
+    images: NDArray[np.uint8]
+    patterns: list[_Patterns]
+
+
+def _image_sets(brain: Brain) -> list[_ImageSet]:
+    """Return the sets of images with the recordings in which exactly these were shown.
+
+    Where presentations are marked "train", the set are the images of these.
+    """
+    found: dict[frozenset[str], _ImageSet] = {}
+    for recording in brain.recordings:
+        train = recording.split is not None and "train" in recording.split
+        ids = recording.shown
+        if train:
+            ids = tuple(dict.fromkeys(recording.stimulus[recording.split == "train"].tolist()))
+        if frozenset(ids) not in found:
+            name = brain.stimuli_of(recording).name
+            if name in {part.name for part in found.values()}:
+                name = f"{name}/{recording.session}"
+            images = images_shown(brain, recording, ids)
+            found[frozenset(ids)] = _ImageSet(name, ids, images, [])
+        part = found[frozenset(ids)]
+        part.patterns.append(_Patterns(brain, recording, part.ids, "train" if train else None))
+    return list(found.values())
+
+
+class _Patterns:
+    """Patterns (images, units) of one recording: raw, mean and denoised."""
+
+    def __init__(
+        self, brain: Brain, recording: Recording, ids: tuple[str, ...], split: str | None
+    ) -> None:
+        self.name, self.synthetic = f"{brain.name}-{recording.session}", brain.synthetic
+        self.recording, self.ids, self.split = recording, ids, split
         self.predicted: NDArray[np.float64] | None = None
 
     @cached_property
     def repeated(self) -> NDArray[np.int64]:
-        """Images with at least two trials."""
-        trials = self.recording.trials
-        if trials is None:
-            return np.empty(0, np.int64)
-        return np.flatnonzero(np.isfinite(trials).all(axis=0).sum(axis=1) >= 2)
+        """Images that were shown at least twice."""
+        shown = self.recording.codes(self.ids)
+        return np.flatnonzero(np.bincount(shown[shown >= 0], minlength=len(self.ids)) >= 2)
+
+    @cached_property
+    def repeats(self) -> NDArray[np.floating]:
+        """Single responses (repeated images, repeats, units), NaN where there is none."""
+        return self.recording.repeats([self.ids[k] for k in self.repeated])
 
     @cached_property
     def weights(self) -> NDArray[np.float64]:
-        """Reliability of each neuron; 1 without repeats."""
-        if self.recording.trials is None or len(self.repeated) < 2:
-            return np.ones(len(self.recording.responses))
-        return reliability(self.recording.trials.transpose(1, 2, 0))
+        """Reliability of each unit; 1 without repeats."""
+        if len(self.repeated) < 2:
+            return np.ones(self.recording.unit_count)
+        return reliability(self.repeats)
 
     def _weighted(self, responses: NDArray[np.floating]) -> NDArray[np.float64]:
         """Return responses in standard deviations, times the weights."""
@@ -307,16 +339,15 @@ class _Patterns:
 
     @property
     def raw(self) -> NDArray[np.float64]:
-        return self._weighted(self.recording.single_trial.T)
+        return self._weighted(self.recording.first(self.ids))
 
     @property
     def mean(self) -> NDArray[np.float64]:
-        r = self.recording
-        return self._weighted((r.responses if r.trials is None else np.nanmean(r.trials, axis=2)).T)
+        return self._weighted(self.recording.mean(self.ids))
 
     def denoise(self, banks: Sequence[NDArray[np.float32]], folds: int, seed: int) -> None:
         """Predict the responses to held-out images from image features."""
-        responses = self.recording.responses.T
+        responses = self.recording.mean(self.ids, split=self.split)
         fits = [crossfit(bank, responses, folds=folds, seed=seed).responses for bank in banks]
         self.predicted = np.mean(fits, axis=0)
         self.quality = column_correlation(self.predicted, responses)
@@ -330,26 +361,26 @@ class _Patterns:
         r, has_repeats = self.recording, len(self.repeated) > 1
         raw, denoised = unit_rows(self.raw), unit_rows(self.denoised)
         report: dict[str, Any] = {
-            "neurons": len(self.weights),
-            "images": len(self.images),
-            "synthetic": r.synthetic,
+            "neurons": r.unit_count,
+            "images": len(self.ids),
+            "synthetic": self.synthetic,
             "predictability_mean": float(self.quality.mean()),
             "predictability_quartiles": np.quantile(self.quality, [0.25, 0.5, 0.75]).tolist(),
             "has_repeats": has_repeats,
             "reliability_mean": float(self.weights.mean()) if has_repeats else None,
-            "raw_is": "averages over repeats" if r.trials is None else "single trials",
+            "raw_is": "single trials" if has_repeats else "responses as recorded",
             "denoised_vs_raw_similarity_r": agreement(denoised, raw),
         }
-        if r.trials is not None and has_repeats:
-            few = self.repeated
-            others = unit_rows(self._weighted(np.nanmean(r.trials[:, few, 1:], axis=2).T))
-            enough = len(few) > 2  # two images are one pair
-            report["repeated_images"] = len(few)
+        if has_repeats:
+            others = unit_rows(self._weighted(np.nanmean(self.repeats[:, 1:], axis=1)))
+            enough = len(others) > 2  # two images are one pair
+            report["repeated_images"] = len(others)
             for key, patterns in (("single_trial", self.raw), ("denoised", self.denoised)):
-                found = agreement(unit_rows(patterns[few]), others) if enough else None
-                report[f"{key}_vs_repeats_r"] = found
+                r_others = agreement(unit_rows(patterns[self.repeated]), others)
+                report[f"{key}_vs_repeats_r"] = r_others if enough else None
         if r.truth is not None:
-            truth = unit_rows(self._weighted(r.truth.T))
+            order = [r.shown.index(name) for name in self.ids]
+            truth = unit_rows(self._weighted(r.truth[order]))
             report["single_trial_vs_truth_r"] = agreement(raw, truth)
             report["denoised_vs_truth_r"] = agreement(denoised, truth)
         return report

@@ -3,9 +3,12 @@
 For tests, for demonstrations that need no download, and as upper bounds of what a real brain of the
 same size and noise could do. Three kinds:
 
-    `synthetic_recordings`        neurons like those of visual cortex that look at synthetic images
+    `synthetic_brain`             neurons like those of visual cortex that look at synthetic images
     `observe`, `observe_images`   neurons that each see a random mixture of a trained network's units
     `observers`, `ratings`        brains that differ in a planted way, and what their owners rate
+
+The data set's facts name the functions of the second and third kind, which need a network or image
+features first; a simulation of one's own can be registered with functions like them.
 """
 
 from __future__ import annotations
@@ -17,7 +20,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from b2m_fast.data._old import Recording, Session, SpikeRecording
+from b2m_fast.data import dataset, labels
+from b2m_fast.data.recording import Brain, Recording, Stimuli, TimeAxis
 from b2m_fast.encoding.columns import column_correlation
 from b2m_fast.encoding.components import fit_components
 from b2m_fast.encoding.ridge import fit_ridge
@@ -36,7 +40,7 @@ __all__ = [
     "observe_images",
     "observers",
     "ratings",
-    "synthetic_recordings",
+    "synthetic_brain",
 ]
 
 Array = NDArray[np.float64]
@@ -98,7 +102,7 @@ class SyntheticCortex:
         E^2 / (c^2 + E^2 + local contrast^2) times a peak count; E is sqrt(even^2 + odd^2) of a
         complex cell, the rectified even response of a simple one.
         """
-        x = images[..., 0].reshape(len(images), -1).astype(float) / 255
+        x = images[..., 0].reshape(len(images), self.filters.shape[2]).astype(float) / 255
         even, odd = self.filters @ x.T
         drive = np.where(self.complex[:, None], np.hypot(even, odd), even.clip(min=0))
         contrast = np.hypot(even, odd).mean(axis=0)
@@ -108,48 +112,10 @@ class SyntheticCortex:
     def record(
         self, images: NDArray[np.uint8], repeats: int, rng: np.random.Generator
     ) -> NDArray[np.float32]:
-        """Return Poisson counts (neurons, n, repeats) under a gain all share in a trial (SD 30 %)."""
+        """Return Poisson counts (n, repeats, neurons) under a gain all share in a trial (SD 30 %)."""
         rate = self.rates(images)[:, :, None]
         gain = np.exp(rng.normal(0, 0.3, (1, len(images), repeats)))
-        return rng.poisson(rate * gain).astype(np.float32)
-
-
-def synthetic_recordings(
-    images: int = 1000,
-    neurons: int = 120,
-    populations: int = 2,
-    *,
-    repeated: int = 60,
-    repeats: int = 10,
-    size: int = 32,
-    seed: int = 0,
-) -> list[Recording]:
-    """Recordings as Li et al. 2019 describe theirs: most images shown once, some repeated.
-
-    All populations see the same images; `responses` is the first trial of each, as the paper's
-    denoiser is trained on images shown once. `truth` holds the noise-free responses.
-    """
-    stimuli = natural_like_images(images, size, seed)
-    shown = np.random.default_rng([seed, 12]).permutation(images)[:repeated]
-    recordings = []
-    for population in range(populations):
-        cortex = SyntheticCortex(neurons, size, seed + 1000 * (population + 1))
-        rng = np.random.default_rng([seed, 13, population])
-        trials = np.full((neurons, images, repeats), np.nan, dtype=np.float32)
-        trials[:, :, :1] = cortex.record(stimuli, 1, rng)
-        trials[:, shown, 1:] = cortex.record(stimuli[shown], repeats - 1, rng)
-        recordings.append(
-            Recording(
-                name=f"synthetic-{population}",
-                image_set="synthetic",
-                images=stimuli,
-                responses=trials[:, :, 0],
-                trials=trials,
-                truth=cortex.rates(stimuli).astype(np.float32),
-                synthetic=True,
-            )
-        )
-    return recordings
+        return rng.poisson(rate * gain).transpose(1, 2, 0).astype(np.float32)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -165,7 +131,7 @@ def observe(
     repeats: int = 1,
     rate: float = 10.0,
     modulation: float = 0.5,
-) -> SpikeRecording:
+) -> Brain:
     """Spikes of neurons that each see a random mixture of a network's units.
 
     rate_n(t) = b_n max(0, 1 + modulation (w_n . h(t))), w_n random and such that w_n . h has mean 0
@@ -193,8 +159,8 @@ def observe(
 
     Returns
     -------
-    SpikeRecording
-        Marked synthetic; one session of ``trials * repeats`` trials.
+    Brain
+        Marked synthetic; one recording of ``trials * repeats`` trials.
 
     Raises
     ------
@@ -206,7 +172,8 @@ def observe(
     >>> from b2m_fast.data.tasks import direction
     >>> task, rng = direction(), np.random.default_rng(0)
     >>> hidden = rng.normal(size=(12, task.steps, 8))
-    >>> observe(hidden, np.arange(12), task, rng, neurons=30, repeats=5).sessions[0].spikes.shape
+    >>> brain = observe(hidden, np.arange(12), task, rng, neurons=30, repeats=5)
+    >>> brain.recordings[0].responses.shape
     (60, 30, 44)
     """
     if hidden.ndim != 3 or hidden.shape[:2] != (len(condition), task.steps):
@@ -216,19 +183,15 @@ def observe(
         )
     expected = _rates(hidden, rng, neurons, repeats, rate, modulation) * (task.step_ms / 1e3)
     counts = rng.poisson(np.repeat(expected, repeats, axis=0)).astype(np.uint16)
-    session = Session(counts.transpose(0, 2, 1), np.repeat(condition, repeats).astype(np.int64))
+    names = np.array(task.conditions)[np.repeat(condition, repeats)]
     epochs = {
         name: (begin * task.step_ms, end * task.step_ms)
         for name, (begin, end) in task.epochs.items()
     }
-    return SpikeRecording(
-        name=f"synthetic-{task.name}",
-        sessions=(session,),
-        conditions=task.conditions,
-        bin_ms=task.step_ms,
-        epochs=epochs,
-        synthetic=True,
-    )
+    time = TimeAxis(task.step_ms, epochs)
+    recording = Recording(counts.transpose(0, 2, 1), names, "0", time=time)
+    name = f"synthetic-{task.name}"
+    return Brain(name, [recording], conditions=task.conditions, synthetic=True)
 
 
 def observe_images(
@@ -405,14 +368,14 @@ def observers(
     mean = x.mean(axis=0)
     x = x - mean
     known = fit_ridge(x, concepts, folds="loo", standardise=False, dtype="float64").weights
-    labels = _unit_variance(x, np.asarray(known, dtype=np.float64))
-    k = labels.shape[1]
-    channels = labels
+    rated = _unit_variance(x, np.asarray(known, dtype=np.float64))
+    k = rated.shape[1]
+    channels = rated
     if planted == "outside":
-        score = x @ labels
+        score = x @ rated
         explained = np.linalg.lstsq(score, x, rcond=None)[0]
         axes = np.asarray(fit_components([x - score @ explained], k).basis[0], dtype=np.float64)
-        channels = _unit_variance(x, axes - labels @ (explained @ axes))
+        channels = _unit_variance(x, axes - rated @ (explained @ axes))
     found = []
     for s in range(count):
         angle = 2 * np.pi * (s / count - np.arange(channels.shape[1]) / k)
@@ -420,7 +383,7 @@ def observers(
         mixing = rng.normal(size=(len(gains), units))
         mixing /= np.linalg.norm(gains[:, None] * mixing, axis=0)
         peak = np.exp(rng.normal(np.log(3.0), 0.4, units))
-        found.append(Observer(mean, channels, labels, gains, mixing, peak))
+        found.append(Observer(mean, channels, rated, gains, mixing, peak))
     return found
 
 
@@ -429,6 +392,9 @@ def _unit_variance(x: Array, directions: Array) -> Array:
     return np.asarray(directions / (x @ directions).std(axis=0))
 
 
+@labels(
+    "ratings", "six scales by which the owners of simulated brains rate images", kind="observers"
+)
 def ratings(
     brains: Sequence[Observer],
     features: NDArray[np.floating],
@@ -451,3 +417,49 @@ def ratings(
         value = (value - value.mean(axis=0)) / value.std(axis=0)
         out.append(value + noise * rng.normal(size=value.shape))
     return np.stack(out)
+
+
+# --------------------------------------------------------------------------------------------------
+# The data set
+# --------------------------------------------------------------------------------------------------
+@dataset(
+    "synthetic",
+    "SYNTHETIC neurons, simulated here, whose truth is known; needs no files",
+    kind=("images", "trials"),
+    synthetic=True,
+    observe=observe,
+    observe_images=observe_images,
+    observers=observers,
+)
+def synthetic_brain(
+    *,
+    images: int = 1000,
+    neurons: int = 120,
+    populations: int = 2,
+    repeated: int = 60,
+    repeats: int = 10,
+    size: int = 32,
+    seed: int = 0,
+) -> Brain:
+    """Recordings as Li et al. 2019 describe theirs: most images shown once, some repeated.
+
+    All populations are shown the same images. The first presentation of each is for training, as the
+    paper's denoiser is trained on images shown once. `truth` holds the noise-free responses.
+    """
+    stimuli = natural_like_images(images, size, seed)
+    ids = np.array([f"{k:05d}" for k in range(images)])
+    again = np.random.default_rng([seed, 12]).permutation(images)[:repeated]
+    shown = np.concatenate([ids, np.repeat(ids[again], repeats - 1)])
+    split = np.where(np.arange(len(shown)) < images, "train", "test")
+    recordings = []
+    for population in range(populations):
+        cortex = SyntheticCortex(neurons, size, seed + 1000 * (population + 1))
+        rng = np.random.default_rng([seed, 13, population])
+        first = cortex.record(stimuli, 1, rng)
+        more = cortex.record(stimuli[again], repeats - 1, rng)
+        counts = np.concatenate([part.reshape(-1, neurons) for part in (first, more)])
+        truth = cortex.rates(stimuli).T.astype(np.float32)
+        recordings.append(Recording(counts, shown, f"{population}", split=split, truth=truth))
+    return Brain(
+        "synthetic", recordings, [Stimuli(tuple(ids), stimuli, "synthetic")], synthetic=True
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, overload
+from typing import Literal, NamedTuple, TypedDict, Unpack, overload
 
 import torch
 from torch import Tensor
@@ -38,43 +38,35 @@ class InfoNCEAux(NamedTuple):
     col_top1: Tensor | None
 
 
+class InfoNCEOptions(TypedDict, total=False):
+    """The options of `info_nce` that do not change what it returns, for type checkers."""
+
+    metric: str
+    temperature: float | Tensor | None
+    logit_scale: float | Tensor | None
+    labels: Tensor | None
+    key_labels: Tensor | None
+    extra_keys: Tensor | None
+    symmetric: bool
+    weights: Tensor | None
+    key_weights: Tensor | None
+    label_smoothing: float
+    reduction: str
+
+
 @overload
 def info_nce(
     query: Tensor,
     key: Tensor,
     *,
-    metric: str = "cosine",
-    temperature: float | Tensor | None = None,
-    logit_scale: float | Tensor | None = None,
-    labels: Tensor | None = None,
-    key_labels: Tensor | None = None,
-    extra_keys: Tensor | None = None,
-    symmetric: bool = True,
-    weights: Tensor | None = None,
-    key_weights: Tensor | None = None,
-    label_smoothing: float = 0.0,
-    reduction: str = "mean",
-    return_aux: Literal[False] = False,
+    return_aux: Literal[False] = ...,
+    **options: Unpack[InfoNCEOptions],
 ) -> Tensor: ...
 
 
 @overload
 def info_nce(
-    query: Tensor,
-    key: Tensor,
-    *,
-    metric: str = "cosine",
-    temperature: float | Tensor | None = None,
-    logit_scale: float | Tensor | None = None,
-    labels: Tensor | None = None,
-    key_labels: Tensor | None = None,
-    extra_keys: Tensor | None = None,
-    symmetric: bool = True,
-    weights: Tensor | None = None,
-    key_weights: Tensor | None = None,
-    label_smoothing: float = 0.0,
-    reduction: str = "mean",
-    return_aux: Literal[True],
+    query: Tensor, key: Tensor, *, return_aux: Literal[True], **options: Unpack[InfoNCEOptions]
 ) -> tuple[Tensor, InfoNCEAux]: ...
 
 

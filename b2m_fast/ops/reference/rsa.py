@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .matrix_comparison import DISTANCE_OF_MATRICES, compared
-from .similarity import DISTANCES, computing_dtype, similarity_matrix
+from .similarity import computing_dtype, formula_of, similarity_matrix
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -131,8 +131,8 @@ def rsa_penalty(
         similarity,
         _matrix(_as_tensor(target, similarity), target_kind, target_metric, target_center, gamma),
         compare=compare,
-        x_is_distance=metric in DISTANCES,
-        y_is_distance=target_metric in DISTANCES,
+        x_is_distance=formula_of(metric).distance,
+        y_is_distance=formula_of(target_metric).distance,
         pair_weights=None if pair_weights is None else _as_tensor(pair_weights, similarity),
         epsilon=epsilon,
     )
@@ -210,8 +210,8 @@ def rsa_score(
         _matrix(_as_tensor(x, like), x_kind, metric, center, gamma),
         _matrix(_as_tensor(y, like), y_kind, y_metric, y_center, gamma),
         compare=compare,
-        x_is_distance=metric in DISTANCES,
-        y_is_distance=y_metric in DISTANCES,
+        x_is_distance=formula_of(metric).distance,
+        y_is_distance=formula_of(y_metric).distance,
         pair_weights=None if pair_weights is None else _as_tensor(pair_weights, like),
         epsilon=epsilon,
     )
@@ -229,7 +229,7 @@ def _matrix(
 ) -> Tensor:
     """Return the full matrix of similarities, diagonal included, from either kind of source."""
     if values.ndim == 1:
-        return _from_condensed(values, 0.0 if metric in DISTANCES else 1.0)
+        return _from_condensed(values, 0.0 if formula_of(metric).distance else 1.0)
     if kind == "similarity":
         above = values.triu(diagonal=1)
         return above + above.T + values.diagonal().diag()

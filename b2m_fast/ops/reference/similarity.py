@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import numpy as np
     import numpy.typing as npt
 
-    Output = TypeVar("Output", Tensor, npt.NDArray[np.floating[Any]])
-
-BILINEAR_METRICS = ("dot", "cosine", "correlation")
-DISTANCES = ("euclidean", "sqeuclidean")
+    Out = TypeVar("Out", Tensor, npt.NDArray[np.floating[Any]])
 
 # A centred norm below this many rounding errors of the mean that was subtracted is rounding error.
 ROUNDING_ERRORS = 8
@@ -55,7 +54,7 @@ def similarity_matrix(x: Tensor, y: Tensor, metric: str, gamma: float | Tensor |
     y
         (m, d), same dtype.
     metric
-        One of the six metrics.
+        A name of `METRICS`.
     gamma
         Width of "rbf", 1/d if None.
 
@@ -69,41 +68,17 @@ def similarity_matrix(x: Tensor, y: Tensor, metric: str, gamma: float | Tensor |
     >>> similarity_matrix(torch.tensor([[3.0, 4.0]]), torch.zeros(1, 2), "euclidean", None)
     tensor([[5.]])
     """
-    if metric in BILINEAR_METRICS:
-        return _prepared_rows(x, metric) @ _prepared_rows(y, metric).T
+    formula = formula_of(metric)
+    if formula.prepare is not None:
+        return formula.prepare(x) @ formula.prepare(y).T
     # Differences, never |x|^2 + |y|^2 - 2 x.y: equal rows are at distance exactly 0, and patterns
     # far from the origin keep their digits.
-    squared = torch.cat(
+    return torch.cat(
         [
-            (rows[:, None, :] - y[None, :, :]).square().sum(dim=2)
+            formula.of_difference(rows[:, None, :] - y[None, :, :], gamma)
             for rows in torch.split(x, _ROWS_AT_ONCE)
         ]
     )
-    return _of_squared_distance(squared, metric, gamma, x.shape[1])
-
-
-@overload
-def pairwise_similarity(
-    x: Tensor,
-    y: Tensor | None = None,
-    *,
-    metric: str = "cosine",
-    gamma: float | Tensor | None = None,
-    condensed: bool = False,
-    out: None = None,
-) -> Tensor: ...
-
-
-@overload
-def pairwise_similarity(
-    x: Tensor,
-    y: Tensor | None = None,
-    *,
-    metric: str = "cosine",
-    gamma: float | Tensor | None = None,
-    condensed: bool = False,
-    out: Output,
-) -> Output: ...
 
 
 def pairwise_similarity(
@@ -113,8 +88,8 @@ def pairwise_similarity(
     metric: str = "cosine",
     gamma: float | Tensor | None = None,
     condensed: bool = False,
-    out: Tensor | npt.NDArray[np.floating[Any]] | None = None,
-) -> Tensor | npt.NDArray[np.floating[Any]]:
+    out: Out | None = None,
+) -> Tensor | Out:
     """Score every row of x against every row of y.
 
     ==============  ========================================================
@@ -208,12 +183,12 @@ def pair_similarity(
     tensor([0.7071, 1.0000])
     """
     rows = x.to(computing_dtype(x))
-    if metric in BILINEAR_METRICS:
-        rows = _prepared_rows(rows, metric)
+    formula = formula_of(metric)
+    if formula.prepare is not None:
+        rows = formula.prepare(rows)
         scores = (rows[i] * rows[j]).sum(dim=1)
     else:
-        squared = (rows[i] - rows[j]).square().sum(dim=1)
-        scores = _of_squared_distance(squared, metric, gamma, x.shape[1])
+        scores = formula.of_difference(rows[i] - rows[j], gamma)
     return scores.to(x.dtype)
 
 
@@ -258,7 +233,7 @@ def topk_similarity(
     rows = x.detach().to(computing_dtype(x))
     other_rows = rows if y is None else y.detach().to(rows.dtype)
     scores = similarity_matrix(rows, other_rows, metric, gamma).detach()
-    merit = (-scores if metric in DISTANCES else scores).nan_to_num(
+    merit = (-scores if formula_of(metric).distance else scores).nan_to_num(
         nan=-math.inf, posinf=math.inf, neginf=-math.inf
     )
     # Two stable sorts make a lexicographic one: numbers before NaN, then merit, then index.
@@ -296,37 +271,85 @@ def upper_triangle(matrix: Tensor) -> Tensor:
     return matrix[i, j]
 
 
-def _prepared_rows(x: Tensor, metric: str) -> Tensor:
-    """Return the rows whose dot products are the scores of a bilinear metric."""
-    if metric == "dot":
-        return x
-    if metric == "cosine":
-        return _unit_rows(x, x.new_zeros(()))
+# ------------------------------------------------------------------------------------ the metrics
+
+
+def _correlation(x: Tensor) -> Tensor:
     mean = x.mean(dim=1, keepdim=True)
     rounding = ROUNDING_ERRORS * torch.finfo(x.dtype).eps * math.sqrt(x.shape[1]) * mean.abs()
     return _unit_rows(x - mean, rounding)
 
 
-def _unit_rows(x: Tensor, zero: Tensor) -> Tensor:
+def _unit_rows(x: Tensor, zero: Tensor | float = 0.0) -> Tensor:
     """Divide each row by its norm; rows of norm at most `zero` become constant zeros."""
     norm = torch.linalg.vector_norm(x, dim=1, keepdim=True)
     is_zero = norm <= zero  # False for NaN, which stays NaN
     return torch.where(is_zero, 0.0, x / torch.where(is_zero, 1.0, norm))
 
 
-def _of_squared_distance(
-    squared: Tensor, metric: str, gamma: float | Tensor | None, d: int
-) -> Tensor:
-    """Return the distance or kernel that belongs to squared euclidean distances in d dimensions."""
-    if metric == "sqeuclidean":
-        return squared
-    if metric == "rbf":
-        width = 1 / max(d, 1) if gamma is None else gamma
-        return torch.exp(
-            -torch.as_tensor(width, dtype=squared.dtype, device=squared.device) * squared
-        )
-    if metric == "euclidean":
-        # The slope of the square root at 0 is infinite: keep 0 away from it.
-        is_zero = squared == 0
-        return torch.where(is_zero, 0.0, torch.where(is_zero, 1.0, squared).sqrt())
-    raise ValueError(f"unknown metric: {metric!r}")
+def _squared(difference: Tensor, _gamma: float | Tensor | None = None) -> Tensor:
+    return difference.square().sum(dim=-1)
+
+
+def _euclidean(difference: Tensor, _gamma: float | Tensor | None) -> Tensor:
+    squared = _squared(difference)
+    is_zero = squared == 0  # the slope of the square root at 0 is infinite: keep 0 away from it
+    return torch.where(is_zero, 0.0, torch.where(is_zero, 1.0, squared).sqrt())
+
+
+def _rbf(difference: Tensor, gamma: float | Tensor | None) -> Tensor:
+    width = 1 / max(difference.shape[-1], 1) if gamma is None else gamma
+    width = torch.as_tensor(width, dtype=difference.dtype, device=difference.device)
+    return torch.exp(-width * _squared(difference))
+
+
+class Formula(NamedTuple):
+    """How a metric scores two rows: one of the first two is given.
+
+    Attributes
+    ----------
+    prepare
+        Rows (n, d) to rows (n, d), whose dot products are the scores.
+    of_difference
+        Differences of rows (..., d), and gamma, to scores (...).
+    distance
+        Whether smaller means more similar, and equal rows have score 0.
+    """
+
+    prepare: Callable[[Tensor], Tensor] | None = None
+    of_difference: Callable[[Tensor, float | Tensor | None], Tensor] = _squared
+    distance: bool = False
+
+
+#: Every metric of the reference, by its name. (A new one: its formula and a line here.)
+METRICS = {
+    "dot": Formula(prepare=lambda x: x),
+    "cosine": Formula(prepare=_unit_rows),
+    "correlation": Formula(prepare=_correlation),
+    "rbf": Formula(of_difference=_rbf),
+    "euclidean": Formula(of_difference=_euclidean, distance=True),
+    "sqeuclidean": Formula(of_difference=_squared, distance=True),
+}
+
+
+def formula_of(metric: str) -> Formula:
+    """Return the formula of a metric.
+
+    Parameters
+    ----------
+    metric
+        A name of `METRICS`.
+
+    Returns
+    -------
+    Formula
+        What `METRICS` holds.
+
+    Raises
+    ------
+    ValueError
+        For an unknown name.
+    """
+    if metric not in METRICS:
+        raise ValueError(f"unknown metric: {metric!r}")
+    return METRICS[metric]

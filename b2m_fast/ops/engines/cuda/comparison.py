@@ -10,6 +10,7 @@ from torch import Tensor
 from b2m_fast import _C
 
 from ..._types import (
+    METRICS,
     Coefficients,
     Comparison,
     PairMoments,
@@ -230,6 +231,6 @@ def linear_gradient(
             )
             gradient.add(rows, weights)
             del weights  # before there is room for the next band's
-        if diagonal is not None and comparison.c.scoring.metric == "dot":
+        if diagonal is not None and METRICS[comparison.c.scoring.metric].lengths_count:
             gradient.add_diagonal(diagonal)
         return gradient.gradient()

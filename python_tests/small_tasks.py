@@ -1,4 +1,4 @@
-"""Lessons and teachers of a fraction of a second: the four combinations of student and strategy."""
+"""Tasks and teachers that train in a fraction of a second, and the combinations of student and strategy."""
 
 from __future__ import annotations
 
@@ -7,9 +7,13 @@ from typing import Any
 import numpy as np
 
 from b2m_fast.data.tasks import EpochTask, delay_match_sample
-from b2m_fast.methods.brain2model import BrainObjective, TransferConfig, brain_objective
-from b2m_fast.methods.chance import seeded
-from b2m_fast.methods.lessons import DecisionLesson, FrameLesson
+from b2m_fast.methods.alignment import FrameTask, TrialTask
+from b2m_fast.methods.brain2model import (
+    Brain2ModelConfig,
+    Brain2ModelObjective,
+    brain2model_objective,
+)
+from b2m_fast.methods.training import seeded
 from b2m_fast.students.recurrent import GRUStudent, LeakyRNN
 from b2m_fast.students.vae import ConvVAE
 from b2m_fast.teachers.latents import LatentTeacher
@@ -25,8 +29,8 @@ COMBINATIONS = (
 )
 
 
-class Still:
-    """Fabric, as far as lessons and pairings need it."""
+class OnTheCPU:
+    """Fabric, as far as tasks and alignments need it."""
 
     @staticmethod
     def to_device(x: Any) -> Any:
@@ -38,12 +42,12 @@ def small_task() -> EpochTask:
     return delay_match_sample(delay_ms=200.0)
 
 
-def decision_lesson(student: str = "rnn", seed: int = 0, **options: Any) -> DecisionLesson:
+def trial_task(student: str = "rnn", seed: int = 0, **options: Any) -> TrialTask:
     task = small_task()
     kinds: dict[str, Any] = {"rnn": LeakyRNN, "gru": GRUStudent}
     with seeded(seed):
         model = kinds[student](task.channels, task.classes, 12)
-    return DecisionLesson(model, task, seed=seed, **{"batch": 8, "validation": 16, **options})
+    return TrialTask(model, task, seed=seed, **{"batch": 8, "validation": 16, **options})
 
 
 def frames(count: int, seed: int = 0) -> Any:
@@ -54,10 +58,10 @@ def frames(count: int, seed: int = 0) -> Any:
     return np.clip(level + slope * (ramp - 0.5) + np.zeros((1, 1, 16, 1)), 0, 1).astype(np.float32)
 
 
-def frame_lesson(seed: int = 0, **options: Any) -> FrameLesson:
+def frame_task(seed: int = 0, **options: Any) -> FrameTask:
     with seeded(seed):
         model = ConvVAE((1, 16, 16), latent=6, width=2)
-    return FrameLesson(model, frames(40, 1), frames(12, 2), seed=seed, **{"batch": 16, **options})
+    return FrameTask(model, frames(40, 1), frames(12, 2), seed=seed, **{"batch": 16, **options})
 
 
 def latent_teacher(seed: int = 0, k: int = 3) -> LatentTeacher:
@@ -90,16 +94,18 @@ def image_teacher(seed: int = 0, k: int = 5) -> ResponseTeacher:
     return ResponseTeacher(images[label], noisy.astype(np.float32), label)
 
 
-def lesson_and_teacher(combination: str, seed: int = 0) -> tuple[Any, Any]:
+def task_and_teacher(combination: str, seed: int = 0) -> tuple[Any, Any]:
     student, method = combination.split()
     if student == "vae":
-        return frame_lesson(seed), image_teacher()
+        return frame_task(seed), image_teacher()
     teacher = latent_teacher() if method == "latent" else condition_teacher()
-    return decision_lesson(student, seed), teacher
+    return trial_task(student, seed), teacher
 
 
-def objective(combination: str, seed: int = 0, **options: Any) -> BrainObjective[Any]:
+def objective(combination: str, seed: int = 0, **options: Any) -> Brain2ModelObjective:
     """A student, its teacher and a strategy, by name."""
-    lesson, teacher = lesson_and_teacher(combination, seed)
+    task, teacher = task_and_teacher(combination, seed)
     method: Any = combination.split()[1]
-    return brain_objective(lesson, teacher, TransferConfig(method, batch=16, **options), seed)
+    return brain2model_objective(
+        task, teacher, Brain2ModelConfig(method, batch=16, **options), seed
+    )

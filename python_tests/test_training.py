@@ -1,4 +1,4 @@
-"""The training loop: what it adds to an objective, and that it survives being killed."""
+"""The training loop: what it adds to an objective, that it survives being killed, and its random streams."""
 
 from __future__ import annotations
 
@@ -18,7 +18,13 @@ import torch
 from torch import Tensor
 
 from b2m_fast.methods.checkpoints import CheckpointError, read_checkpoint, write_checkpoint
-from b2m_fast.methods.training import LoopConfig, train
+from b2m_fast.methods.training import (
+    RandomStreams,
+    ShuffledIndices,
+    TrainConfig,
+    seeded,
+    train,
+)
 from small_training import CONFIG, Circle, assert_same, end_of
 
 pytest.importorskip("lightning_fabric", reason="the loop needs Lightning Fabric")
@@ -41,11 +47,17 @@ def stop_after(count: int) -> Any:
     return tick
 
 
-def interrupted(folder: Path, count: int, config: LoopConfig = CONFIG, every: int = 1) -> Path:
+def interrupted(folder: Path, count: int, config: TrainConfig = CONFIG, every: int = 1) -> Path:
     """The checkpoint of a run that ended after `count` validations."""
     path = folder / "checkpoint"
     with pytest.raises(Interrupted):
-        train(Circle(), config, checkpoint=path, checkpoint_every=every, tick=stop_after(count))
+        train(
+            Circle(),
+            config,
+            checkpoint=path,
+            checkpoint_every=every,
+            on_validation=stop_after(count),
+        )
     return path
 
 
@@ -88,7 +100,7 @@ def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
     end = end_of(first, train(first, CONFIG, checkpoint=path))
     second = Circle()
     ticks: list[dict[str, float]] = []
-    history = train(second, CONFIG, checkpoint=path, tick=ticks.append)
+    history = train(second, CONFIG, checkpoint=path, on_validation=ticks.append)
     assert second.calls == 0
     assert ticks == history.entries
     assert_same(end_of(second, history), end)
@@ -130,7 +142,7 @@ def test_a_checkpoint_of_another_run_is_not_used(
         caplog.clear()
         circle = Circle()
         with caplog.at_level(logging.WARNING), pytest.raises(Interrupted):
-            train(circle, config, checkpoint=path, identity=identity, tick=stop_after(1))
+            train(circle, config, checkpoint=path, identity=identity, on_validation=stop_after(1))
         assert circle.calls == 4
         assert "another run" in caplog.text
 
@@ -154,6 +166,43 @@ def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
         write_checkpoint(path, {"bad": {1: 2}})
     assert_same(read_checkpoint(path), state)
     assert [p.name for p in tmp_path.iterdir()] == ["state"]
+
+
+def test_random_streams_come_back_and_differ() -> None:
+    """Stored streams go on from where it was; streams and seeds are independent."""
+    streams = RandomStreams(3, 1)
+    streams.numpy.random(5)
+    torch.randn(3, generator=streams.torch)
+    other = RandomStreams(0, 0)
+    other.load_state(streams.state())
+    assert other.numpy.random() == streams.numpy.random()
+    assert torch.equal(
+        torch.randn(9, generator=other.torch), torch.randn(9, generator=streams.torch)
+    )
+    first = {RandomStreams(seed, stream).numpy.random() for seed in (0, 1) for stream in (0, 1)}
+    assert len(first) == 4
+    draws = []
+    for _ in range(2):
+        with seeded(4):
+            draws.append(torch.rand(3))
+    assert torch.equal(*draws)
+
+
+def test_shuffled_indices() -> None:
+    """Every index comes once an order; a last, incomplete batch is short or left out; a stored order
+    goes on where it was, without touching the order of the one it was stored from."""
+    rng = np.random.default_rng(0)
+    whole, dropped = (ShuffledIndices(10, 4, rng, drop_last=drop) for drop in (False, True))
+    assert [len(next(whole)) for _ in range(6)] == [4, 4, 2] * 2
+    assert [len(next(dropped)) for _ in range(4)] == [4] * 4
+    first = next(whole)
+    state = whole.state()
+    rest = [next(whole), next(whole)]
+    assert sorted(np.concatenate([first, *rest])) == list(range(10))
+    again = ShuffledIndices(10, 4, rng)
+    again.load_state(state)
+    for chosen in rest:
+        np.testing.assert_array_equal(next(again), chosen)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -186,7 +235,7 @@ def test_a_history_can_begin_before_training() -> None:
 def test_learning_rates() -> None:
     """Constant, half a cosine to 0, and phases that change between validations only."""
     rates = {
-        kind: [LoopConfig(steps=6, validate_every=2, learning_rate=1.0, schedule=kind, phases=2).rate(s) for s in range(6)]
+        kind: [TrainConfig(steps=6, validate_every=2, learning_rate=1.0, schedule=kind, phases=2).rate(s) for s in range(6)]
         for kind in ("constant", "cosine", "phases")
     }  # fmt: skip
     assert rates["constant"] == [1] * 6
@@ -200,7 +249,7 @@ def test_clipping_bounds_the_whole_gradient(clip: float | None) -> None:
     circle = Circle()
     circle.modules.eval()
     before = [p.detach().clone() for p in circle.modules.parameters()]
-    config = LoopConfig(1, 1, optimizer="sgd", learning_rate=1.0, momentum=0.0, clip=clip)
+    config = TrainConfig(1, 1, optimizer="sgd", learning_rate=1.0, momentum=0.0, clip=clip)
     train(circle, config)
     after = list(circle.modules.parameters())
     change = torch.cat([(a - b).detach().flatten() for a, b in zip(after, before, strict=True)])
@@ -225,7 +274,7 @@ def test_parts_are_clipped_apart() -> None:
         circle.step = both  # type: ignore[method-assign]
         before = [p.detach().clone() for p in circle.modules["student"].parameters()]
         circle.modules.eval()
-        config = LoopConfig(1, 1, optimizer="sgd", learning_rate=1.0, momentum=0.0, clip=0.01)
+        config = TrainConfig(1, 1, optimizer="sgd", learning_rate=1.0, momentum=0.0, clip=0.01)
         train(circle, config)
         after = circle.modules["student"].parameters()
         change = [(a - b).detach().flatten() for a, b in zip(after, before, strict=True)]
@@ -282,27 +331,6 @@ def test_the_best_of_no_number_is_an_error() -> None:
         train(Circle(), replace(CONFIG, keep_best="r2"))
 
 
-def test_loggers_get_every_entry() -> None:
-    """Fabric's loggers are called with each entry and its step."""
-    from lightning_fabric.loggers.logger import Logger
-
-    class Memory(Logger):
-        name, version = "memory", "0"
-
-        def __init__(self) -> None:
-            self.seen: list[tuple[Any, int | None]] = []
-
-        def log_metrics(self, metrics: Any, step: int | None = None) -> None:
-            self.seen.append((dict(metrics), step))
-
-        def log_hyperparams(self, params: Any) -> None:
-            pass
-
-    memory = Memory()
-    history = train(Circle(), CONFIG, loggers=[memory])
-    assert memory.seen == [(e, e["step"]) for e in history.entries]
-
-
 @pytest.mark.parametrize(
     "wrong",
     [
@@ -314,29 +342,42 @@ def test_loggers_get_every_entry() -> None:
         {"optimizer": "adagrad"},
         {"schedule": "sometimes"},
         {"precision": "16-mixed"},
+        {"accelerator": "tpu"},
+        {"devices": 2},
+        {"weight_decay": -0.1},
+        {"momentum": 1.0},
     ],
 )
 def test_wrong_settings_name_themselves(wrong: dict[str, Any]) -> None:
-    """A setting that makes no sense is refused with its name and value."""
+    """A setting that makes no sense, or is not supported, is refused with its name and value."""
     (name, value), *_ = wrong.items()
     with pytest.raises(ValueError, match=f"{name} must be .*{value}"):
-        LoopConfig(**wrong)
+        TrainConfig(**wrong)
+
+
+def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before anything is trained, with the name of the setting."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    circle = Circle()
+    with pytest.raises(ValueError, match="accelerator is 'cuda', but PyTorch finds no CUDA device"):
+        train(circle, replace(CONFIG, accelerator="cuda"))
+    assert circle.calls == 0
 
 
 def test_without_fabric_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Missing packages give an error that says what to install."""
     monkeypatch.setitem(sys.modules, "lightning_fabric", None)
-    with pytest.raises(ImportError, match=r"b2m-fast\[transfer\]"):
+    with pytest.raises(ImportError, match=r"b2m-fast\[experiments\]"):
         train(Circle(), CONFIG)
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
-    with pytest.raises(ImportError, match=r"b2m-fast\[transfer\]"):
+    with pytest.raises(ImportError, match=r"b2m-fast\[experiments\]"):
         write_checkpoint(tmp_path / "state", {})
 
 
 def test_the_loop_is_imported_without_its_packages() -> None:
-    """Importing the methods does not import Lightning Fabric: it is an extra, and slow to load."""
+    """Importing the methods does not import Lightning Fabric, an extra that is slow to load."""
     code = (
-        "import sys, b2m_fast.methods.regularize; "
+        "import sys, b2m_fast.methods.regularization, b2m_fast.methods.brain2model; "
         "sys.exit(any(n in sys.modules for n in ('lightning_fabric', 'safetensors')))"
     )
     package = Path(sys.modules["b2m_fast"].__file__ or "").parents[1]
