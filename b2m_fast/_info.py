@@ -10,13 +10,17 @@ import platform
 import re
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from b2m_fast import _C
 
-__all__ = ["collect", "render"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["collect", "main", "render"]
 
 _DRIVER = Path("/proc/driver/nvidia")
 
@@ -110,3 +114,9 @@ def _cuda_devices(root: Path = _DRIVER) -> list[str]:
         found = re.search(r"^Model:\s*(.+?)\s*$", text, re.MULTILINE)
         names.append(found.group(1) if found else "unknown")
     return names
+
+
+def main(_: Sequence[str] = ()) -> int:
+    """Print the facts (``b2m info``) and return 0."""
+    print(render(collect()))
+    return 0

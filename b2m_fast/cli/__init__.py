@@ -1,4 +1,4 @@
-"""The command line: ``b2m regularize``, ``transfer``, ``mediated``, ``compare``, ``info``, ``bench``."""
+"""The command line: ``b2m COMMAND``; experiments are found in their registry, without importing them."""
 
 from __future__ import annotations
 
@@ -8,69 +8,77 @@ import logging
 import sys
 from typing import TYPE_CHECKING
 
-from b2m_fast.cli import _compare, _mediated, _regularize, _transfer
-from b2m_fast.cli._common import INTERRUPTED, OK
-from b2m_fast.experiments import engine, experiment
+from b2m_fast.experiments import experiment
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 __all__ = ["main"]
 
-
-def _info(_: argparse.Namespace) -> int:
-    from b2m_fast import _info  # noqa: PLC0415
-
-    print(_info.render(_info.collect()))
-    return OK
-
-
-def _bench(arguments: list[str]) -> int:
-    from b2m_fast import _bench  # noqa: PLC0415
-
-    return _bench.main(arguments)
+# Commands that are no experiment: what they are for, and the module whose `main(arguments)` they are.
+TOOLS = {
+    "compare": ("draw the arms of several finished experiments together", "b2m_fast.experiments.compare"),
+    "report": ("write the report of finished runs again", "b2m_fast.experiments.report"),
+    "info": ("version, build, processor: what a bug report needs", "b2m_fast._info"),
+    "bench": ("time the ops on this machine", "b2m_fast._bench"),
+}
+ALIASES = {"transfer": "brain2model"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point of ``b2m``.
+    """Run ``b2m`` and return its exit code.
 
     Parameters
     ----------
     argv : sequence of str, optional
-        Arguments; default: those of the process.
+        Arguments; those of the process if not given.
 
     Returns
     -------
     int
-        Exit code: 0 done, 1 a run failed, 2 wrong arguments, missing data or results
-        that cannot be written, 130 interrupted.
+        0 if all went well; each command's help says what else.
     """
     logging.basicConfig(format="b2m: %(message)s", level=logging.WARNING)
-    parser = argparse.ArgumentParser(
-        prog="b2m", description="Teach networks with brains: exact losses over all pairs."
-    )
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    _regularize.add(commands)
-    _transfer.add(commands)
-    _mediated.add(commands)
-    _compare.add(commands)
-    info = commands.add_parser("info", help="version, build, processor: what a bug report needs")
-    info.set_defaults(action=_info)
-    commands.add_parser("bench", help="time the ops on this machine", add_help=False)
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments[:1] == ["transfer"]:
-        arguments[0] = "brain2model" if experiment.listings(command="brain2model") else "transfer"
+    if arguments[:1] == ["transfer"] and "brain2model latent" not in experiment.listings():
+        return _former(arguments)
+    if arguments and arguments[0] in ALIASES:
+        arguments[0] = ALIASES[arguments[0]]
     try:
         for words in (2, 1):
             name = " ".join(arguments[:words])
             if name in experiment.listings():
+                from b2m_fast.experiments import engine  # noqa: PLC0415
+
                 return engine.main(experiment.get(name).make(), arguments[words:])
-        if arguments[:1] == ["report"]:
-            return importlib.import_module("b2m_fast.experiments.report").main(arguments[1:])
-        if arguments[:1] == ["bench"]:  # it has options of its own
-            return _bench(arguments[1:])
-        options = parser.parse_args(arguments)
-        return int(options.action(options))
+        if arguments and arguments[0] in TOOLS:
+            tool = importlib.import_module(TOOLS[arguments[0]][1])
+            return int(tool.main(arguments[1:]))
+        _parser().parse_args(arguments)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
-        return INTERRUPTED
+        return 130
+    return 0
+
+
+def _former(arguments: list[str]) -> int:
+    """Run a command that is not an experiment of the new kind yet."""
+    from b2m_fast.cli import _transfer  # noqa: PLC0415
+
+    parser = argparse.ArgumentParser(prog="b2m")
+    commands = parser.add_subparsers(required=True)
+    _transfer.add(commands)
+    options = parser.parse_args(arguments)
+    return int(options.action(options))
+
+
+def _parser() -> argparse.ArgumentParser:
+    """Return the parser that knows the commands' names alone: it prints help, and refuses what is no command."""
+    parser = argparse.ArgumentParser(
+        prog="b2m", description="Teach networks with brains: exact losses over all pairs."
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    helps = {name: listing.help for name, listing in experiment.listings().items()}
+    for name, text in (helps | {name: text for name, (text, _) in TOOLS.items()}).items():
+        commands.add_parser(name, help=text)
+    return parser

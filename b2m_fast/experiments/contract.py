@@ -292,9 +292,9 @@ class Experiment(ABC, Generic[S]):
         del settings
         return list(arms)
 
-    def expand(self, settings: S, arms: Sequence[str]) -> list[str]:
+    def expand(self, settings: S, arms: Sequence[str], context: Context) -> list[str]:
         """Return the arms to run, those that stand for several replaced by each of these."""
-        del settings
+        del settings, context
         return list(arms)
 
     def title(self, settings: S) -> str:

@@ -195,11 +195,9 @@ def plan(experiment: Experiment[Any], argv: Sequence[str]) -> Plan:
         _label(experiment, arm): experiment.arms.source(arm)
         for arm in experiment.registered(chosen.settings, arms)
     }
-    arms = experiment.expand(chosen.settings, [_label(experiment, arm) for arm in arms])
     names = given_names(experiment, (given, config)) | ({"data"} if options.data else set())
     if options.devices > 1:
         raise ValueError(f"--devices {options.devices}: one device so far")
-    experiment.refuse(chosen.settings, arms, names)
     out = Path(options.out or Path("b2m-results") / experiment.folder(chosen.settings)).expanduser()
     check_writable(out)
     context = Context(
@@ -211,6 +209,8 @@ def plan(experiment: Experiment[Any], argv: Sequence[str]) -> Plan:
         devices=options.devices,
         log=(lambda _: None) if options.quiet else (lambda text: print(f"  {text}", flush=True)),
     )
+    arms = experiment.expand(chosen.settings, [_label(experiment, arm) for arm in arms], context)
+    experiment.refuse(chosen.settings, arms, names)
     inputs = experiment.reads(chosen.settings, arms, context)
     if options.data and not inputs.files and not sources:
         raise ValueError(

@@ -17,7 +17,7 @@ from b2m_fast.data.images import digit_classes
 from b2m_fast.encoding.columns import column_correlation, standardised
 from b2m_fast.encoding.components import fit_components
 from b2m_fast.encoding.encoders import fit_layers
-from b2m_fast.encoding.features import NetworkFeatures
+from b2m_fast.encoding.networks import NetworkFeatures
 from b2m_fast.encoding.quality import EncoderQuality, encoder_quality
 from b2m_fast.encoding.ridge import fit_ridge
 from b2m_fast.evaluate.variability import correlation_distance, representational_distance

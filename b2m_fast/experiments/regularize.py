@@ -7,10 +7,10 @@ are taken of them.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from b2m_fast._registry import Registry
-from b2m_fast.data import dataset, task
+from b2m_fast.data import dataset, files_of, task
 from b2m_fast.experiments import experiment
 from b2m_fast.experiments.contract import (
     Experiment,
@@ -25,7 +25,8 @@ from b2m_fast.experiments.contract import (
     finite,
     or_nan,
 )
-from b2m_fast.methods.settings import Regularization
+from b2m_fast.experiments.settings import presets
+from b2m_fast.methods.config import Regularization
 from b2m_fast.students import student
 
 if TYPE_CHECKING:
@@ -159,12 +160,14 @@ class RegularizeSettings(Settings):
         Network that learns.
     size : int
         Height and width of what the student sees, in pixels.
-    width : int
+    width : int, optional
         Channels of the student's first layers.
-    blocks : int
+    blocks : int, optional
         Residual blocks of each of the student's four groups; 2: ResNet18.
     blur : float
         Standard deviation of the blur of the arm blur, in pixels.
+    student_options : mapping of str to value
+        Further options of the student.
     denoiser : {"gabor", "efficientnet", "gabor+efficientnet"}
         Features of the encoding model that denoises responses.
     """
@@ -175,10 +178,11 @@ class RegularizeSettings(Settings):
     task: str
     student: str
     size: int = 32
-    width: int = 8
-    blocks: int = 1
+    width: int | None = None
+    blocks: int | None = None
     blur: float = 1.0
-    denoiser: str = "gabor"
+    student_options: dict[str, bool | int | float | str] = field(default_factory=dict)
+    denoiser: Literal["gabor", "efficientnet", "gabor+efficientnet"] = "gabor"
     training: Regularization = field(default_factory=Regularization)
     evaluation: Evaluation = field(default_factory=Evaluation)
 
@@ -335,6 +339,13 @@ Controls are arms like any other, because a gain over no teacher alone proves no
 
         return [Panel(draw)] if mixtures else []
 
+    def upgrade(self, stored: dict[str, Any]) -> dict[str, Any]:
+        """Return older results with the settings that newer ones have."""
+        return {
+            **stored,
+            "settings": {"student": presets(self.presets)["student"]} | stored["experiment"],
+        }
+
     # ------------------------------------------------------------------------------------------ how it is called
     def title(self, settings: RegularizeSettings) -> str:
         """Return the task and the brain."""
@@ -346,7 +357,7 @@ Controls are arms like any other, because a gain over no teacher alone proves no
 
     def ticks(self, settings: RegularizeSettings) -> int:
         """Return the number of epochs."""
-        return settings.training.epochs
+        return int(settings.training.epochs)
 
     def brief(self, run: Run) -> float | None:
         """Return the accuracy."""
@@ -355,11 +366,15 @@ Controls are arms like any other, because a gain over no teacher alone proves no
     # ------------------------------------------------------------------------------------------ what is read, made and run
     def reads(self, settings: RegularizeSettings, arms: Sequence[str], context: Context) -> Inputs:
         """Return the files of brain and task."""
-        from b2m_fast.data.files import input_files
+        entries = dataset.get(settings.brain), task.get(settings.task)
+        student.get(settings.student).options(self._student_options(settings, blurred=False))
+        return Inputs([path for entry in entries for path in files_of(entry.about, context.data)])
 
-        return Inputs(
-            input_files(context.data, dataset.get(settings.brain), task.get(settings.task))
-        )
+    def _student_options(self, settings: RegularizeSettings, *, blurred: bool) -> dict[str, Any]:
+        """Return the options of the student that are set; ValueError where it has no such option."""
+        blur = settings.blur if blurred else None
+        wanted = {"width": settings.width, "blocks": settings.blocks, "blur": blur}
+        return {k: v for k, v in wanted.items() if v is not None} | settings.student_options
 
     def prepare(
         self, settings: RegularizeSettings, arms: Sequence[str], context: Context
@@ -369,8 +384,8 @@ Controls are arms like any other, because a gain over no teacher alone proves no
 
         from b2m_fast.teachers.similarity import SimilarityTeacher
 
-        images = task.get(settings.task).make(context.data, settings.size)
-        brain = dataset.get(settings.brain).make(context.data)
+        images = task.get(settings.task).build({}, root=context.data, size=settings.size)
+        brain = dataset.get(settings.brain).build({}, root=context.data)
         teacher = SimilarityTeacher(brain, settings.size, denoiser=settings.denoiser)
         targets = {name: self.arms.get(name).make(teacher) for name in arms}
         rng = np.random.default_rng(0)
@@ -401,9 +416,12 @@ Controls are arms like any other, because a gain over no teacher alone proves no
         from b2m_fast.methods.regularization import train_regularized
 
         torch.manual_seed(seed)
-        blurred = settings.blur if self.arms.get(arm).about.get("blurred") else 0.0
-        model = student.get(settings.student).make(
-            prepared.task.classes, width=settings.width, blocks=(settings.blocks,) * 4, blur=blurred
+        blurred = bool(self.arms.get(arm).about.get("blurred"))
+        model = student.get(settings.student).build(
+            self._student_options(settings, blurred=blurred),
+            classes=prepared.task.classes,
+            channels=1,
+            size=settings.size,
         )
         start = time.perf_counter()
         trained = train_regularized(
@@ -412,22 +430,23 @@ Controls are arms like any other, because a gain over no teacher alone proves no
             prepared.targets,
             settings.training,
             seed,
-            tick=lambda _: context.tick(),
+            on_validation=lambda _: context.tick(),
             checkpoint=context.folder / "training.safetensors",
             accelerator=context.accelerator,
             devices=context.devices,
             precision=context.precision,
         )
         middle = time.perf_counter()
-        compared = {
-            name: _compare(model, trained.penalty.layer_weights(), found)
-            for name, found in prepared.probes.items()
-        }
+        gamma = trained.penalty.layer_weights()
+        compared = {name: _compare(model, gamma, found) for name, found in prepared.probes.items()}
         return {
             **_evaluate(model, prepared.task, settings.evaluation),
-            "gamma": trained.penalty.layer_weights().tolist() if prepared.targets else None,
+            "gamma": gamma.tolist() if prepared.targets and gamma is not None else None,
             "best_epoch": trained.best_epoch,
-            "history": [{k: finite(v) for k, v in entry.items()} for entry in trained.history],
+            "history": [
+                {k: finite(v) for k, v in entry.items() if k != "step"}
+                for entry in trained.history.entries
+            ],
             "similarity": compared,
             "seconds_training": middle - start,
             "seconds_evaluation": time.perf_counter() - middle,
@@ -456,7 +475,11 @@ def _evaluate(model: nn.Module, images: ImageTask, evaluation: Evaluation) -> Ru
         "accuracy": robustness.accuracy(model, x, y),
         "noise": robustness.noise_accuracy(model, x, y, evaluation.noise),
     }
-    for norm, radii in (("linf", evaluation.linf), ("l2", evaluation.l2)):
+    norms: list[tuple[Literal["linf", "l2"], tuple[float, ...]]] = [
+        ("linf", evaluation.linf),
+        ("l2", evaluation.l2),
+    ]
+    for norm, radii in norms:
         found[f"pgd_{norm}"] = robustness.pgd_accuracy(
             model, attacked, classes, norm, radii, evaluation.pgd_steps
         )
@@ -470,13 +493,12 @@ def _evaluate(model: nn.Module, images: ImageTask, evaluation: Evaluation) -> Ru
 
 
 def _compare(
-    model: nn.Module, gamma: Tensor, targets: Sequence[SimilarityTarget]
+    model: nn.Module, gamma: Tensor | None, targets: Sequence[SimilarityTarget]
 ) -> dict[str, Any]:
     """Return how near the student's similarities are to targets: penalty and Pearson correlation, centred."""
     import numpy as np
     import torch
 
-    from b2m_fast.methods.regularization import EPSILON
     from b2m_fast.ops import rsa_penalty
 
     penalty, r, layers = [], [], []
@@ -491,7 +513,6 @@ def _compare(
                 "metric": "cosine",
                 "target_kind": "similarity",
                 "center": True,
-                "epsilon": EPSILON,
             }
             mixed = common | {"layer_weights": gamma}
             penalty.append(float(rsa_penalty(maps, truth, compare="atanh", **mixed)))

@@ -316,7 +316,7 @@ def given_settings(experiment: Experiment[Any], options: argparse.Namespace) -> 
             parsed = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:
             parsed = value.strip()  # a string without quotes
-        if isinstance(parsed, int) and known[name].type is float:
+        if isinstance(parsed, int) and name in known and known[name].type is float:
             parsed = float(parsed)
         found = _merged(found, _nested(name, parsed))
     return found
@@ -324,6 +324,9 @@ def given_settings(experiment: Experiment[Any], options: argparse.Namespace) -> 
 
 def _full_name(name: str, known: Mapping[str, Field]) -> str:
     """Return the dotted name of a setting that is named in full, or by its last part where only one ends so."""
+    parent = name.rpartition(".")[0]
+    if parent in known and get_origin(known[parent].type) is dict:
+        return name
     ends = [k for k in known if k == name or k.rpartition(".")[2] == name]
     if name in known or len(ends) == 1:
         return name if name in known else ends[0]
