@@ -31,6 +31,7 @@ def spots(n: int, seed: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.float64]
     return images, rng.poisson(rate).astype(float)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("readout", ["gaussian", "factorised"])
 def test_planted_neurons_are_found(readout: Any) -> None:
     """New images are predicted nearly as well as the noise of counting allows."""

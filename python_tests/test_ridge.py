@@ -254,7 +254,7 @@ def test_a_number_of_folds_may_be_numpys() -> None:
     """A grid search over np.arange gives NumPy integers."""
     x, y = planted(60, 20)
     np.testing.assert_array_equal(
-        fit_ridge(x, y, folds=np.int64(4)).path,
+        fit_ridge(x, y, folds=np.int64(4)).path,  # type: ignore[arg-type]
         fit_ridge(x, y, folds=4).path,
     )
 
