@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 import b2m_fast.encoding
 from b2m_fast.data.v4 import cowley_v4
+from b2m_fast.encoding.columns import noise_ceiling
 from b2m_fast.encoding.encoders import LayerEncoder, crossfit, fit_encoder, fit_layers
 from b2m_fast.encoding.folds import folds_of
 from b2m_fast.encoding.networks import NetworkFeatures
 from b2m_fast.encoding.quality import encoder_quality
-from b2m_fast.encoding.repeats import noise_ceiling
 from test_data import real
 
 Array = NDArray[np.float64]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from b2m_fast.encoding.networks import EFFICIENTNET, check_network
+from b2m_fast.encoding.networks import EFFICIENTNET, NetworkFeatures, check_network
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -283,9 +283,8 @@ def cnn_features(
     ValueError
         If there is no such block.
     """
-    network, prepare = load_network()
-    name = f"_blocks.{block}"
-    return tap(network, [name], images, prepare=prepare, device=device)[name]
+    features = NetworkFeatures(taps=(f"_blocks.{block}",), size=None, grid=None)
+    return features(images, device)[0]
 
 
 # --------------------------------------------------------------------------------------------------

@@ -20,10 +20,9 @@ import numpy as np
 import torch
 
 from b2m_fast.data.images import to_gray
-from b2m_fast.encoding.columns import column_correlation
+from b2m_fast.encoding.columns import column_correlation, reliability
 from b2m_fast.encoding.encoders import crossfit
 from b2m_fast.encoding.features import cnn_features, gabor_pyramid
-from b2m_fast.encoding.repeats import reliability
 from b2m_fast.ops import rsa_score
 from b2m_fast.teachers.responses import images_shown
 
