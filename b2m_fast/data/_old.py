@@ -172,7 +172,7 @@ def cowley_v4_files(root: Path) -> list[Path]:
 
 
 def cowley_v4(root: Path, sessions: Sequence[str] = COWLEY_V4_SESSIONS) -> list[Recording]:
-    brain = _v4.cowley_v4(root, sessions=sessions)
+    brain = _v4.cowley_v4(root, sessions=tuple(sessions))
     return [
         Recording(
             name=f"V4-{r.session}",
