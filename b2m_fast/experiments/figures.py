@@ -39,7 +39,7 @@ COLOURS = {
     "other": ("#93AECB", "#9CC2AC", "#BDACCE", "#CDB884", "#ABABAB", "#D3A3AE"),
 }
 WIDTHS = {"tested": 2.6, "baseline": 1.8, "control": 1.3, "other": 0.9}
-DASHES = ((5, 1.6), (1.2, 1.4), (6, 1.6, 1.2, 1.6), (9, 2.5))
+DASHES = ((5, 1.6), (1.2, 1.4), (6, 1.6, 1.2, 1.6), (9, 2.5), (5, 1.2, 1.2, 1.2, 1.2, 1.2))
 MARKERS = "osD^vP<X>"
 MOST_BANDS = 6  # bands of more arms than these cannot be told apart
 FONT = 7.5  # points

@@ -72,9 +72,12 @@ class Results:
 
     @cached_property
     def roles(self) -> dict[str, str]:
-        """The role of each arm."""
+        """The role of each arm: what is no baseline, not tested and nothing other is a control."""
         roles = self.experiment.roles(self.settings)
-        return {arm: roles.get(arm, "control") for arm in self.runs}
+        known = {
+            arm: role for arm, role in roles.items() if role in {"baseline", "tested", "other"}
+        }
+        return {arm: known.get(arm, "control") for arm in self.runs}
 
     def own(self, what: str) -> Any:
         """Return what the experiment itself adds: its ``"tables"``, ``"notes"``, ``"words"``, ``"panels"``."""
