@@ -1,8 +1,8 @@
-"""Contenders for one encoding model: many targets, a path of penalties, cross-validation.
+"""Libraries that fit one encoding model: many targets, a path of penalties, cross-validation.
 
-Run as a script it is one measurement in a process of its own: JSON of a `Question` as its argument,
-JSON of an answer on standard output. Peak memory is what the process adds to what it held with the
-data in memory, so the data themselves (features and responses) are not in it.
+Run as a script it is one measurement in a process of its own: JSON of a `Problem` as its argument, JSON of the result
+on standard output. Peak memory is what the process adds to what it held with the data in memory, so the data
+themselves (features and responses) are not in it.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ Fit = Callable[[Array, Array, NDArray[np.float64], int], tuple[Array, NDArray[np
 
 
 @dataclass(frozen=True)
-class Question:
-    """What one process measures; `targets` may be fewer than the problem has."""
+class Problem:
+    """Who fits what in one process; `targets` may be fewer than the whole problem has."""
 
     contender: str
     n: int
@@ -133,21 +133,21 @@ def status_mib(field: str) -> float:
     raise RuntimeError(f"no {field} in /proc/self/status")
 
 
-def answer(question: Question) -> dict[str, Any]:
-    """Measure; weights of a few targets are kept to be compared."""
-    torch.set_num_threads(question.threads)
-    fit = CONTENDERS[question.contender]
+def measure(problem: Problem) -> dict[str, Any]:
+    """Time and memory of one fit; weights of a few targets are kept to be compared."""
+    torch.set_num_threads(problem.threads)
+    fit = CONTENDERS[problem.contender]
     small = data(60, 30, 20)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of other people's libraries
-        fit(*small, penalties(question.alphas), question.folds)  # imports, thread pools
-        x, y = data(question.n, question.p, question.targets)
+        fit(*small, penalties(problem.alphas), problem.folds)  # imports, thread pools
+        x, y = data(problem.n, problem.p, problem.targets)
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
         before, start, used = status_mib("VmRSS"), time.perf_counter(), time.process_time()
-        weights, chosen = fit(x, y, penalties(question.alphas), question.folds)
+        weights, chosen = fit(x, y, penalties(problem.alphas), problem.folds)
         seconds, used = time.perf_counter() - start, time.process_time() - used
     return {
-        **asdict(question),
+        **asdict(problem),
         "seconds": seconds,
         "cpu_seconds": used,
         "memory_mib": max(0.0, status_mib("VmHWM") - before),
@@ -157,12 +157,12 @@ def answer(question: Question) -> dict[str, Any]:
     }
 
 
-def ask(question: Question) -> dict[str, Any]:
-    """The answer of a process of its own, with the package that is imported here."""
-    threads = str(question.threads)
+def measure_apart(problem: Problem) -> dict[str, Any]:
+    """`measure` in a process of its own, with the package that is imported here."""
+    threads = str(problem.threads)
     package = str(Path(b2m_fast.__file__ or "").parents[1])
     done = subprocess.run(
-        [sys.executable, __file__, json.dumps(asdict(question))],
+        [sys.executable, __file__, json.dumps(asdict(problem))],
         env={
             **os.environ,
             "PYTHONPATH": os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])]),
@@ -174,10 +174,10 @@ def ask(question: Question) -> dict[str, Any]:
         check=False,
     )
     if done.returncode:
-        raise RuntimeError(f"{question.contender}: {done.stderr[-2000:]}")
+        raise RuntimeError(f"{problem.contender}: {done.stderr[-2000:]}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
 if __name__ == "__main__":
-    print(json.dumps(answer(Question(**json.loads(sys.argv[1])))))
+    print(json.dumps(measure(Problem(**json.loads(sys.argv[1])))))

@@ -28,8 +28,8 @@ from b2m_fast import _bench
 
 FORM = os.environ.get("B2M_BENCH_ENCODERS") or "short"
 SIZES = {
-    "short": encoding.Question("b2m_fast", 500, 400, 2000),
-    "full": encoding.Question("b2m_fast", 5000, 4000, 20000),
+    "short": encoding.Problem("b2m_fast", 500, 400, 2000),
+    "full": encoding.Problem("b2m_fast", 5000, 4000, 20000),
 }
 FEWER = {"short": (200, 400), "full": (250, 500)}  # targets of the slow ones
 LIMITS = {"seconds": 180.0, "memory_mib": 8 * 1024.0}  # of ours, at full size, on two cores
@@ -51,14 +51,14 @@ class Run:
 
     def of(self, contender: str) -> dict[str, Any]:
         if contender not in self.found:
-            question = replace(
-                SIZES[FORM], contender=contender, threads=min(2, os.cpu_count() or 1)
-            )
+            problem = replace(SIZES[FORM], contender=contender, threads=min(2, os.cpu_count() or 1))
             if contender == "b2m_fast":
-                self.found[contender] = encoding.ask(question)
+                self.found[contender] = encoding.measure_apart(problem)
             else:
-                few, more = (encoding.ask(replace(question, targets=t)) for t in FEWER[FORM])
-                self.found[contender] = extrapolated(few, more, question.targets)
+                few, more = (
+                    encoding.measure_apart(replace(problem, targets=t)) for t in FEWER[FORM]
+                )
+                self.found[contender] = extrapolated(few, more, problem.targets)
         return self.found[contender]
 
 

@@ -16,7 +16,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from b2m_fast import ops
-from b2m_fast.data._old import decision_task
+from b2m_fast.data.tasks import delay_match_sample
 from b2m_fast.methods.alignment import TrialTask
 from b2m_fast.methods.brain2model import Brain2ModelConfig, BrainWeight, brain2model_objective
 from b2m_fast.students.recurrent import GRUStudent
@@ -51,7 +51,7 @@ def step(
     by_condition: trials of one condition are positives of each other, as in `b2m transfer`; else
     each trial is of its own kind, as images are.
     """
-    task = decision_task("delay-match-sample", directions=8)
+    task = delay_match_sample(directions=8)
     rng = np.random.default_rng(0)
     label = np.repeat(np.arange(len(task.conditions)), REPEATS)
     tuning = rng.standard_normal((len(task.conditions), NEURONS))

@@ -115,7 +115,7 @@ def test_bad_input_is_named() -> None:
     for fold in (([0, 1], [1, 2]), ([0, 1], [])):
         with pytest.raises(ValueError, match="both not empty and without overlap"):
             fit_banded_ridge(bands, y, folds=[fold])  # type: ignore[list-item]
-    with pytest.raises(ValueError, match="shuffle: for a number of folds only"):
+    with pytest.raises(ValueError, match="shuffle are for a number of folds"):
         fit_banded_ridge(bands, y, folds=[(np.arange(30), np.arange(30, 60))], shuffle=True)
     with pytest.raises(ValueError, match=r"bands of \(5, 5\) features, got \(5,\)"):
         fit_banded_ridge(bands, y, candidates=1).predict(bands[:1])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -13,8 +12,7 @@ from numpy.typing import NDArray
 from b2m_fast.encoding.columns import column_correlation
 from b2m_fast.encoding.core_readout import (
     CoreReadoutSettings,
-    FactorisedReadout,
-    GaussianReadout,
+    _Network,
     fit_core_readout,
 )
 
@@ -31,11 +29,11 @@ def spots(n: int, seed: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.float64]
     return images, rng.poisson(rate).astype(float)
 
 
-@pytest.mark.parametrize("readout", ["gaussian", "factorised"])
-def test_planted_neurons_are_found(readout: Any) -> None:
+@pytest.mark.slow
+def test_planted_neurons_are_found() -> None:
     """New images are predicted nearly as well as the noise of counting allows."""
     images, counts = spots(400)
-    model = fit_core_readout(images, counts, settings=replace(SMALL, readout=readout))
+    model = fit_core_readout(images, counts, settings=SMALL)
     new, observed = spots(200, seed=1)
     predicted = model.predict(new)
     assert predicted.shape == (200, 2)
@@ -82,30 +80,15 @@ def test_seed_decides_everything() -> None:
     assert not np.allclose(first, other)
 
 
-def test_gaussian_readout_reads_its_place() -> None:
-    """In evaluation the value at mu, between places by interpolation; in training around it."""
-    maps = torch.zeros(1, 2, 5, 5)
-    maps[0, 0, 1, 4], maps[0, 1, 1, 3] = 3.0, 5.0
-    readout = GaussianReadout(2, 2)
-    with torch.no_grad():
-        readout.mu.copy_(torch.tensor([[1.0, -0.5], [0.75, -0.5]]))  # (x, y)
-        readout.weight.copy_(torch.ones(2, 2))
-    readout.eval()
-    torch.testing.assert_close(readout(maps), torch.tensor([[3.0, 4.0]]))
-    readout.train()
+def test_readout_is_places_times_channels() -> None:
+    """output = sum_xy s_xy sum_c w_c maps_c(x, y) + b, of the maps of the core."""
     torch.manual_seed(0)
-    assert readout(maps.expand(50, -1, -1, -1)).std(dim=0).min() > 0
-
-
-def test_factorised_readout_is_places_times_channels() -> None:
-    """output = sum_xy s_xy sum_c w_c maps_c(x, y) + b."""
-    torch.manual_seed(0)
-    readout, maps = FactorisedReadout(3, 2, 4), torch.randn(5, 2, 4, 4)
-    expected = (
-        torch.einsum("bcxy,nxy,nc->bn", maps, readout.place.view(3, 4, 4), readout.weight)
-        + readout.bias
-    )
-    torch.testing.assert_close(readout(maps), expected)
+    network = _Network(1, 3, CoreReadoutSettings(size=16, channels=2, layers=1, loss="mse")).eval()
+    x = torch.randn(5, 1, 16, 16)
+    maps = torch.nn.functional.elu(network.norm(network.first(x)))
+    place = network.place.view(3, 8, 8)
+    expected = torch.einsum("bcxy,nxy,nc->bn", maps, place, network.weight) + network.bias
+    torch.testing.assert_close(network(x), expected)
 
 
 def test_bad_input_is_named() -> None:
@@ -121,8 +104,8 @@ def test_bad_input_is_named() -> None:
         fit_core_readout(images, counts - counts.min() - 1)
     with pytest.raises(ValueError, match="uint8"):
         fit_core_readout(images / 255, counts)  # type: ignore[arg-type]
-    for wrong in ({"readout": "point"}, {"loss": "l1"}, {"size": 8}, {"epochs": 0}):
-        with pytest.raises(ValueError, match=r"unknown readout|at least 16"):
+    for wrong in ({"loss": "l1"}, {"size": 8}, {"epochs": 0}):
+        with pytest.raises(ValueError, match=r"unknown loss|at least 16"):
             CoreReadoutSettings(**wrong)
     with pytest.raises(ValueError, match="share of the images"):
         CoreReadoutSettings(validation=1.0)

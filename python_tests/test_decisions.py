@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from importlib import import_module
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from b2m_fast.data import task as registry
-from b2m_fast.data.neurogym import neurogym_task
-from b2m_fast.data.tasks import EpochTask, direction, parametric_working_memory
+from b2m_fast.data.tasks import (
+    EpochTask,
+    delay_direction_rule,
+    delay_match_sample,
+    direction,
+    parametric_working_memory,
+)
 
 RNG = np.random.default_rng
 ALL = sorted(registry.listings(kind="trials"))
+Recorded = list[tuple[NDArray[np.float32], NDArray[np.int64]]]
 NEUROGYM = [name for name in ALL if name != "direction"]
 
 
@@ -145,14 +154,69 @@ def test_tables_are_neurogyms(name: str) -> None:
         np.testing.assert_allclose(ours.noise[epoch], theirs.noise[epoch])
 
 
-def test_missing_neurogym_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without neurogym the error says how to install it, and what to use instead."""
-    monkeypatch.setitem(sys.modules, "neurogym", None)
-    monkeypatch.setitem(sys.modules, "neurogym.envs.native.delaycomparison", None)
-    with pytest.raises(ImportError, match=r"--no-deps neurogym.*b2m_fast.data.tasks"):
-        neurogym_task(parametric_working_memory)
-    with pytest.raises(ValueError, match="neurogym has no task direction"):
-        neurogym_task(direction)
+def neurogym_task(task: Callable[..., EpochTask]) -> EpochTask:
+    """One of the three tasks that are neurogym's, as neurogym defines it: each condition's trial is made once, without noise."""
+    if task is delay_match_sample:
+        env = import_module("neurogym.envs.native.delaymatchsample").DelayMatchSample()
+        trials = [{"ground_truth": a, "sample_theta": t} for a in (1, 2) for t in env.theta]
+        spread = _silence(env) * np.array([0, *[1] * len(env.theta)])
+        return _table(task, env, _record(env, trials), {"sample": spread, "test": spread})
+    if task is parametric_working_memory:
+        env = import_module("neurogym.envs.native.delaycomparison").DelayComparison()
+        trials = [{"ground_truth": a, "vpair": pair} for a in (1, 2) for pair in env.vpairs]
+        spread = _silence(env) * np.ones(2)
+        return _table(task, env, _record(env, trials), {"stimulus1": spread, "stimulus2": spread})
+    if task is delay_direction_rule:
+        module = import_module("neurogym.envs.collections.yang19")
+        recorded: Recorded = []
+        for rule, made in enumerate((module.dlygo(), module.dlyanti())):
+            env = made.envs[0].unwrapped  # the first of two modalities
+            seen = 1 + env.dim_ring
+            for ob, gt in _record(env, [{"ground_truth": a} for a in env.choices]):
+                told = np.tile(np.eye(2)[rule], (len(ob), 1))
+                recorded.append((np.column_stack([ob[:, :seen], told]), gt))
+        return _table(task, env, recorded, {})
+    raise AssertionError(task)
+
+
+def _silence(env: Any) -> float:
+    """Turn an environment's noise off and return what it was, in this package's unit (sd sqrt(ms))."""
+    sigma = float(env.sigma * env.dt**0.5)
+    env.sigma = 0.0
+    return sigma
+
+
+def _record(env: Any, trials: Iterable[dict[str, Any]]) -> Recorded:
+    """Return inputs (steps, channels) and actions (steps,) of the given trials."""
+    recorded = []
+    for trial in trials:
+        env.new_trial(**trial)
+        recorded.append((np.array(env.ob), np.array(env.gt)))
+    return recorded
+
+
+def _table(
+    task: Callable[..., EpochTask],
+    env: Any,
+    recorded: Recorded,
+    noise: Mapping[str, NDArray[np.float64]],
+) -> EpochTask:
+    """Return the table of what was recorded: inputs at the first step of every epoch."""
+    timing = {epoch: float(env.end_t[epoch] - env.start_t[epoch]) for epoch in env.timing}
+    response, ours = list(timing)[-1], task()
+    return EpochTask(
+        name=ours.name,
+        step_ms=float(env.dt),
+        timing=timing,
+        conditions=ours.conditions,
+        stimulus={
+            epoch: np.stack([ob[env.start_ind[epoch]] for ob, _ in recorded]).astype(np.float32)
+            for epoch in timing
+        },
+        answer=np.array([gt[env.start_ind[response]] - 1 for _, gt in recorded], dtype=np.int64),
+        response=response,
+        noise={epoch: np.asarray(spread, dtype=np.float32) for epoch, spread in noise.items()},
+    )
 
 
 def test_bad_arguments() -> None:

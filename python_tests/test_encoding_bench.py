@@ -50,18 +50,19 @@ def test_fewer_targets_are_the_first_of_more() -> None:
     np.testing.assert_array_equal(fewer[1], y[:, :30])
 
 
-def test_a_process_answers() -> None:
+@pytest.mark.slow
+def test_a_process_measures() -> None:
     """The script measures time and memory of its own fit, and returns what is compared."""
     if not Path("/proc/self/clear_refs").exists():
         pytest.skip("peak memory is read from /proc")
-    question = encoding.Question("b2m_fast", 120, 40, 2000, threads=1)
-    answer = encoding.ask(question)
-    assert answer["seconds"] > 0
-    assert 0 < answer["memory_mib"] < 500
-    assert len(answer["chosen"]) == 100
-    assert np.array(answer["weights"]).shape == (40, 20)
+    problem = encoding.Problem("b2m_fast", 120, 40, 2000, threads=1)
+    found = encoding.measure_apart(problem)
+    assert found["seconds"] > 0
+    assert 0 < found["memory_mib"] < 500
+    assert len(found["chosen"]) == 100
+    assert np.array(found["weights"]).shape == (40, 20)
     with pytest.raises(RuntimeError, match="KeyError: 'nobody'"):
-        encoding.ask(encoding.Question("nobody", 120, 40, 20))
+        encoding.measure_apart(encoding.Problem("nobody", 120, 40, 20))
 
 
 def test_time_is_extrapolated_along_a_line() -> None:

@@ -28,7 +28,7 @@ def test_gabor_pyramid_sizes() -> None:
     assert gray.shape[0] == 3
     assert np.isfinite(gray).all()
     with pytest.raises(ValueError, match="uint8"):
-        gabor_pyramid(rgb / 255)
+        gabor_pyramid(rgb / 255)  # type: ignore[arg-type]
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -316,13 +315,10 @@ def test_bad_arguments(population: Population) -> None:
         fit_contrastive(population, 1)
 
 
-def test_missing_scikit_learn_names_the_extra(
-    population: Population, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Without scikit-learn, factor analysis fails with the command that installs it."""
-    monkeypatch.setitem(sys.modules, "sklearn.decomposition", None)
-    with pytest.raises(ImportError, match=r"b2m-fast\[transfer\]"):
-        make_latents(population, TASK, method="fa", k=2)
+def test_the_former_name_of_the_contrastive_embedding(population: Population) -> None:
+    """It is not the package CEBRA, after which it was called; the name is still taken."""
+    teacher = make_latents(population, TASK, method="cebra", k=2, splits=1)
+    assert teacher.report["method"] == "contrastive-embedding"
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))

@@ -173,7 +173,7 @@ def test_harmless_kinds_of_data_are_taken() -> None:
         ({"responses": RESPONSES[:, :, None]}, r"and a TimeAxis"),
         ({"responses": RESPONSES, "time": TIME}, r"and a TimeAxis"),
         ({"responses": RESPONSES[:, :, None][:, :, :0], "time": TIME}, "no bins"),
-        ({"responses": [[1], [2, 3]]}, "responses must be an array"),
+        ({"responses": [[1], [2, 3]]}, "responses must be an array.*of numbers"),
         (
             {"responses": RESPONSES.astype(complex)},
             "responses must be real numbers, got complex128",
@@ -208,7 +208,7 @@ def test_units_with_nan_are_named() -> None:
             small(responses=negative, kind=kind)
     for kind in ("trace", "beta"):
         with pytest.raises(
-            DataError, match=r"2 of 12 units hold NaN, or infinite values \(units 1, 4\)"
+            DataError, match=r"2 of 12 units hold NaN or infinite values \(units 1, 4\)"
         ):
             small(responses=negative, kind=kind)
         assert small(responses=-RESPONSES, kind=kind).mean().min() == -40

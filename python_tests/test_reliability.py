@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import zmap
 
-from b2m_fast.encoding.columns import column_correlation, standardised
-from b2m_fast.encoding.repeats import noise_ceiling, reliability
+from b2m_fast.encoding.columns import column_correlation, noise_ceiling, reliability, standardised
 
 RNG = np.random.default_rng
 

@@ -245,9 +245,7 @@ def test_poorly_predicted_neurons_are_left_out(model: SensoryModel) -> None:
 
 
 def test_bad_arguments() -> None:
-    """Unknown features and tiny scenes are refused."""
-    with pytest.raises(ValueError, match="unknown features 'sift'"):
-        fit_sensory_model(looked(), 32, features="sift")
+    """Tiny scenes are refused."""
     with pytest.raises(ValueError, match="at least 32 pixels, got 16"):
         fit_sensory_model(looked(), 16)
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from b2m_fast.data import dataset, hippocampus, pfc_memory, steinmetz, tasks
+from b2m_fast.data import hippocampus, pfc_memory, steinmetz, tasks
 from b2m_fast.data import object2vec as _object2vec
 from b2m_fast.data import v4 as _v4
-from b2m_fast.data.files import DataError, numbers, whole_numbers
+from b2m_fast.data.files import DataError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -52,94 +51,6 @@ class Recording:
         return np.take_along_axis(self.trials, first[:, :, None], axis=2)[:, :, 0]
 
 
-@dataclass(frozen=True, eq=False)
-class Session:
-    spikes: NDArray[np.floating] | NDArray[np.integer]
-    condition: NDArray[np.int64]
-
-    def __post_init__(self) -> None:
-        spikes = numbers("spikes", self.spikes, 3, "(trials, neurons, bins)")
-        object.__setattr__(self, "spikes", spikes)
-        condition = whole_numbers("condition", self.condition, "(trials,)")
-        object.__setattr__(self, "condition", condition)
-
-
-@dataclass(frozen=True, eq=False)
-class SpikeRecording:
-    name: str
-    sessions: tuple[Session, ...]
-    conditions: tuple[str, ...]
-    bin_ms: float
-    epochs: Mapping[str, tuple[float, float]]
-    start_ms: float = 0.0
-    synthetic: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.sessions:
-            raise DataError(f"{self.name}: there is no session")
-        if not all(isinstance(session, Session) for session in self.sessions):
-            kinds = sorted({type(session).__name__ for session in self.sessions})
-            raise DataError(f"{self.name}: sessions must be of class Session, got {kinds}")
-        names: object = self.conditions  # a string is a sequence of names, too
-        if isinstance(names, str) or {type(name) for name in self.conditions} - {str, np.str_}:
-            raise DataError(f"{self.name}: conditions must be a tuple of names, got {names!r}")
-        object.__setattr__(self, "sessions", tuple(self.sessions))
-        object.__setattr__(self, "conditions", tuple(self.conditions))
-        if len(set(self.conditions)) < len(self.conditions):
-            raise DataError(f"{self.name}: conditions must differ, got {list(self.conditions)}")
-        for name, (begin, end) in self.epochs.items():
-            if not (math.isfinite(begin) and math.isfinite(end) and begin < end):
-                raise DataError(
-                    f"{self.name}: the epoch {name!r} must begin before it ends, got {begin} to "
-                    f"{end} ms"
-                )
-        if not math.isfinite(self.start_ms):
-            raise DataError(f"{self.name}: start_ms must be finite, got {self.start_ms}")
-        bins = {session.spikes.shape[2:] for session in self.sessions}
-        if len(bins) != 1:
-            raise DataError(
-                f"{self.name}: all sessions must share one clock, got {sorted(bins)} bins"
-            )
-        if bins == {(0,)}:
-            raise DataError(f"{self.name}: spikes have no bins")
-        if not 0 < self.bin_ms < math.inf:
-            raise DataError(f"{self.name}: bin_ms must be positive and finite, got {self.bin_ms}")
-        bad, first = [], 0
-        for number, session in enumerate(self.sessions):
-            trials, neurons, _ = session.spikes.shape
-            if session.condition.shape != (trials,):
-                raise DataError(
-                    f"{self.name}: session {number} has {trials} trials but conditions of shape "
-                    f"{session.condition.shape}"
-                )
-            if trials and not (
-                session.condition.min() >= 0 and session.condition.max() < len(self.conditions)
-            ):
-                raise DataError(
-                    f"{self.name}: session {number} has conditions outside 0 to "
-                    f"{len(self.conditions) - 1}"
-                )
-            sound = (np.isfinite(session.spikes) & (session.spikes >= 0)).all(axis=(0, 2))
-            bad += (first + np.flatnonzero(~sound)).tolist()
-            first += neurons
-        if bad:
-            some = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
-            raise DataError(
-                f"{self.name}: {len(bad)} of {first} units hold NaN, infinite or negative counts "
-                f"(units {some}): leave them out"
-            )
-
-    @property
-    def units(self) -> int:
-        """Neurons of all sessions."""
-        return sum(session.spikes.shape[1] for session in self.sessions)
-
-    @property
-    def bins(self) -> int:
-        """Bins of a trial."""
-        return int(self.sessions[0].spikes.shape[2])
-
-
 @dataclass(frozen=True)
 class CategoryRecording:
     name: str
@@ -172,7 +83,7 @@ def cowley_v4_files(root: Path) -> list[Path]:
 
 
 def cowley_v4(root: Path, sessions: Sequence[str] = COWLEY_V4_SESSIONS) -> list[Recording]:
-    brain = _v4.cowley_v4(root, sessions=sessions)
+    brain = _v4.cowley_v4(root, sessions=tuple(sessions))
     return [
         Recording(
             name=f"V4-{r.session}",
@@ -209,21 +120,6 @@ def spike_files(name: str, root: Path) -> list[Path]:
         "hippocampus": hippocampus.SOURCE,
     }
     return sources[name].paths(root)
-
-
-def spike_recording(name: str, root: Path, **options: Any) -> SpikeRecording:
-    brain = dataset.get(name).build(options, root=root)
-    time = brain.recordings[0].time
-    return SpikeRecording(
-        brain.name,
-        tuple(
-            Session(np.asarray(r.responses), r.codes(brain.conditions)) for r in brain.recordings
-        ),
-        brain.conditions,
-        time.bin_ms,
-        time.epochs,
-        time.start_ms,
-    )
 
 
 DECISION_TASKS: dict[str, Callable[..., tasks.EpochTask]] = {

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from b2m_fast.data.recording import Stimuli
 
-__all__ = ["ATTRIBUTES", "image_attributes", "stimulus_attributes"]
-
 ATTRIBUTES = {
     "luminance": "mean of Y = 0.299 R + 0.587 G + 0.114 B",
     "contrast": "standard deviation of Y",

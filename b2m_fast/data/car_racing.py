@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["STATE", "drives"]
-
 log = logging.getLogger("b2m_fast")
 STATE = ("speed", "steering", "offset", "heading", "bend near", "bend far")
 _VERSION = 1  # raise when frames of the same arguments change

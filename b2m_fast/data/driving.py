@@ -9,19 +9,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional
 
 from b2m_fast.data import car_racing as simulator
 from b2m_fast.data import task
-from b2m_fast.data.files import DataError, Source, cache_root, load_npz
+from b2m_fast.data.files import Root, Source, cache_root, load_npz, require
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from numpy.typing import NDArray
-
-__all__ = ["CAMVID", "Scenes", "camvid", "car_racing", "to_frames"]
-
+Frames = NDArray[np.float32]
 CAMVID = Source(
     name="CamVid, driving scenes with a class for each pixel",
     folder="camvid",
@@ -66,12 +64,12 @@ class Scenes:
 
     name: str
     label_names: tuple[str, ...]
-    train: NDArray[np.float32]
-    validation: NDArray[np.float32]
-    test: NDArray[np.float32]
-    train_labels: NDArray[np.float32]
-    validation_labels: NDArray[np.float32]
-    test_labels: NDArray[np.float32]
+    train: Frames
+    validation: Frames
+    test: Frames
+    train_labels: Frames
+    validation_labels: Frames
+    test_labels: Frames
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -89,7 +87,7 @@ class Scenes:
         return total.hexdigest()[:16]
 
 
-def to_frames(images: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.float32]:
+def to_frames(images: NDArray[np.uint8], size: tuple[int, int]) -> Frames:
     """Return images (n, H, W, 3 or 1) cut to the shape of a frame about their middle, and resized: (n, 3, height, width) in [0, 1].
 
     A new pixel is the mean over the area it covers, or bilinear where the image grows; one channel is repeated.
@@ -109,36 +107,32 @@ def to_frames(images: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.fl
         x = functional.interpolate(x, size=size, mode="area")
     elif scale < 1:
         x = functional.interpolate(x, size=size, mode="bilinear", align_corners=False)
-    frames: NDArray[np.float32] = x.expand(-1, 3, -1, -1).contiguous().numpy()
+    frames: Frames = x.expand(-1, 3, -1, -1).contiguous().numpy()
     return frames
 
 
 @task("camvid", "streets of Cambridge from a driving car (CamVid)", kind="frames", source=CAMVID)
-def camvid(root: Path | None = None, *, rows: int = 3, columns: int = 4) -> Scenes:
+def camvid(root: Root = None, *, rows: int = 3, columns: int = 4) -> Scenes:
     """Return 367, 101 and 233 frames of 48 x 64 pixels, in the usual split, in which a drive can be in two parts.
 
     Labels are the shares of each of the eleven classes in each of `rows` x `columns` fields.
     """
     if 48 % rows or 64 % columns:
-        raise ValueError(
-            f"fields must divide 48 rows and 64 columns of pixels, got {rows} and {columns}"
-        )
+        pixels = "48 rows and 64 columns of pixels"
+        raise ValueError(f"fields must divide {pixels}, got {rows} and {columns}")
     (path,) = CAMVID.paths(root)
     parts = ("train", "val", "test")
     data = load_npz(path, [f"{part}_{kind}" for part in parts for kind in ("img", "lab")])
     frames, known = [], []
     for part in parts:
         image, mask = data[f"{part}_img"], data[f"{part}_lab"]
-        if image.dtype != np.uint8 or image.shape != (len(mask), 48, 64, 3):
-            raise DataError(
-                f"{path}: {part}_img must be uint8 (n, 48, 64, 3) with a mask each, "
-                f"got {image.dtype} {image.shape} and masks {mask.shape}"
-            )
-        if mask.shape[1:] != (48, 64) or (len(mask) and mask.max() > len(CLASSES)):
-            raise DataError(
-                f"{path}: {part}_lab must be (n, 48, 64) with values 0 to 11, got {mask.shape} "
-                f"up to {mask.max(initial=0)}"
-            )
+        got = f"got {image.dtype} {image.shape} and masks {mask.shape}"
+        right = image.dtype == np.uint8 and image.shape == (len(mask), 48, 64, 3)
+        expected = f"{path}: {part}_img must be uint8 (n, 48, 64, 3) with a mask each"
+        require(right, f"{expected}, {got}")
+        right = mask.shape[1:] == (48, 64) and mask.max(initial=0) <= len(CLASSES)
+        expected = f"{path}: {part}_lab must be (n, 48, 64) with values 0 to 11"
+        require(right, f"{expected}, got {mask.shape} up to {mask.max(initial=0)}")
         frames.append(to_frames(image, (48, 64)))
         known.append(_shares(mask, rows, columns))
     fields = product(range(1, rows + 1), range(1, columns + 1), CLASSES)
@@ -146,7 +140,7 @@ def camvid(root: Path | None = None, *, rows: int = 3, columns: int = 4) -> Scen
     return Scenes("camvid", names, *frames, *known)
 
 
-def _shares(mask: NDArray[np.uint8], rows: int, columns: int) -> NDArray[np.float32]:
+def _shares(mask: NDArray[np.uint8], rows: int, columns: int) -> Frames:
     """Return the share of each class in each field: (n, rows * columns * classes)."""
     fields = mask.reshape(len(mask), rows, 48 // rows, columns, 64 // columns)
     shares = [(fields == k).mean(axis=(2, 4)) for k in range(len(CLASSES))]
@@ -169,9 +163,8 @@ def car_racing(
     Labels are the car's state and the bends ahead (`b2m_fast.data.car_racing.STATE`).
     """
     if min(*tracks, frames, size) < 1:
-        raise ValueError(
-            f"size, tracks and frames must be positive, got {size}, {tracks} and {frames}"
-        )
+        got = f"{size}, {tracks} and {frames}"
+        raise ValueError(f"size, tracks and frames must be positive, got {got}")
     images, states = simulator.drives(sum(tracks), frames, seed, cache or cache_root())
     x = to_frames(images.reshape(-1, *images.shape[2:]), (size, size))
     bounds = np.cumsum(tracks)[:2] * frames

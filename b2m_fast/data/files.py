@@ -11,43 +11,34 @@ import json
 import logging
 import os
 import zipfile
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
-__all__ = [
-    "DataError",
-    "Source",
-    "cache_root",
-    "cached",
-    "data_root",
-    "digest",
-    "fingerprint",
-    "images",
-    "load_jpegs",
-    "load_npy",
-    "load_npz",
-    "numbers",
-    "require",
-    "whole_number",
-    "whole_numbers",
-    "write_atomically",
-]
 
 log = logging.getLogger("b2m_fast")
+Root = str | Path | None  # the data directory; None: what B2M_DATA names
 ENVIRONMENT = "B2M_DATA"
 CACHE = "B2M_CACHE"
 
 
 class DataError(RuntimeError):
     """A file is missing or data are not what they should be; the message says what to do about it."""
+
+
+def require(right: object, message: str) -> None:
+    """Raise DataError with a message unless something is right."""
+    if not right:
+        raise DataError(message)
 
 
 @dataclass(frozen=True)
@@ -74,9 +65,7 @@ class Source:
     origin: str
     licence: str
 
-    def paths(
-        self, root: str | Path | None = None, files: Sequence[str] | None = None
-    ) -> list[Path]:
+    def paths(self, root: Root = None, files: Sequence[str] | None = None) -> list[Path]:
         """Return the paths of all files, or of some.
 
         Raises
@@ -87,16 +76,12 @@ class Source:
         folder = data_root(root) / self.folder
         found = [folder / name for name in (self.files if files is None else files)]
         for path in found:
-            if not path.is_file():
-                raise DataError(
-                    f"{path} is missing: it is part of {self.name}.\n"
-                    f"  Where to get it: {self.origin}\n"
-                    f"  Licence: {self.licence}"
-                )
+            where = f"  Where to get it: {self.origin}\n  Licence: {self.licence}"
+            require(path.is_file(), f"{path} is missing: it is part of {self.name}.\n{where}")
         return found
 
 
-def data_root(given: str | Path | None = None) -> Path:
+def data_root(given: Root = None) -> Path:
     """Return the directory with the user's data: `given` (``--data``), or what the variable B2M_DATA names.
 
     Raises
@@ -104,24 +89,19 @@ def data_root(given: str | Path | None = None) -> Path:
     DataError
         If neither names one, or it is no directory.
     """
-    name = given or os.environ.get(ENVIRONMENT)
-    if not name:
-        raise DataError(
-            f"this needs recordings: name their directory with --data DIR or {ENVIRONMENT}"
-        )
+    name = given or os.environ.get(ENVIRONMENT, "")
+    how = f"name their directory with --data DIR or {ENVIRONMENT}"
+    require(bool(name), f"this needs recordings: {how}")
     root = Path(name).expanduser()
-    if not root.is_dir():
-        wrong = "is no folder" if root.exists() else "does not exist"
-        raise DataError(f"the data directory {root} {wrong} (from --data or {ENVIRONMENT})")
+    wrong = "is no folder" if root.exists() else "does not exist"
+    require(root.is_dir(), f"the data directory {root} {wrong}: {how}")
     return root
 
 
 def cache_root() -> Path:
     """Return the folder for what can be made again: B2M_CACHE, or b2m_fast in XDG_CACHE_HOME (by default ~/.cache)."""
-    named = os.environ.get(CACHE)
-    if named:
-        return Path(named).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "b2m_fast"
+    default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "b2m_fast")
+    return Path(os.environ.get(CACHE) or default).expanduser()
 
 
 def cached(
@@ -134,80 +114,68 @@ def cached(
         except DataError:
             log.warning("%s cannot be read: what it held is made again", path)
     found = dict(make())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}.npz")
-    try:
-        np.savez(temporary, allow_pickle=False, **found)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    content = io.BytesIO()
+    np.savez(content, allow_pickle=False, **found)
+    write_atomically(path, content.getbuffer())
     return found
 
 
 # --------------------------------------------------------------------------------------------------
 # Reading
 # --------------------------------------------------------------------------------------------------
+@contextmanager
+def _reading(path: Path, what: str) -> Iterator[None]:
+    """Turn what reading a file may raise into an error that names it."""
+    broken = (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError, TypeError)
+    try:
+        yield
+    except broken as error:
+        raise DataError(f"{path} cannot be read as {what} ({error}); fetch it again") from error
+
+
 def load_npy(path: Path, *, ndim: int) -> NDArray[Any]:
     """Return the array of a ``.npy`` file, which must have `ndim` dimensions; never unpickles."""
-    try:
-        with path.open("rb") as stream:
-            array: Any = np.load(stream, allow_pickle=False)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(
-            f"{path} cannot be read as a NumPy array ({error}); fetch it again"
-        ) from error
-    if getattr(array, "ndim", None) != ndim:
-        got = getattr(array, "shape", type(array).__name__)
-        raise DataError(f"{path} must hold one array of {ndim} dimensions, got {got}")
-    checked: NDArray[Any] = array
-    return checked
+    with _reading(path, "a NumPy array"), path.open("rb") as stream:
+        array: Any = np.load(stream, allow_pickle=False)
+    got = getattr(array, "shape", type(array).__name__)
+    require(
+        getattr(array, "ndim", None) == ndim,
+        f"{path} must hold one array of {ndim} dimensions, got {got}",
+    )
+    return np.asarray(array)
 
 
 def load_npz(path: Path, keys: Iterable[str]) -> dict[str, NDArray[Any]]:
     """Return arrays of a ``.npz`` archive by name; never unpickles."""
-    wanted = tuple(keys)
-    try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            missing = [key for key in wanted if key not in archive.files]
-            if missing:
-                raise DataError(
-                    f"{path} lacks the arrays {missing}; it holds {sorted(archive.files)}"
-                )
-            return {key: archive[key] for key in wanted}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError, TypeError) as error:
-        raise DataError(
-            f"{path} cannot be read as a NumPy archive ({error}); fetch it again"
-        ) from error
+    with (
+        _reading(path, "a NumPy archive"),
+        path.open("rb") as stream,
+        np.load(stream, allow_pickle=False) as archive,
+    ):
+        wanted, there = tuple(keys), archive.files
+        missing = [key for key in wanted if key not in there]
+        require(not missing, f"{path} lacks the arrays {missing}; it holds {sorted(there)}")
+        return {key: archive[key] for key in wanted}
 
 
 def load_jpegs(path: Path) -> tuple[list[str], NDArray[np.uint8]]:
     """Return the names in a zip of JPEG images of one size, sorted, and the images (n, H, W, 3) in that order."""
-    try:
-        from PIL import Image  # noqa: PLC0415
-    except ImportError as error:
-        raise ImportError(
-            "reading JPEG images needs Pillow: pip install 'b2m-fast[experiments]'"
-        ) from error
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = sorted(n for n in archive.namelist() if n.lower().endswith((".jpg", ".jpeg")))
-            frames = [
-                np.asarray(Image.open(io.BytesIO(archive.read(name))).convert("RGB"))
-                for name in names
-            ]
-    except (zipfile.BadZipFile, OSError) as error:
-        raise DataError(
-            f"{path} cannot be read as a zip of JPEG images ({error}); fetch it again"
-        ) from error
-    if len({frame.shape for frame in frames}) != 1:
-        raise DataError(f"{path} must hold JPEG images of one size, got {len(frames)} images")
+    image = optional("PIL.Image", "reading JPEG images needs Pillow")
+    with _reading(path, "a zip of JPEG images"), zipfile.ZipFile(path) as archive:
+        names = sorted(n for n in archive.namelist() if n.lower().endswith((".jpg", ".jpeg")))
+        opened = (image.open(io.BytesIO(archive.read(name))) for name in names)
+        frames = [np.asarray(picture.convert("RGB")) for picture in opened]
+    one = len({frame.shape for frame in frames}) == 1
+    require(one, f"{path} must hold JPEG images of one size, got {len(frames)} images")
     return names, np.stack(frames)
 
 
-def require(path: Path, right: bool, name: str, expected: str, got: NDArray[Any]) -> None:
-    """Raise DataError unless an array of a file is as expected."""
-    if not right:
-        raise DataError(f"{path}: {name} must be {expected}, got {got.dtype} {got.shape}")
+def optional(module: str, why: str) -> Any:
+    """Return a module of the extra ``experiments``; ImportError says why it is needed and how to install it."""
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise ImportError(f"{why}: pip install 'b2m-fast[experiments]'") from error
 
 
 # --------------------------------------------------------------------------------------------------
@@ -227,14 +195,13 @@ def digest(config: object) -> str:
     return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def write_atomically(path: Path, content: str | bytes) -> None:
+def write_atomically(path: Path, content: str | bytes | memoryview) -> None:
     """Write a file so that it is there whole or not at all (temporary file, fsync, replace)."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = content.encode() if isinstance(content, str) else content
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as stream:
-            stream.write(data)
+            stream.write(content.encode() if isinstance(content, str) else content)
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
@@ -253,30 +220,27 @@ def numbers(name: str, value: object, ndim: int, axes: str) -> NDArray[Any]:
     except (ValueError, TypeError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         raise DataError(f"{name} must be an array {axes} of numbers: {reason}") from None
-    if array.dtype.kind not in "biuf":
-        raise DataError(f"{name} must be real numbers {axes}, got dtype {array.dtype}")
-    if array.ndim != ndim:
-        raise DataError(f"{name} must have {ndim} dimensions {axes}, got shape {array.shape}")
+    real, shape = array.dtype.kind in "biuf", array.shape
+    require(real, f"{name} must be real numbers {axes}, got dtype {array.dtype}")
+    require(len(shape) == ndim, f"{name} must have {ndim} dimensions {axes}, got shape {shape}")
     return array
 
 
 def whole_numbers(name: str, value: object, axes: str) -> NDArray[np.int64]:
     """Return whole numbers in one dimension as int64; floats without a fraction are taken."""
     array = numbers(name, value, 1, axes)
-    if array.dtype.kind == "f" and not (np.isfinite(array) & (array == np.round(array))).all():
-        raise DataError(f"{name} must be whole numbers {axes}, got {array.dtype} with fractions")
+    whole = array.dtype.kind != "f" or (np.isfinite(array) & (array == np.round(array))).all()
+    require(whole, f"{name} must be whole numbers {axes}, got {array.dtype} with fractions")
     return array.astype(np.int64, copy=False)
 
 
 def images(name: str, value: object) -> NDArray[np.float32]:
     """Return images (n, channels, height, width) of floats from 0 to 1 as float32."""
     array = numbers(name, value, 4, "(n, channels, height, width)")
-    if array.dtype.kind != "f":
-        raise DataError(
-            f"{name} must be floats from 0 to 1, got dtype {array.dtype}: divide bytes by 255"
-        )
-    if array.size and not (array.min() >= -1e-5 and array.max() <= 1 + 1e-5):  # so is NaN
-        raise DataError(f"{name} must be from 0 to 1, got {array.min():.3g} to {array.max():.3g}")
+    got = f"{name} must be floats from 0 to 1, got"
+    require(array.dtype.kind == "f", f"{got} dtype {array.dtype}: divide bytes by 255")
+    low, high = array.min(initial=0.0), array.max(initial=0.0)
+    require(low >= -1e-5 and high <= 1 + 1e-5, f"{got} {low:.3g} to {high:.3g}")  # not NaN either
     return array.astype(np.float32, copy=False)
 
 

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn import functional
 
 from b2m_fast.data import labels, task
-from b2m_fast.data.files import DataError, Source, load_npz
+from b2m_fast.data.files import Root, Source, load_npz, optional, require
 from b2m_fast.data.recording import LabelledImages
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from numpy.typing import NDArray
-    from torch import Tensor
-
-__all__ = ["CIFAR10", "ImageTask", "cifar10_subset", "digits", "to_gray", "to_tensor"]
-
+Images = NDArray[np.float32]
+Bytes = NDArray[np.uint8]
+Codes = NDArray[np.int64]
 CIFAR10 = Source(
     name="the CIFAR-10 subset (1,000 training and 200 test images per class)",
     folder="cifar10_subset",
@@ -55,12 +50,12 @@ class ImageTask:
     """
 
     name: str
-    train_x: NDArray[np.float32]
-    train_y: NDArray[np.int64]
-    validation_x: NDArray[np.float32]
-    validation_y: NDArray[np.int64]
-    test_x: NDArray[np.float32]
-    test_y: NDArray[np.int64]
+    train_x: Images
+    train_y: Codes
+    validation_x: Images
+    validation_y: Codes
+    test_x: Images
+    test_y: Codes
     classes: int
     crop: int
     flip: bool
@@ -76,13 +71,13 @@ class ImageTask:
         return 1 if self.train_x.ndim == 3 else int(self.train_x.shape[3])
 
 
-def to_tensor(images: NDArray[np.float32]) -> Tensor:
+def to_tensor(images: Images) -> torch.Tensor:
     """Return images of an `ImageTask` as students take them: (n, channels, size, size)."""
     x = torch.from_numpy(images)
     return x[:, None] if x.ndim == 3 else x.permute(0, 3, 1, 2)
 
 
-def to_gray(images: NDArray[np.uint8], size: int) -> NDArray[np.float32]:
+def to_gray(images: Bytes, size: int) -> Images:
     """Return square images (n, size, size) of luminance 0.299 R + 0.587 G + 0.114 B (ITU-R 601), float32 in [0, 1].
 
     A new pixel is the mean over the area it covers, or bilinear where the image grows.
@@ -104,10 +99,9 @@ def to_gray(images: NDArray[np.uint8], size: int) -> NDArray[np.float32]:
     >>> to_gray(np.full((2, 8, 8, 3), 255, np.uint8), 4).shape
     (2, 4, 4)
     """
-    if images.dtype != np.uint8 or images.shape[1] != images.shape[2]:
-        raise DataError(
-            f"images must be square, and bytes, got {images.dtype} {images.shape}: cut or pad them first"
-        )
+    square, got = images.shape[1] == images.shape[2], f"{images.dtype} {images.shape}"
+    right = square and images.dtype == np.uint8
+    require(right, f"images must be square, and bytes, got {got}: cut or pad them first")
     weight = [0.299, 0.587, 0.114] if images.shape[3] == 3 else [1.0]
     x = torch.from_numpy(images).float() @ torch.tensor(weight)[:, None] / 255
     x = x.permute(0, 3, 1, 2)
@@ -115,11 +109,11 @@ def to_gray(images: NDArray[np.uint8], size: int) -> NDArray[np.float32]:
         x = functional.interpolate(x, size=(size, size), mode="area")
     elif size > images.shape[1]:
         x = functional.interpolate(x, size=(size, size), mode="bilinear", align_corners=False)
-    gray: NDArray[np.float32] = x[:, 0].clamp(0, 1).contiguous().numpy()
+    gray: Images = x[:, 0].clamp(0, 1).contiguous().numpy()
     return gray
 
 
-def _split(count: int, held_out: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _split(count: int, held_out: int, seed: int) -> tuple[Codes, Codes]:
     """Return indices (rest, held out) of a random split."""
     order = np.random.default_rng(seed).permutation(count)
     return np.sort(order[held_out:]), np.sort(order[:held_out])
@@ -128,13 +122,7 @@ def _split(count: int, held_out: int, seed: int) -> tuple[NDArray[np.int64], NDA
 @task("digits", "handwritten digits that come with scikit-learn: 1,797 images", kind="images")
 def digits(*, size: int = 16) -> ImageTask:
     """Return 1,197 training, 100 validation and 500 test images of 10 classes, the 8 x 8 originals resized."""
-    try:
-        from sklearn.datasets import load_digits  # noqa: PLC0415
-    except ImportError as error:
-        raise ImportError(
-            "the digits need scikit-learn: pip install 'b2m-fast[experiments]'"
-        ) from error
-    bunch = load_digits()
+    bunch = optional("sklearn.datasets", "the digits need scikit-learn").load_digits()
     raw = np.asarray(np.rint(bunch.images * (255 / 16)), dtype=np.uint8)
     x, y = to_gray(raw[..., None], size), np.asarray(bunch.target, dtype=np.int64)
     rest, test = _split(len(y), 500, seed=0)
@@ -152,22 +140,20 @@ def digit_classes() -> LabelledImages:
     return LabelledImages(np.rint(x * 255).astype(np.uint8)[..., None], tuple("0123456789"), y)
 
 
-def _cifar10(root: Path | None) -> list[NDArray[np.uint8]]:
+def _cifar10(root: Root) -> list[Bytes]:
     """Return training images (n, 32, 32, 3) and classes, test images and classes."""
     (path,) = CIFAR10.paths(root)
     data = load_npz(path, ("train_images", "train_labels", "test_images", "test_labels"))
     for part in ("train", "test"):
         images, classes = data[f"{part}_images"], data[f"{part}_labels"]
-        if images.dtype != np.uint8 or images.shape != (len(classes), 32, 32, 3):
-            raise DataError(
-                f"{path}: {part}_images must be uint8 (n, 32, 32, 3) with one label each, "
-                f"got {images.dtype} {images.shape} and {len(classes)} labels"
-            )
+        right = images.dtype == np.uint8 and images.shape == (len(classes), 32, 32, 3)
+        expected = f"{path}: {part}_images must be uint8 (n, 32, 32, 3) with one label each"
+        require(right, f"{expected}, got {images.dtype} {images.shape}, {len(classes)} labels")
     return list(data.values())
 
 
 @task("cifar10-subset", "10,000 + 2,000 images of CIFAR-10, in gray", kind="images", source=CIFAR10)
-def cifar10_subset(root: Path | None = None, *, validation: int = 500) -> ImageTask:
+def cifar10_subset(root: Root = None, *, validation: int = 500) -> ImageTask:
     """Return gray 32 x 32 images as in Li et al. 2019; `validation` of the training images are held out to choose a checkpoint."""
     images, classes, test_images, test_classes = _cifar10(root)
     x, y = to_gray(images, 32), classes.astype(np.int64)
@@ -178,7 +164,7 @@ def cifar10_subset(root: Path | None = None, *, validation: int = 500) -> ImageT
 
 
 @labels("cifar10", "class of 12,000 images of CIFAR-10", kind="own", classes=10, source=CIFAR10)
-def cifar10_classes(root: Path | None = None) -> LabelledImages:
+def cifar10_classes(root: Root = None) -> LabelledImages:
     """Return the images of the CIFAR-10 subset in colour, training images first."""
     images, classes, test_images, test_classes = _cifar10(root)
     y = np.concatenate([classes, test_classes]).astype(np.int64)

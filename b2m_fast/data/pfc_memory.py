@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from b2m_fast.data import dataset
-from b2m_fast.data.files import Source, load_npz, require
+from b2m_fast.data.files import Root, Source, load_npz, require
 from b2m_fast.data.recording import Brain, Recording, TaskMatch, TimeAxis
 from b2m_fast.data.tasks import direction
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-__all__ = ["SOURCE", "pfc_memory"]
 
 SOURCE = Source(
     name="the macaque prefrontal recordings of Park et al. (bioRxiv 2025, 10.1101/2025.02.25.640211)",
@@ -30,15 +23,14 @@ SOURCE = Source(
 CONDITIONS = tuple(f"{rule} {d}" for rule in ("look", "no-look") for d in range(1, 7))
 
 
+# at least 16 trials of each condition keep 315 of the 319 units
+TASK = TaskMatch(direction, options={"directions": 6}, minimum_trials=16)
+
+
 @dataset(
-    "pfc-memory",
-    "macaque prefrontal cortex, a direction remembered under two rules: 319 units",
-    kind="trials",
-    source=SOURCE,
-    # at least 16 trials of each condition keep 315 of the 319 units
-    tasks=(TaskMatch(direction, options={"directions": 6}, minimum_trials=16),),
+    "pfc-memory", "macaque prefrontal cortex, memory", kind="trials", source=SOURCE, tasks=(TASK,)
 )
-def pfc_memory(root: Path | None = None) -> Brain:
+def pfc_memory(root: Root = None) -> Brain:
     """Correct trials of 319 memory cells in the second after the target's offset, by 6 directions (of 60 degrees) x 2 rules.
 
     They were recorded mostly one at a time, so every unit is a session of its own. The rule may have been blocked: slow drift
@@ -48,12 +40,13 @@ def pfc_memory(root: Path | None = None) -> Brain:
     data = load_npz(path, ("delay_rate", "delay_unit", "delay_look", "delay_direction"))
     rate, unit = data["delay_rate"], data["delay_unit"].astype(np.int64)
     look, place = data["delay_look"], data["delay_direction"].astype(np.int64)
-    require(path, rate.ndim == 2 and rate.shape[1:] == (20,), "delay_rate", "(trials, 20)", rate)
+    fits = rate.ndim == 2 and rate.shape[1] == 20
+    require(fits, f"{path}: delay_rate must be (trials, 20), got {rate.shape}")
     for name, values in data.items():
-        require(path, len(values) == len(rate), name, "one entry a trial", values)
-    require(path, bool(np.isin(look, (0, 1)).all()), "delay_look", "0 or 1", look)
-    inside = bool(((place >= 1) & (place <= 6)).all())
-    require(path, inside, "delay_direction", "1 to 6", place)
+        one = f"{path}: {name} must have one entry a trial, got {len(values)} of {len(rate)}"
+        require(len(values) == len(rate), one)
+    require(np.isin(look, (0, 1)).all(), f"{path}: delay_look must be 0 or 1")
+    require(np.isin(place, range(1, 7)).all(), f"{path}: delay_direction must be 1 to 6")
     counts = np.asarray(rate * 0.05, dtype=np.float32)  # spikes/s in bins of 50 ms
     condition = np.array(CONDITIONS)[np.where(look == 1, 0, 6) + place - 1]
     order = np.argsort(unit, kind="stable")

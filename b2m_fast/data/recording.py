@@ -13,27 +13,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args
 
 import numpy as np
 
-from b2m_fast.data.files import DataError
+from b2m_fast.data.files import numbers, require
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import ArrayLike, NDArray
-
-__all__ = [
-    "Brain",
-    "LabelledImages",
-    "Recording",
-    "Rows",
-    "Stimuli",
-    "TaskMatch",
-    "TimeAxis",
-    "bin_spikes",
-]
 
 Kind = Literal["counts", "rate", "trace", "beta"]
 BLOCK = 2**24  # numbers read at a time from responses that need not fit into memory
@@ -61,14 +50,12 @@ def take(rows: Rows, indices: NDArray[np.integer]) -> NDArray[Any]:
 def _names(what: str, values: ArrayLike) -> NDArray[np.str_]:
     """Return ids or names in one dimension as text; whole numbers are taken as their digits."""
     array = np.asarray(values)
-    if array.dtype.kind == "O" and all(isinstance(value, str) for value in array.ravel()):
+    texts = array.dtype.kind == "O" and all(isinstance(value, str) for value in array.ravel())
+    if texts or array.dtype.kind in "iu" or not array.size:
         array = array.astype(str)
-    if array.dtype.kind in "iu":
-        array = array.astype(str)
-    if array.dtype.kind != "U" or array.ndim != 1:
-        raise DataError(
-            f"{what} must be one text for each, in one dimension, got {array.dtype} {array.shape}"
-        )
+    got = f"{array.dtype} {array.shape}"
+    right = array.dtype.kind == "U" and array.ndim == 1
+    require(right, f"{what} must be one text for each, in one dimension, got {got}")
     return array
 
 
@@ -103,15 +90,13 @@ class TimeAxis:
     start_ms: float = 0.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.bin_ms < math.inf or not math.isfinite(self.start_ms):
-            raise DataError(
-                f"bin_ms must be positive and finite, start_ms finite; got {self.bin_ms}, {self.start_ms}"
-            )
+        right = 0 < self.bin_ms < math.inf and math.isfinite(self.start_ms)
+        got = f"got {self.bin_ms}, {self.start_ms}"
+        require(right, f"bin_ms must be positive and finite, start_ms finite; {got}")
         for name, (begin, end) in self.epochs.items():
-            if not (math.isfinite(begin) and math.isfinite(end) and begin < end):
-                raise DataError(
-                    f"the epoch {name!r} must begin before it ends, got {begin} to {end} ms"
-                )
+            right = math.isfinite(begin) and math.isfinite(end) and begin < end
+            got = f"got {begin} to {end} ms"
+            require(right, f"the epoch {name!r} must begin before it ends, {got}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,65 +153,47 @@ class Recording:
     truth: NDArray[np.floating] | None = None
 
     def __post_init__(self) -> None:
+        where = f"{self.session}: "
         if not hasattr(self.responses, "shape"):
-            try:
-                object.__setattr__(self, "responses", np.asarray(self.responses))
-            except ValueError as error:
-                raise self._wrong(f"responses must be an array: {error}") from None
-        stimulus = _names(f"{self.session}: stimulus", self.stimulus)
-        object.__setattr__(self, "stimulus", stimulus)
-        shape = self.responses.shape
-        if self.kind not in get_args(Kind):
-            raise self._wrong(f"kind must be one of {', '.join(get_args(Kind))}, got {self.kind!r}")
-        if len(shape) not in {2, 3} or (len(shape) == 3) != (self.time is not None):
-            raise self._wrong(
-                f"responses have shape {tuple(shape)}; expected (presentations, units), or "
-                "(presentations, units, bins) and a TimeAxis"
-            )
-        if shape[0] != len(stimulus):
-            hint = ": responses are (units, presentations)? transpose them"
-            raise self._wrong(
-                f"responses to {shape[0]} presentations, but stimulus has {len(stimulus)}"
-                + (hint if shape[1] == len(stimulus) else "")
-            )
-        if len(shape) == 3 and not shape[2]:
-            raise self._wrong("responses have no bins")
+            ndim = 2 if self.time is None else 3
+            array = numbers(f"{where}responses", self.responses, ndim, "of presentations")
+            object.__setattr__(self, "responses", array)
+        object.__setattr__(self, "stimulus", _names(f"{where}stimulus", self.stimulus))
+        shape, count, kinds = tuple(self.responses.shape), len(self.stimulus), get_args(Kind)
+        require(self.kind in kinds, f"{where}kind must be one of {_some(kinds)}, got {self.kind!r}")
+        fits = len(shape) in {2, 3} and (len(shape) == 3) == (self.time is not None)
+        expected = "(presentations, units), or (presentations, units, bins) and a TimeAxis"
+        require(fits, f"{where}responses have shape {shape}; expected {expected}")
+        got = f"responses to {shape[0]} presentations, but stimulus has {count}"
+        turned = ": responses are (units, presentations)? transpose them" * (shape[1] == count)
+        require(shape[0] == count, f"{where}{got}{turned}")
+        require(len(shape) == 2 or shape[2], f"{where}responses have no bins")
         if self.split is not None:
-            split = _names(f"{self.session}: split", self.split)
-            object.__setattr__(self, "split", split)
-            if len(split) != len(stimulus):
-                raise self._wrong(
-                    f"split has {len(split)} entries for {len(stimulus)} presentations"
-                )
+            object.__setattr__(self, "split", _names(f"{where}split", self.split))
+            got = f"split has {len(self.split)} entries for {count} presentations"
+            require(len(self.split) == count, where + got)
         for name, values in self.units.items():
-            if len(values) != shape[1]:
-                raise self._wrong(f"{len(values)} values of {name!r} for {shape[1]} units")
-        if self.truth is not None and self.truth.shape != (len(self.shown), shape[1]):
-            raise self._wrong(
-                f"truth has shape {self.truth.shape}, expected {(len(self.shown), shape[1])}"
-            )
+            got = f"{len(values)} values of {name!r} for {shape[1]} units"
+            require(len(values) == shape[1], where + got)
+        if self.truth is not None:
+            size = (len(self.shown), shape[1])
+            got = f"truth has shape {self.truth.shape}, expected {size}"
+            require(self.truth.shape == size, where + got)
         if type(self.responses) is np.ndarray:
             self._check(self.responses)
 
-    def _wrong(self, what: str) -> DataError:
-        return DataError(f"{self.session}: {what}")
-
     def _check(self, block: NDArray[Any]) -> NDArray[Any]:
         """Return rows that were read, known to be finite real numbers, not negative if counts or rates."""
-        if block.dtype.kind not in "biuf":
-            raise self._wrong(f"responses must be real numbers, got {block.dtype}")
+        got = f"{self.session}: responses must be real numbers, got {block.dtype}"
+        require(block.dtype.kind in "biuf", got)
         if block.dtype.kind in "bu":
             return block
-        right, negative = np.isfinite(block), self.kind in {"counts", "rate"}
-        if negative:
-            right &= block >= 0
-        units = np.flatnonzero(~right.all(axis=(0, 2) if block.ndim == 3 else 0))
-        if len(units):
-            what = f"infinite or negative {self.kind}" if negative else "or infinite values"
-            raise self._wrong(
-                f"{len(units)} of {self.unit_count} units hold NaN, {what} (units {_some(units, 10)}): "
-                "leave them out"
-            )
+        right, what = np.isfinite(block), "NaN or infinite values"
+        if self.kind in {"counts", "rate"}:
+            right, what = right & (block >= 0), f"NaN, infinite or negative {self.kind}"
+        units = np.flatnonzero(~right.all(axis=tuple({*range(right.ndim)} - {1})))
+        bad = f"{len(units)} of {self.unit_count} units hold {what} (units {_some(units, 10)})"
+        require(not len(units), f"{self.session}: {bad}: leave them out")
         return block
 
     # ----------------------------------------------------------------------------------------------
@@ -303,17 +270,14 @@ class Recording:
         dtype = np.dtype(np.float32)
         for rows, block in self.blocks():
             dtype = np.result_type(block.dtype, np.float32)
-            for repeat in range(
-                rank[rows].max(initial=-1) + 1
-            ):  # each stimulus once: no sum is lost
+            for repeat in range(rank[rows].max(initial=-1) + 1):  # in each, a stimulus once
                 here = rank[rows] == repeat
                 total[code[rows][here]] += block[here]
         return np.asarray(total / count.reshape(-1, *[1] * (total.ndim - 1)), dtype=dtype)
 
     def first(self, ids: Sequence[str] | None = None) -> NDArray[Any]:
         """Return the first response to each stimulus: (stimuli, units) or (stimuli, units, bins)."""
-        _, rank, _ = self._repeats(ids, None)
-        code = self.codes(ids)
+        code, rank, _ = self._repeats(ids, None)
         rows = np.flatnonzero(rank == 0)
         return self._check(take(self.responses, rows[np.argsort(code[rows])]))
 
@@ -353,14 +317,14 @@ class Recording:
         """Return of each presentation its stimulus, and how many went before it (-1: not asked for); how many a stimulus has."""
         code = self.codes(ids)
         if split is not None:
-            if self.split is None or split not in self.split:
-                raise self._wrong(f"no presentation is for {split!r}")
+            there = self.split is not None and split in self.split
+            require(there, f"{self.session}: no presentation is for {split!r}")
             code = np.where(self.split == split, code, -1)
-        kept = np.flatnonzero(code >= 0)
-        wanted = self.shown if ids is None else tuple(ids)
+        kept, wanted = np.flatnonzero(code >= 0), self.shown if ids is None else tuple(ids)
         count = np.bincount(code[kept], minlength=len(wanted))
-        if lost := [name for name, n in zip(wanted, count, strict=True) if not n]:
-            raise self._wrong(f"{len(lost)} stimuli were not presented: {_some(lost)}")
+        lost = [name for name, n in zip(wanted, count, strict=True) if not n]
+        what = f"{len(lost)} stimuli were not presented: {_some(lost)}"
+        require(not lost, f"{self.session}: {what}")
         order = kept[np.argsort(code[kept], kind="stable")]
         rank = np.full(len(code), -1)
         rank[order] = np.arange(len(order)) - np.repeat(np.cumsum(count) - count, count)
@@ -395,23 +359,17 @@ class Stimuli:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ids", tuple(_names(f"{self.name}: ids", self.ids).tolist()))
-        shape = tuple(self.images.shape)
-        if len(shape) != 4 or shape[3] not in {1, 3}:
-            raise DataError(
-                f"{self.name}: images have shape {shape}; expected (n, height, width, 1 or 3)"
-            )
-        dtype = getattr(self.images, "dtype", None)
-        if dtype is not None and not str(dtype).endswith("uint8"):
-            raise DataError(
-                f"{self.name}: images must be bytes (uint8, 0 to 255), got {dtype}: floats from 0 to 1 "
-                "times 255, rounded"
-            )
-        for what, names in (("ids", self.ids), ("presented", self.presented)):
-            if names is not None and len(names) != shape[0]:
-                raise DataError(f"{self.name}: {shape[0]} images, but {what} has {len(names)}")
-        if len(self.row) < len(self.ids):
-            twice = [name for k, name in enumerate(self.ids) if self.row[name] != k]
-            raise DataError(f"{self.name}: {len(twice)} ids are there twice: {_some(twice)}")
+        shape, dtype = tuple(self.images.shape), str(getattr(self.images, "dtype", "uint8"))
+        fits, where = len(shape) == 4 and shape[3] in {1, 3}, f"{self.name}: "
+        require(fits, f"{where}images have shape {shape}; expected (n, height, width, 1 or 3)")
+        how = "floats from 0 to 1 times 255, rounded"
+        bytes_ = dtype.endswith("uint8")
+        require(bytes_, f"{where}images must be bytes (uint8, 0 to 255), got {dtype}: {how}")
+        for what, names in (("ids", self.ids), ("presented", self.presented or self.ids)):
+            got = f"{shape[0]} images, but {what} has {len(names)}"
+            require(len(names) == shape[0], where + got)
+        twice = [name for k, name in enumerate(self.ids) if self.row[name] != k]
+        require(not twice, f"{where}{len(twice)} ids are there twice: {_some(twice)}")
 
     @cached_property
     def row(self) -> dict[str, int]:
@@ -431,8 +389,8 @@ class Stimuli:
 
     def rows(self, ids: Sequence[str]) -> NDArray[np.int64]:
         """Return the rows of the images that were presented under these ids, in their order."""
-        if lost := [name for name in ids if name not in self]:
-            raise DataError(f"{self.name}: {len(lost)} ids have no image: {_some(lost)}")
+        lost = [name for name in ids if name not in self]
+        require(not lost, f"{self.name}: {len(lost)} ids have no image: {_some(lost)}")
         return np.array([k for name in ids for k in self._presented[name]], dtype=np.int64)
 
     def images_of(self, ids: Sequence[str]) -> NDArray[np.uint8]:
@@ -505,40 +463,32 @@ class Brain:
     remarks: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "stimuli", tuple(self.stimuli))
-        conditions = _names(f"{self.name}: conditions", list(self.conditions) or np.array([], str))
-        if isinstance(self.conditions, str) or len(set(conditions.tolist())) < len(conditions):
-            raise DataError(
-                f"{self.name}: conditions must be names that differ, got {self.conditions!r}"
-            )
-        object.__setattr__(self, "conditions", tuple(conditions.tolist()))
-        object.__setattr__(self, "recordings", tuple(self.recordings))
-        if not self.recordings:
-            raise DataError(f"{self.name}: there is no recording")
-        if not all(isinstance(r, Recording) for r in self.recordings):
-            names = _some(sorted({type(r).__name__ for r in self.recordings}))
-            raise DataError(f"{self.name}: recordings must be of class Recording, got {names}")
+        where = f"{self.name}: "
+        names = self.conditions
+        conditions = _names(f"{where}conditions", np.array(names) if names else []).tolist()
+        differ = not isinstance(names, str) and len(set(conditions)) == len(conditions)
+        require(differ, f"{where}conditions must be names that differ, got {names!r}")
+        for name in ("recordings", "stimuli"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "conditions", tuple(conditions))
+        require(self.recordings, f"{where}there is no recording")
+        kinds = _some(sorted({type(r).__name__ for r in self.recordings}))
+        right = all(isinstance(r, Recording) for r in self.recordings)
+        require(right, f"{where}recordings must be of class Recording, got {kinds}")
         sessions = [r.session for r in self.recordings]
-        if len(set(sessions)) < len(sessions):
-            raise DataError(f"{self.name}: two recordings have one session: {_some(sessions)}")
-        clocks = {
-            (r.responses.shape[2], r.time.bin_ms, r.time.start_ms)
-            for r in self.recordings
-            if r.time is not None
-        }
-        if len(clocks) > 1:
-            raise DataError(
-                f"{self.name}: all recordings must share one clock, got (bins, ms a bin, start) "
-                f"{_some(sorted(clocks))}"
-            )
+        once = len(set(sessions)) == len(sessions)
+        require(once, f"{where}two recordings have one session: {_some(sessions)}")
+        timed = [(r.responses.shape[2], r.time) for r in self.recordings if r.time is not None]
+        clocks = sorted({(bins, time.bin_ms, time.start_ms) for bins, time in timed})
+        got = f"got (bins, ms a bin, start) {_some(clocks)}"
+        require(len(clocks) < 2, f"{where}all recordings must share one clock, {got}")
         for recording in self.recordings:
             if self.stimuli:
                 self.stimuli_of(recording)
-            elif self.conditions and (lost := set(recording.shown) - set(self.conditions)):
-                raise DataError(
-                    f"{self.name}, {recording.session}: {_some(sorted(lost))} are none of the conditions "
-                    f"{_some(self.conditions)}"
-                )
+            elif conditions:
+                lost = _some(sorted(set(recording.shown) - set(conditions)))
+                what = f"{lost} are none of the conditions {_some(conditions)}"
+                require(not lost, f"{where}{recording.session}: {what}")
 
     @property
     def units(self) -> int:
@@ -547,34 +497,31 @@ class Brain:
 
     def recording(self, session: str) -> Recording:
         """Return the recording of a session; DataError lists those there are."""
-        for recording in self.recordings:
-            if recording.session == session:
-                return recording
-        sessions = _some([r.session for r in self.recordings], 20)
-        raise DataError(f"{self.name} has no session {session!r}; there are {sessions}")
+        found = {recording.session: recording for recording in self.recordings}
+        there = _some(found, 20)
+        require(session in found, f"{self.name} has no session {session!r}; there are {there}")
+        return found[session]
 
     @cached_property
     def _image_set(self) -> dict[str, Stimuli]:
         found: dict[str, Stimuli] = {}
         for stimuli in self.stimuli:
             names = set(stimuli.presented or stimuli.ids)
-            if twice := names & set(found):
-                raise DataError(
-                    f"{self.name}: {len(twice)} ids are in two image sets: {_some(sorted(twice))}"
-                )
+            twice = sorted(names & set(found))
+            what = f"{len(twice)} ids are in two image sets: {_some(twice)}"
+            require(not twice, f"{self.name}: {what}")
             found |= dict.fromkeys(names, stimuli)
         return found
 
     def stimuli_of(self, recording: Recording) -> Stimuli:
         """Return the image set that a recording's ids refer to; DataError names ids without an image, or of several sets."""
-        sets = {name: self._image_set.get(name) for name in recording.shown}
-        where = f"{self.name}, {recording.session}"
-        if lost := [name for name, found in sets.items() if found is None]:
-            raise DataError(f"{where}: {len(lost)} stimuli have no image: {_some(lost)}")
-        found = {id(stimuli): stimuli for stimuli in sets.values() if stimuli is not None}
-        if len(found) != 1:
-            raise DataError(f"{where} shows images of {len(found)} sets: make one set of them")
-        return found.popitem()[1]
+        where = f"{self.name}: {recording.session}"
+        lost = [name for name in recording.shown if name not in self._image_set]
+        require(not lost, f"{where}: {len(lost)} stimuli have no image: {_some(lost)}")
+        found = list({id(s): s for s in map(self._image_set.get, recording.shown)}.values())
+        one = f"{where} shows images of {len(found)} sets: make one set of them"
+        require(len(found) == 1, one)
+        return cast("Stimuli", found[0])
 
     def recordings_of(self, stimuli: Stimuli) -> tuple[Recording, ...]:
         """Return the recordings that show images of a set."""
@@ -610,8 +557,9 @@ class TaskMatch:
 
     def names(self, task: object) -> dict[str, Any]:
         """Return ``epochs`` and ``conditions`` of `b2m_fast.teachers.alignment.align`, without those that have equal names."""
-        found = {} if self.epochs is None else {"epochs": dict(self.epochs)}
-        return found if self.conditions is None else found | {"conditions": self.conditions(task)}
+        conditions = None if self.conditions is None else self.conditions(task)
+        found = {"epochs": self.epochs, "conditions": conditions}
+        return {what: names for what, names in found.items() if names is not None}
 
 
 @dataclass(frozen=True, eq=False)
@@ -665,10 +613,8 @@ def bin_spikes(
     begin, end = window_ms
     bins = round((end - begin) / bin_ms)
     if bins < 1 or abs(bins * bin_ms - (end - begin)) > 1e-6 * bin_ms:
-        raise ValueError(
-            f"the window must be a whole number of bins of {bin_ms} ms, at least one; "
-            f"got {begin} to {end} ms"
-        )
+        whole = f"a whole number of bins of {bin_ms} ms, at least one"
+        raise ValueError(f"the window must be {whole}; got {begin} to {end} ms")
     counts = np.zeros((len(events), units, bins), dtype=np.uint16)
     order = np.argsort(times, kind="stable")
     when, who = np.asarray(times, dtype=np.float64)[order], unit[order]

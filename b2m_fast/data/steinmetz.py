@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from b2m_fast.data import dataset
-from b2m_fast.data.files import Source, load_npz, require
+from b2m_fast.data.files import Root, Source, load_npz, require
 from b2m_fast.data.recording import Brain, Recording, TaskMatch, TimeAxis
-from b2m_fast.data.tasks import parametric_working_memory
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from b2m_fast.data.tasks import EpochTask
-
-__all__ = ["SOURCE", "steinmetz"]
+from b2m_fast.data.tasks import EpochTask, parametric_working_memory
 
 SOURCE = Source(
     name="five sessions of mouse visual cortex of Steinmetz et al. (Nature 2019)",
@@ -37,21 +28,16 @@ def _stronger_side(task: EpochTask) -> dict[str, str]:
     return {c: CONDITIONS[a] for c, a in zip(task.conditions, task.answer, strict=True)}
 
 
-@dataset(
-    "steinmetz",
-    "mouse visual cortex, the stronger of two gratings: 5 sessions of 99 to 533 units",
-    kind="trials",
-    source=SOURCE,
-    tasks=(
-        TaskMatch(
-            parametric_working_memory,
-            epochs={"stimulus2": "stimulus"},
-            conditions=_stronger_side,
-        ),
-    ),
+TASK = TaskMatch(
+    parametric_working_memory, epochs={"stimulus2": "stimulus"}, conditions=_stronger_side
 )
-def steinmetz(root: Path | None = None) -> Brain:
-    """All trials by the stronger side ("equal": contrasts above zero, "none": no grating), 39 bins of 10 ms from its onset."""
+
+
+@dataset(
+    "steinmetz", "mouse visual cortex, two gratings", kind="trials", source=SOURCE, tasks=(TASK,)
+)
+def steinmetz(root: Root = None) -> Brain:
+    """Five sessions of 99 to 533 units, all trials by the stronger side ("equal": contrasts above zero, "none": no grating), 39 bins of 10 ms from its onset."""
     (path,) = SOURCE.paths(root)
     fields = ("spikes", "contrast_left", "contrast_right")
     data = load_npz(path, [f"s{i}_{field}" for i in range(1, 6) for field in fields])
@@ -60,7 +46,8 @@ def steinmetz(root: Path | None = None) -> Brain:
     for i in range(1, 6):
         spikes, left, right = (data[f"s{i}_{field}"] for field in fields)
         fits = spikes.ndim == 3 and left.shape == right.shape == spikes.shape[:1]
-        require(path, fits, f"s{i}_spikes", "(trials, neurons, bins), contrasts (trials,)", left)
+        right_form = f"{path}: s{i}_spikes must be (trials, neurons, bins), contrasts (trials,)"
+        require(fits, f"{right_form}, got {spikes.shape}, {left.shape}, {right.shape}")
         condition = np.select([left > right, right > left, left > 0], [0, 1, 2], 3)
         recordings.append(
             Recording(spikes, np.array(CONDITIONS)[condition], f"session {i}", time=time)

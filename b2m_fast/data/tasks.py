@@ -4,37 +4,29 @@ A task made of epochs is a table: what every input channel shows in every epoch 
 
 Three of the four are neurogym's (Molano-Mazon et al. 2022), with its timings, values and noise, written out here because neurogym
 2.3.1 asks for NumPy 2.2, gymnasium 0.29 and matplotlib 3.10 and so cannot be installed beside current ones; whole batches drawn at
-once are also faster than its environments, which are stepped through trial by trial. `b2m_fast.data.neurogym` reads the same tables
-from the package where it is installed, and a test holds one against the other.
+once are also faster than its environments, which are stepped through trial by trial. a test reads the same
+tables from the package where it is installed.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import product
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from b2m_fast.data import task
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
-    from numpy.typing import NDArray
     from torch import Tensor
 
-__all__ = [
-    "DecisionTask",
-    "EpochTask",
-    "Trials",
-    "delay_direction_rule",
-    "delay_match_sample",
-    "direction",
-    "parametric_working_memory",
-]
+
+Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -91,7 +83,7 @@ class DecisionTask(Protocol):
         """Named step ranges, [begin, end), in the order of time; one is called "delay" where the delay can be changed."""
 
     @property
-    def history(self) -> NDArray[np.int64]:
+    def history(self) -> Indices:
         """(conditions, steps), int64: the first condition whose input was the same up to this step."""
 
     def draw(
@@ -144,7 +136,7 @@ class EpochTask:
     timing: Mapping[str, float]
     conditions: tuple[str, ...]
     stimulus: Mapping[str, NDArray[np.float32]]
-    answer: NDArray[np.int64]
+    answer: Indices
     response: str
     noise: Mapping[str, NDArray[np.float32]]
     grace_ms: float = 0.0
@@ -155,15 +147,12 @@ class EpochTask:
         for epoch, length in self.timing.items():
             steps = length / self.step_ms
             if steps < 1 or abs(steps - round(steps)) > 1e-9:
-                raise ValueError(
-                    f"{self.name}: the epoch {epoch!r} must last whole steps of {self.step_ms} ms, "
-                    f"at least one; got {length} ms"
-                )
-        if not 0 <= self.grace_ms < self.timing[self.response]:
-            raise ValueError(
-                f"{self.name}: grace_ms must be shorter than {self.response!r} "
-                f"({self.timing[self.response]} ms), got {self.grace_ms}"
-            )
+                whole = f"must last whole steps of {self.step_ms} ms, at least one"
+                raise ValueError(f"{self.name}: the epoch {epoch!r} {whole}; got {length} ms")
+        limit = self.timing[self.response]
+        if not 0 <= self.grace_ms < limit:
+            shorter = f"shorter than {self.response!r} ({limit} ms)"
+            raise ValueError(f"{self.name}: grace_ms must be {shorter}, got {self.grace_ms}")
 
     @cached_property
     def epochs(self) -> dict[str, tuple[int, int]]:
@@ -175,7 +164,7 @@ class EpochTask:
         return ranges
 
     @cached_property
-    def history(self) -> NDArray[np.int64]:
+    def history(self) -> Indices:
         """(conditions, steps): the first condition whose input was the same up to this step, noise aside."""
         groups = np.empty((len(self.conditions), self.steps), dtype=np.int64)
         seen = np.zeros((len(self.conditions), 0), dtype=np.float32)
@@ -220,9 +209,8 @@ class EpochTask:
             inputs[begin:end] = self.stimulus[epoch][condition]
             if epoch in self.noise:
                 scale = self.noise[epoch] / np.float32(self.step_ms**0.5)
-                inputs[begin:end] += scale * rng.standard_normal(
-                    inputs[begin:end].shape, dtype=np.float32
-                )
+                size = inputs[begin:end].shape
+                inputs[begin:end] += scale * rng.standard_normal(size, dtype=np.float32)
         mask = np.zeros((self.steps, count), dtype=np.float32)
         begin, end = self.epochs[self.response]
         mask[begin + round(self.grace_ms / self.step_ms) : end] = 1
@@ -240,16 +228,37 @@ def _ring(directions: int) -> NDArray[np.float64]:
     return 2 * np.pi * np.arange(directions) / directions
 
 
-def _pairs(first: int, second: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return all pairs of numbers below two bounds, the second running fastest."""
-    a, b = np.array(list(product(range(first), range(second)))).T.copy()
-    return a, b
+def _pairs(words: tuple[str, str], count: int) -> tuple[Indices, Indices, list[str]]:
+    """Return all pairs of a word and a number below `count`, the number running fastest, and the names of these conditions."""
+    word, number = np.divmod(np.arange(2 * count), count)
+    return word, number, [f"{words[a]} {b + 1}" for a, b in zip(word, number, strict=True)]
 
 
-def _columns(fixation: bool, *channels: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Return the input (conditions, channels) of an epoch: fixation, then other channels."""
-    shown = np.full(len(channels[0]), fixation)
-    return np.column_stack([shown, *channels]).astype(np.float32)
+def _table(
+    name: str,
+    step_ms: float,
+    timing: dict[str, float],
+    conditions: Sequence[str],
+    shown: Callable[[str], list[NDArray[np.float64]]],
+    answer: Indices,
+    noise: tuple[Sequence[float], Sequence[str]],
+    grace_ms: float = 0.0,
+) -> EpochTask:
+    """Return a task whose first channel, fixation, is 1 until the last epoch, in which the answer counts.
+
+    `shown`: epoch -> its other channels; `noise`: standard deviations of all channels, and the epochs that have it.
+    """
+    response, count = list(timing)[-1], len(answer)
+    stimulus = {
+        epoch: np.column_stack([np.full(count, epoch != response), *shown(epoch)])
+        for epoch in timing
+    }
+    tables = {epoch: table.astype(np.float32) for epoch, table in stimulus.items()}
+    spread = dict.fromkeys(noise[1], np.array(noise[0], dtype=np.float32))
+    names = tuple(conditions)
+    return EpochTask(
+        name, step_ms, timing, names, tables, answer, response, noise=spread, grace_ms=grace_ms
+    )
 
 
 @task("direction", "a remembered direction: look there, or look away", kind="trials")
@@ -269,27 +278,18 @@ def direction(
     target with 1/2 + cos(difference of angles)/2; `noise` is the standard deviation of the ring's noise, all the time, times
     sqrt(milliseconds).
     """
-    angle = _ring(directions)
-    rule, target = _pairs(2, directions)
+    angle, opposite = _ring(directions), directions // 2
+    rule, target, names = _pairs(("look", "no-look"), directions)
     ring = 0.5 + 0.5 * np.cos(angle[target][:, None] - angle)
-    shown = {
-        epoch: _columns(epoch != "go", np.eye(2)[rule], ring * (epoch == "cue"))
-        for epoch in ("fixation", "cue", "delay", "go")
-    }
-    spread = np.array([0, 0, 0, *[noise] * directions], dtype=np.float32)
-    return EpochTask(
-        name="direction",
-        step_ms=step_ms,
-        timing={"fixation": 500.0, "cue": 200.0, "delay": delay_ms, "go": go_ms},
-        conditions=tuple(
-            f"{('look', 'no-look')[r]} {d + 1}" for r, d in zip(rule, target, strict=True)
-        ),
-        stimulus=shown,
-        answer=np.where(rule == 0, target, (target + directions // 2) % directions),
-        response="go",
-        noise=dict.fromkeys(shown, spread),
-        grace_ms=min(100.0, go_ms - step_ms),
-    )
+    answer = np.where(rule == 0, target, (target + opposite) % directions)
+    timing = {"fixation": 500.0, "cue": 200.0, "delay": delay_ms, "go": go_ms}
+    spread = [0, 0, 0, *[noise] * directions], list(timing)
+    grace = min(100.0, go_ms - step_ms)
+
+    def shown(epoch: str) -> list[NDArray[np.float64]]:
+        return [np.eye(2)[rule], ring * (epoch == "cue")]
+
+    return _table("direction", step_ms, timing, names, shown, answer, spread, grace)
 
 
 @task("delay-match-sample", "was the second direction the first one?", kind="trials")
@@ -301,30 +301,20 @@ def delay_match_sample(
     `noise` is the standard deviation of the ring's noise during both stimuli, times sqrt(milliseconds).
     """
     angle = _ring(directions)
-    answer, sample = _pairs(2, directions)
+    answer, sample, names = _pairs(("match", "non-match"), directions)
     test = (sample + answer * (directions // 2)) % directions
     ring = {
-        "sample": np.cos(angle - angle[sample][:, None]) * 0.5 + 0.5,
-        "test": np.cos(angle - angle[test][:, None]) * 0.5 + 0.5,
+        epoch: np.cos(angle - angle[place][:, None]) * 0.5 + 0.5
+        for epoch, place in (("sample", sample), ("test", test))
     }
     timing = {"fixation": 300.0, "sample": 500.0, "delay": delay_ms, "test": 500.0}
+    spread = [0, *[noise] * directions], list(ring)
+
+    def shown(epoch: str) -> list[NDArray[np.float64]]:
+        return [ring.get(epoch, np.zeros((len(names), directions)))]
+
     timing["decision"] = 900.0
-    silent = np.zeros((len(sample), directions))
-    spread = np.array([0, *[noise] * directions], dtype=np.float32)
-    return EpochTask(
-        name="delay-match-sample",
-        step_ms=step_ms,
-        timing=timing,
-        conditions=tuple(
-            f"{('match', 'non-match')[a]} {s + 1}" for a, s in zip(answer, sample, strict=True)
-        ),
-        stimulus={
-            epoch: _columns(epoch != "decision", ring.get(epoch, silent)) for epoch in timing
-        },
-        answer=answer,
-        response="decision",
-        noise=dict.fromkeys(ring, spread),
-    )
+    return _table("delay-match-sample", step_ms, timing, names, shown, answer, spread)
 
 
 @task("parametric-working-memory", "which of two stimuli was the stronger?", kind="trials")
@@ -337,28 +327,20 @@ def parametric_working_memory(
     deviation of all input's noise during both stimuli, times sqrt(milliseconds).
     """
     strong = np.array([18.0, 22.0, 26.0, 30.0, 34.0])
-    first = np.concatenate([strong, strong - 8])
-    second = np.concatenate([strong - 8, strong])
+    hertz = {
+        "stimulus1": np.concatenate([strong, strong - 8]),
+        "stimulus2": np.concatenate([strong - 8, strong]),
+    }
+    first, second = hertz.values()
+    names = [f"{a:.0f} then {b:.0f}" for a, b in zip(first, second, strict=True)]
     timing = {"fixation": 500.0, "stimulus1": 500.0, "delay": delay_ms, "stimulus2": 500.0}
     timing["decision"] = max(100.0, step_ms)
-    strength = {
-        "stimulus1": (1 + (first - 10) / 24) / 2,
-        "stimulus2": (1 + (second - 10) / 24) / 2,
-    }
-    spread = np.full(2, noise, dtype=np.float32)
-    return EpochTask(
-        name="parametric-working-memory",
-        step_ms=step_ms,
-        timing=timing,
-        conditions=tuple(f"{a:.0f} then {b:.0f}" for a, b in zip(first, second, strict=True)),
-        stimulus={
-            epoch: _columns(epoch != "decision", strength.get(epoch, np.zeros(len(first))))
-            for epoch in timing
-        },
-        answer=(second > first).astype(np.int64),
-        response="decision",
-        noise=dict.fromkeys(strength, spread),
-    )
+    spread, answer = ([noise, noise], list(hertz)), (second > first).astype(np.int64)
+
+    def shown(epoch: str) -> list[NDArray[np.float64]]:
+        return [(1 + (hertz[epoch] - 10) / 24) / 2 if epoch in hertz else np.zeros(len(names))]
+
+    return _table("parametric-working-memory", step_ms, timing, names, shown, answer, spread)
 
 
 @task("delay-direction-rule", "reach in the direction that was shown, or opposite", kind="trials")
@@ -371,22 +353,14 @@ def delay_direction_rule(
     noise; two further channels tell the rule throughout.
     """
     angle = _ring(directions)
-    rule, answer = _pairs(2, directions)
-    shown = (answer + rule * (directions // 2)) % directions
-    distance = np.abs(angle[shown][:, None] - angle)
+    rule, answer, names = _pairs(("go", "anti"), directions)
+    place = (answer + rule * (directions // 2)) % directions
+    distance = np.abs(angle[place][:, None] - angle)
     distance = np.minimum(distance, 2 * np.pi - distance) / (np.pi / 8)
     bump = 0.8 * np.exp(-(distance**2) / 2)
     timing = {"fixation": 500.0, "stimulus": 500.0, "delay": delay_ms, "decision": 500.0}
-    return EpochTask(
-        name="delay-direction-rule",
-        step_ms=step_ms,
-        timing=timing,
-        conditions=tuple(f"{('go', 'anti')[r]} {a + 1}" for r, a in zip(rule, answer, strict=True)),
-        stimulus={
-            epoch: _columns(epoch != "decision", bump * (epoch == "stimulus"), np.eye(2)[rule])
-            for epoch in timing
-        },
-        answer=answer,
-        response="decision",
-        noise={},
-    )
+
+    def shown(epoch: str) -> list[NDArray[np.float64]]:
+        return [bump * (epoch == "stimulus"), np.eye(2)[rule]]
+
+    return _table("delay-direction-rule", step_ms, timing, names, shown, answer, ([], []))

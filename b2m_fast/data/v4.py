@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from b2m_fast.data import dataset
 from b2m_fast.data.driving import camvid, car_racing
-from b2m_fast.data.files import DataError, Source, load_jpegs, load_npy
+from b2m_fast.data.files import Root, Source, load_jpegs, load_npy, require
 from b2m_fast.data.recording import Brain, Recording, Stimuli, TaskMatch
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from pathlib import Path
-
-__all__ = ["SESSIONS", "SOURCE", "cowley_v4"]
 
 SESSIONS = ("190923", "201025", "210225", "210325", "210621")
 REPEATS = "210325"  # of the others there are averages only
@@ -50,36 +42,25 @@ SOURCE = Source(
     repeated="210325",
     labelled="201025",
 )
-def cowley_v4(root: Path | None = None, *, sessions: Sequence[str] = SESSIONS) -> Brain:
+def cowley_v4(root: Root = None, *, sessions: tuple[str, ...] = SESSIONS) -> Brain:
     """Spike counts in 100 ms, 640 to 1,200 images a session; only 210325 has single repeats (6 to 10 of each image).
 
     The others are averages over an unstated number of repeats: one presentation of each image.
     """
-    if unknown := sorted(set(sessions) - set(SESSIONS)):
-        raise DataError(f"unknown V4 sessions {unknown}; there are {list(SESSIONS)}")
+    unknown = sorted(set(sessions) - set(SESSIONS))
+    require(not unknown, f"unknown V4 sessions {unknown}; there are {list(SESSIONS)}")
     recordings, stimuli = [], []
     for session in sessions:
         zipped, responses = SOURCE.paths(root, _files(session))
         names, images = load_jpegs(zipped)
-        ids = [f"{session}/{name.rpartition('/')[2]}" for name in names]
+        ids = np.array([f"{session}/{name.rpartition('/')[2]}" for name in names])
         counts = load_npy(responses, ndim=3 if session == REPEATS else 2)
-        if counts.shape[1] != len(images):
-            raise DataError(
-                f"{responses}: responses to {counts.shape[1]} images, but {zipped} has {len(images)}"
-            )
+        got = f"{responses}: responses to {counts.shape[1]} images, but {zipped} has {len(images)}"
+        require(counts.shape[1] == len(images), got)
+        stimuli.append(Stimuli(tuple(ids), images, name=session))
         if session == REPEATS:  # (units, images, repeats), NaN where there is none
             there = np.isfinite(counts).all(axis=0)
-            ids_shown = np.repeat(ids, there.sum(axis=1))
-            counts = counts.transpose(1, 2, 0)[there]
-        else:
-            ids_shown, counts = np.array(ids), counts.T
-        recordings.append(
-            Recording(
-                np.ascontiguousarray(counts, dtype=np.float32),
-                ids_shown,
-                session=session,
-                unit="spikes in 100 ms",
-            )
-        )
-        stimuli.append(Stimuli(tuple(ids), images, name=session))
+            ids, counts = np.repeat(ids, there.sum(axis=1)), counts[:, there]
+        rows = np.ascontiguousarray(counts.T, dtype=np.float32)
+        recordings.append(Recording(rows, ids, session, unit="spikes in 100 ms"))
     return Brain("V4", recordings, stimuli)

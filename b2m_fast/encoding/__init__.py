@@ -11,7 +11,7 @@ from typing import Any
 
 _MODULES = {
     "banded": ("BandedRidge", "fit_banded_ridge"),
-    "columns": ("column_correlation", "standardised"),
+    "columns": ("column_correlation", "noise_ceiling", "reliability", "standardised"),
     "components": ("Components", "fit_components"),
     "core_readout": ("CoreReadout", "CoreReadoutSettings", "fit_core_readout"),
     "delays": ("delayed", "fmri_delays", "resample"),
@@ -19,7 +19,6 @@ _MODULES = {
     "features": ("cnn_features", "gabor_pyramid", "load_network", "tap", "tap_names"),
     "networks": ("NetworkFeatures",),
     "quality": ("EncoderQuality", "encoder_quality"),
-    "repeats": ("noise_ceiling", "reliability"),
     "ridge": ("ALPHAS", "Ridge", "fit_ridge"),
 }
 __all__ = sorted(name for names in _MODULES.values() for name in names)  # noqa: PLE0605

@@ -1,8 +1,8 @@
 """A network that learns its features from the responses (library only: no command uses it).
 
-After Walker et al. 2019 and Lurz et al. 2021, whose family of models denoises in Li et al. 2019: a core of a few
-convolutions shared by all neurons, then a readout for each neuron, one place in the maps and one weight for each
-channel, and a rate that is never negative. Sizes here are ours. With about a thousand images it learns less than
+After Klindt et al. 2017 and Walker et al. 2019, whose family of models denoises in Li et al. 2019: a core of a few
+convolutions shared by all neurons, then a readout for each neuron, a map of places times a vector of channels, and a
+rate that is never negative. Sizes here are ours. With about a thousand images it learns less than
 features trained on millions of images know (`fit_layers`).
 """
 
@@ -38,9 +38,6 @@ class CoreReadoutSettings:
         Pixels of the images' sides, at least 16.
     channels, layers : int
         Of the core.
-    readout : {"gaussian", "factorised"}
-        One place a neuron, found by gradient (Lurz et al. 2021), or a map of places times a vector of channels
-        (Klindt et al. 2017).
     loss : {"poisson", "mse"}
         Poisson: sum of rate - count log rate, for counts and their means; mse for responses that can be negative.
     sparsity : float
@@ -61,7 +58,6 @@ class CoreReadoutSettings:
     size: int = 40
     channels: int = 24
     layers: int = 3
-    readout: Literal["gaussian", "factorised"] = "factorised"
     loss: Literal["poisson", "mse"] = "poisson"
     sparsity: float = 0.02
     smoothness: float = 0.1
@@ -74,62 +70,16 @@ class CoreReadoutSettings:
     drops: int = 2
 
     def __post_init__(self) -> None:
-        if self.readout not in {"gaussian", "factorised"} or self.loss not in {"poisson", "mse"}:
-            raise ValueError(f"unknown readout {self.readout!r} or loss {self.loss!r}")
+        if self.loss not in {"poisson", "mse"}:
+            raise ValueError(f"unknown loss {self.loss!r}; there are 'poisson' and 'mse'")
         if self.size < 16 or min(self.channels, self.layers, self.batch, self.epochs) < 1:
             raise ValueError(f"size must be at least 16, and counts at least 1: {self}")
         if not 0 < self.validation < 1:
             raise ValueError(f"validation must be a share of the images, got {self.validation}")
 
 
-class GaussianReadout(nn.Module):
-    """One place in the maps for each neuron: sum_c w_c maps_c(mu + sigma e) + b, e normal in training and 0 after.
-
-    Values between places of the maps are found by linear interpolation.
-    """
-
-    def __init__(self, neurons: int, channels: int) -> None:
-        super().__init__()
-        self.mu = nn.Parameter(torch.empty(neurons, 2).uniform_(-0.3, 0.3))
-        self.log_sigma = nn.Parameter(torch.full((neurons, 1), math.log(0.3)))
-        self.weight = nn.Parameter(torch.randn(neurons, channels) / channels)
-        self.bias = nn.Parameter(torch.zeros(neurons))
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """(n, channels, h, w) to (n, neurons)."""
-        place = self.mu.expand(len(maps), -1, -1)
-        if self.training:
-            place = place + self.log_sigma.exp() * torch.randn_like(place)
-        grid = place.clamp(-1, 1)[:, :, None]
-        found = functional.grid_sample(maps, grid, align_corners=True)[..., 0]
-        return torch.einsum("bcn,nc->bn", found, self.weight) + self.bias
-
-    def penalty(self) -> Tensor:
-        """Return the L1 norm of the weights, mean over neurons."""
-        return self.weight.abs().sum(dim=1).mean()
-
-
-class FactorisedReadout(nn.Module):
-    """A map of places times a vector of channels for each neuron: sum_xy s_xy sum_c w_c maps_c(x, y) + b."""
-
-    def __init__(self, neurons: int, channels: int, side: int) -> None:
-        super().__init__()
-        self.place = nn.Parameter(0.01 * torch.rand(neurons, side * side))
-        self.weight = nn.Parameter(torch.randn(neurons, channels) / channels)
-        self.bias = nn.Parameter(torch.zeros(neurons))
-
-    def forward(self, maps: Tensor) -> Tensor:
-        """(n, channels, h, w) to (n, neurons)."""
-        found = torch.einsum("bcp,np->bnc", maps.flatten(2), self.place)
-        return torch.einsum("bnc,nc->bn", found, self.weight) + self.bias
-
-    def penalty(self) -> Tensor:
-        """Return the product of the L1 norms of places and weights, mean over neurons."""
-        return (self.place.abs().sum(dim=1) * self.weight.abs().sum(dim=1)).mean()
-
-
 class _Network(nn.Module):
-    """Core and readout: a rate that is positive where it stands for counts.
+    """Core and readout, sum_xy s_xy sum_c w_c maps_c(x, y) + b: a rate that is positive where it stands for counts.
 
     The core is a 9 x 9 convolution with stride 2, then residual depthwise-separable 5 x 5 ones, each with batch
     normalisation and ELU.
@@ -149,18 +99,17 @@ class _Network(nn.Module):
             )
             for _ in range(how.layers - 1)
         )
-        self.readout: GaussianReadout | FactorisedReadout
-        if how.readout == "gaussian":
-            self.readout = GaussianReadout(neurons, channels)
-        else:
-            self.readout = FactorisedReadout(neurons, channels, (how.size + 1) // 2)
+        self.place = nn.Parameter(0.01 * torch.rand(neurons, ((how.size + 1) // 2) ** 2))
+        self.weight = nn.Parameter(torch.randn(neurons, channels) / channels)
+        self.bias = nn.Parameter(torch.zeros(neurons))
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, colours, size, size) to (n, neurons)."""
         x = functional.elu(self.norm(self.first(x)))
         for layer in self.rest:
             x = x + layer(x)
-        drive: Tensor = self.readout(x)
+        found = torch.einsum("bcp,np->bnc", x.flatten(2), self.place)
+        drive = torch.einsum("bnc,nc->bn", found, self.weight) + self.bias
         return functional.softplus(drive) + 1e-6 if self.how.loss == "poisson" else drive
 
     def error(self, x: Tensor, target: Tensor) -> Tensor:
@@ -170,13 +119,13 @@ class _Network(nn.Module):
         return functional.mse_loss(self(x), target)
 
     def penalty(self) -> Tensor:
-        """Weighted penalties: of the readout, and the squared Laplacian of the first filters over their squared norm."""
+        """Weighted penalties: L1 norms of places times weights, and squared Laplacian of the first filters over their norm."""
+        sparse = (self.place.abs().sum(dim=1) * self.weight.abs().sum(dim=1)).mean()
         w = self.first.weight.flatten(0, 1)[:, None]
         kernel = w.new_tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])
         rough = functional.conv2d(w, kernel[None, None], padding=1).square().sum()
         rough = rough / w.square().sum().clamp(min=1e-12)
-        smooth = self.how.smoothness * rough / self.how.channels
-        return self.how.sparsity * self.readout.penalty() + smooth
+        return self.how.sparsity * sparse + self.how.smoothness * rough / self.how.channels
 
 
 @dataclass(frozen=True, eq=False)
@@ -274,7 +223,7 @@ def fit_core_readout(
         network = _Network(x.shape[1], target.shape[1], how).to(where)
         level = target[kept].mean(dim=0).clamp(min=1e-3)
         with torch.no_grad():  # begin at the mean response
-            network.readout.bias.copy_(level.expm1().log() if how.loss == "poisson" else level)
+            network.bias.copy_(level.expm1().log() if how.loss == "poisson" else level)
         history = _train(network, x, target, kept, held, rng)
     return CoreReadout(network.eval(), mean, spread, scale, how, tuple(history))
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from b2m_fast.encoding.networks import EFFICIENTNET, check_network
+from b2m_fast.encoding.networks import EFFICIENTNET, NetworkFeatures, check_network
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,6 +30,22 @@ FEW = 30  # names of modules that a message lists in full
 # --------------------------------------------------------------------------------------------------
 # Gabor pyramid
 # --------------------------------------------------------------------------------------------------
+def gabor(
+    x: Tensor, y: Tensor, wavelength: float, angle: float, phase: float, sigma: float
+) -> Tensor:
+    """Return a Gabor filter of norm 1 and sum 0 at pixels with coordinates x and y from its centre.
+
+    exp(-(x^2 + y^2) / 2 sigma^2) cos(2 pi u / wavelength + phase), less its sum's share of the envelope; u lies along the
+    angle, lengths are in pixels.
+    """
+    envelope = torch.exp(-(x**2 + y**2) / (2 * sigma**2))
+    u = x * math.cos(angle) + y * math.sin(angle)
+    g = envelope * torch.cos(2 * math.pi * u / wavelength + phase)
+    g = g - envelope * (g.sum() / envelope.sum())
+    normed: Tensor = g / g.norm()
+    return normed
+
+
 def gabor_filters(
     size: int,
     wavelength: float,
@@ -38,21 +54,14 @@ def gabor_filters(
     *,
     device: str | torch.device = "cpu",
 ) -> Tensor:
-    """Return quadrature pairs of Gabor filters, (2 orientations, 1, size, size), of norm 1 and sum 0; size is odd.
-
-    exp(-(x^2 + y^2) / 2 sigma^2) cos(2 pi u / wavelength + phase), u along the orientation, phase 0 and pi/2; lengths
-    in pixels, orientations evenly over 180 degrees.
-    """
+    """Return quadrature pairs of Gabor filters, (2 orientations, 1, size, size), at evenly spaced angles; size is odd."""
     r = torch.arange(size, dtype=torch.float32, device=device) - size // 2
     y, x = torch.meshgrid(r, r, indexing="ij")
-    envelope = torch.exp(-(x**2 + y**2) / (2 * sigma**2))
-    bank = []
-    for k in range(orientations):
-        u = x * math.cos(math.pi * k / orientations) + y * math.sin(math.pi * k / orientations)
-        for phase in (0.0, math.pi / 2):
-            g = envelope * torch.cos(2 * math.pi * u / wavelength + phase)
-            g = g - envelope * (g.sum() / envelope.sum())
-            bank.append(g / g.norm())
+    bank = [
+        gabor(x, y, wavelength, math.pi * k / orientations, phase, sigma)
+        for k in range(orientations)
+        for phase in (0.0, math.pi / 2)
+    ]
     return torch.stack(bank)[:, None]
 
 
@@ -283,9 +292,8 @@ def cnn_features(
     ValueError
         If there is no such block.
     """
-    network, prepare = load_network()
-    name = f"_blocks.{block}"
-    return tap(network, [name], images, prepare=prepare, device=device)[name]
+    features = NetworkFeatures(taps=(f"_blocks.{block}",), size=None, grid=None)
+    return features(images, device)[0]
 
 
 # --------------------------------------------------------------------------------------------------

@@ -58,22 +58,17 @@ def splits_of(
     if isinstance(folds, str) and (str(folds) != "loo" or n < 3):
         raise ValueError(f"folds={folds!r} of {n} rows: a number, folds, or 'loo' of 3 or more")
     if groups is not None or shuffle:
-        given = " and ".join(["groups"] * (groups is not None) + ["shuffle"] * bool(shuffle))
-        raise ValueError(
-            f"{given}: for a number of folds only, but folds are "
-            f"{repr(folds) if isinstance(folds, str) else 'given themselves'}"
-        )
+        kind = repr(folds) if isinstance(folds, str) else "given themselves"
+        raise ValueError(f"groups and shuffle are for a number of folds, but folds are {kind}")
     if isinstance(folds, str):
         return [(np.arange(n), np.arange(n))]
     try:
         splits = [(np.asarray(train), np.asarray(test)) for train, test in folds]
     except (TypeError, ValueError):
-        raise ValueError(
-            f"folds must be a number, 'loo' or (train, test)s, got {folds!r}"
-        ) from None
+        splits = []
+    if not splits:
+        raise ValueError(f"folds must be a number, 'loo' or (train, test)s, got {folds!r}")
     for train, test in splits:
         if not len(train) or not len(test) or np.intersect1d(train, test).size:
             raise ValueError("each fold must be (train, test), both not empty and without overlap")
-    if not splits:
-        raise ValueError("there are no folds")
     return splits

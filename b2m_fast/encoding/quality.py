@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from b2m_fast.encoding.columns import column_correlation
+from b2m_fast.encoding.columns import column_correlation, noise_ceiling
 from b2m_fast.encoding.encoders import fit_layers
 from b2m_fast.encoding.folds import folds_of
-from b2m_fast.encoding.repeats import noise_ceiling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -43,7 +43,7 @@ class Together(Results):
     @cached_property
     def measures(self) -> list[Measure]:
         """The measures that all folders have, each taken of a run as its own folder takes it."""
-        known = {name: {m.label: m for m in of.measures} for name, of in self.found.items()}
+        known = {name: {m.label: m for m in one.measures} for name, one in self.found.items()}
 
         def joined(label: str) -> Measure:
             every = [measures[label] for measures in known.values()]
@@ -64,9 +64,9 @@ class Together(Results):
         first = next(iter(self.found))
         pairs = [
             (f"{name}/{arm}", base)
-            for name, of in self.found.items()
-            for arm in of.runs
-            for base in (*(f"{name}/{b}" for b in of.by_role("baseline")), f"{first}/{arm}")
+            for name, one in self.found.items()
+            for arm in one.runs
+            for base in (*(f"{name}/{b}" for b in one.by_role("baseline")), f"{first}/{arm}")
         ]
         return [(a, b) for a, b in dict.fromkeys(pairs) if a != b and b in self.runs]
 
@@ -74,7 +74,7 @@ class Together(Results):
     def roles(self) -> dict[str, str]:
         """The role that each arm has in its folder."""
         return {
-            f"{n}/{arm}": role for n, of in self.found.items() for arm, role in of.roles.items()
+            f"{n}/{arm}": role for n, one in self.found.items() for arm, role in one.roles.items()
         }
 
     def own(self, what: str) -> Any:
@@ -83,7 +83,7 @@ class Together(Results):
             return {}
         if what not in {"tables", "notes"}:
             return []
-        every = [(name, item) for name, of in self.found.items() for item in of.own(what)]
+        every = [(name, item) for name, one in self.found.items() for item in one.own(what)]
         if what == "notes":
             return list(dict.fromkeys(note for _, note in every))
         return [replace(table, text=f"{name}: {table.text}") for name, table in every]
@@ -96,7 +96,7 @@ class Together(Results):
     @property
     def asked(self) -> str:
         """The command of each folder."""
-        return "\n".join(f"{name}: {of.asked}" for name, of in self.found.items())
+        return "\n".join(f"{name}: {one.asked}" for name, one in self.found.items())
 
 
 def together(folders: Sequence[Path], arms: Sequence[str] | None = None) -> Together:
@@ -112,41 +112,41 @@ def together(folders: Sequence[Path], arms: Sequence[str] | None = None) -> Toge
         raise ValueError(f"folders must have different names, got {names}")
     found = dict(zip(names, map(load, folders), strict=True))
     experiment = found[names[0]].experiment
-    commands = {name: of.experiment.command for name, of in found.items()}
-    differing = _differing({name: {"command": command} for name, command in commands.items()})
-    differing = differing or _differing({name: by_name(of.settings) for name, of in found.items()})
-    for key, values in differing.items():
+    commands = {name: one.experiment.command for name, one in found.items()}
+    different = _different({name: {"command": command} for name, command in commands.items()})
+    different = different or _different({n: by_name(one.settings) for n, one in found.items()})
+    for key, values in different.items():
         if any(f"{key}.".startswith(f"{same}.") for same in ("command", *experiment.same)):
             listed = ", ".join(f"{name} has {value!r}" for name, value in values.items())
             raise ValueError(
                 f"these cannot be compared: {key.rpartition('.')[2]} differs: {listed}"
             )
-    known = sorted({arm for of in found.values() for arm in of.runs})
+    known = sorted({arm for one in found.values() for arm in one.runs})
     if unknown := sorted(set(arms or ()) - set(known)):
         raise ValueError(f"there are no arms {unknown}; there are {known}")
     chosen = {
-        n: {a: of.runs[a] for a in arms or of.runs if a in of.runs} for n, of in found.items()
+        n: {a: one.runs[a] for a in arms or one.runs if a in one.runs} for n, one in found.items()
     }
     found = {n: replace(found[n], runs=runs) for n, runs in chosen.items() if runs}
     runs = {
         f"{name}/{arm}": {seed: run | {"folder": name} for seed, run in seeds.items()}
-        for name, of in found.items()
-        for arm, seeds in of.runs.items()
+        for name, one in found.items()
+        for arm, seeds in one.runs.items()
     }
     teacher = {"words": _words(found)}
     return Together(experiment, found[next(iter(found))].settings, runs, (), teacher, {}, found)
 
 
-def _differing(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def _different(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Return the settings that are not the same in all folders: setting -> folder -> value."""
     keys = next(iter(settings.values()))
-    by_key = {key: {name: of[key] for name, of in settings.items()} for key in keys}
-    return {key: of for key, of in by_key.items() if len(set(map(str, of.values()))) > 1}
+    by_key = {key: {name: values[key] for name, values in settings.items()} for key in keys}
+    return {key: by for key, by in by_key.items() if len(set(map(str, by.values()))) > 1}
 
 
 def _words(found: Mapping[str, Results]) -> list[str]:
     """Return what to know before the numbers: settings that differ; what folders say of teachers and of missing runs, once."""
-    different = _differing({name: by_name(of.settings) for name, of in found.items()})
+    different = _different({n: by_name(one.settings) for n, one in found.items()})
     parts = [
         f"{key} ({', '.join(f'{name} {value}' for name, value in values.items())})"
         for key, values in different.items()
@@ -155,8 +155,8 @@ def _words(found: Mapping[str, Results]) -> list[str]:
     if set(different) & set(next(iter(found.values())).experiment.clock):
         out.append(CLOCKS)
     said: dict[str, list[str]] = {}
-    for name, of in found.items():
-        for words in (*missing_words(of.missing), *of.teacher.get("words", [])):
+    for name, one in found.items():
+        for words in (*missing_words(one.missing), *one.teacher.get("words", [])):
             said.setdefault(words, []).append(name)
     return out + [f"{', '.join(names)}: {words}" for words, names in said.items()]
 
@@ -186,11 +186,11 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(list(argv))
     out = options.out or Path("b2m-results/compare")
     try:
-        of = together(options.folders, options.arms)
+        results = together(options.folders, options.arms)
         check_writable(out)
         _check_out(out, options.folders)
-        folders = [{"name": k, "settings": plain(v.settings)} for k, v in of.found.items()]
-        write(of, out, command="compare", settings={}, folders=folders, runs=[])
+        folders = [{"name": k, "settings": plain(v.settings)} for k, v in results.found.items()]
+        write(results, out, command="compare", settings={}, folders=folders, runs=[])
     except (DataError, ValueError, OSError) as error:
         print(f"b2m compare: {error}", file=sys.stderr)
         return USAGE

@@ -39,7 +39,7 @@ COLOURS = {
     "other": ("#93AECB", "#9CC2AC", "#BDACCE", "#CDB884", "#ABABAB", "#D3A3AE"),
 }
 WIDTHS = {"tested": 2.6, "baseline": 1.8, "control": 1.3, "other": 0.9}
-DASHES = ((5, 1.6), (1.2, 1.4), (6, 1.6, 1.2, 1.6), (9, 2.5))
+DASHES = ((5, 1.6), (1.2, 1.4), (6, 1.6, 1.2, 1.6), (9, 2.5), (5, 1.2, 1.2, 1.2, 1.2, 1.2))
 MARKERS = "osD^vP<X>"
 MOST_BANDS = 6  # bands of more arms than these cannot be told apart
 FONT = 7.5  # points
@@ -271,14 +271,18 @@ def _value(panel: Any, runs: Runs, measure: Measure, arms: Mapping[str, Style]) 
 
 
 def _levels(
-    panel: Any, of: Results, measures: Sequence[Measure], arms: Mapping[str, Style], tested: str
+    panel: Any,
+    results: Results,
+    measures: Sequence[Measure],
+    arms: Mapping[str, Style],
+    tested: str,
 ) -> None:
     """Draw values that have places on one axis: the mean of each arm or, where one is named, its differences to others."""
-    x = [float(m.at or 0) for m in measures]
-    bases = [b for a, b in of.pairs if a == tested]
-    found = {b: (x, [difference(of.runs, tested, b, m) for m in measures]) for b in bases}
-    if not tested:
-        found = {arm: (x, [mean(of.runs, arm, m) for m in measures]) for arm in of.runs}
+    runs, x = results.runs, [float(m.at or 0) for m in measures]
+    found = {arm: (x, [mean(runs, arm, m) for m in measures]) for arm in runs}
+    if tested:
+        bases = [b for a, b in results.pairs if a == tested]
+        found = {b: (x, [difference(runs, tested, b, m) for m in measures]) for b in bases}
     _lines(panel, found, arms, bars=bool(tested))
     _axes(panel, measures[0])
     panel.set_xticks(x, [f"{place:g}" for place in x])
@@ -289,33 +293,34 @@ def _levels(
         panel.margins(x=0.08)
 
 
-def _panels(of: Results) -> list[Callable[[Any], object]]:
+def _panels(results: Results) -> list[Callable[[Any], object]]:
     """Return what draws each panel."""
-    arms = styles(of.roles)
-    drawn = [m for m in of.measures if m.drawn]
+    arms = styles(results.roles)
+    drawn = [m for m in results.measures if m.drawn]
     levels = [m for m in drawn if m.kind == "value" and m.at is not None]
     draws: dict[str, Any] = {"curve": [_curve], "time": [_reached, _times], "value": [_value]}
     out: list[Callable[[Any], object]] = [
-        partial(draw, runs=of.runs, measure=m, arms=arms)
+        partial(draw, runs=results.runs, measure=m, arms=arms)
         for m in drawn
         if m not in levels
         for draw in draws[m.kind]
     ]
     if levels:
-        compared = [arm for arm in of.by_role("tested") if any(arm == a for a, _ in of.pairs)]
-        for tested in ("", *compared):
-            out.append(partial(_levels, of=of, measures=levels, arms=arms, tested=tested))  # noqa: PERF401
-    return out + [lambda panel, own=own: own.draw(panel, arms) for own in of.own("panels")]
+        compared = dict.fromkeys(a for a, _ in results.pairs if results.roles[a] == "tested")
+        draw = partial(_levels, results=results, measures=levels, arms=arms)
+        out += [partial(draw, tested=tested) for tested in ("", *compared)]
+    return out + [lambda panel, own=own: own.draw(panel, arms) for own in results.own("panels")]
 
 
-def figure(of: Results, verdict: str = "") -> bytes:
+def figure(results: Results, verdict: str = "") -> bytes:
     """Return the figure of results as PNG."""
-    draws = _panels(of)
+    draws = _panels(results)
     columns = min(2 if len(draws) == 4 else 3, max(len(draws), 1))
-    rows, wide, high = -(-len(draws) // columns), 5.2, max(3.6, 1.1 + 0.15 * len(of.runs))  # inches
+    rows = -(-len(draws) // columns)
+    wide, high = 5.2, max(3.6, 1.1 + 0.15 * len(results.runs))  # inches of a panel
     width = wide * columns
     said = textwrap.fill(verdict, int(17 * width))
-    note = textwrap.fill(FOOT + FOOT_TIMES * (of.time is not None), int(20 * width))
+    note = textwrap.fill(FOOT + FOOT_TIMES * (results.time is not None), int(20 * width))
     foot = 0.35
     height = 0.5 + 0.16 * len(said.splitlines()) + high * rows + foot
     inches = np.array([width, height, width, height])
@@ -328,7 +333,7 @@ def figure(of: Results, verdict: str = "") -> bytes:
     with rc_context(LOOK):
         made = FigureCanvasAgg(Figure(figsize=(width, height), dpi=120)).figure
         left = 0.15 / width
-        made.text(left, 1 - 0.15 / height, of.title, fontsize=11, weight="bold", va="top")
+        made.text(left, 1 - 0.15 / height, results.title, fontsize=11, weight="bold", va="top")
         made.text(left, 1 - 0.42 / height, said, fontsize=8.5, color="0.25", va="top")
         made.text(left, 0.12 / height, note, fontsize=FONT, color="0.4", va="bottom")
         for k, draw in enumerate(draws):

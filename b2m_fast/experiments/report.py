@@ -72,9 +72,12 @@ class Results:
 
     @cached_property
     def roles(self) -> dict[str, str]:
-        """The role of each arm."""
+        """The role of each arm: what is no baseline, not tested and nothing other is a control."""
         roles = self.experiment.roles(self.settings)
-        return {arm: roles.get(arm, "control") for arm in self.runs}
+        known = {
+            arm: role for arm, role in roles.items() if role in {"baseline", "tested", "other"}
+        }
+        return {arm: known.get(arm, "control") for arm in self.runs}
 
     def own(self, what: str) -> Any:
         """Return what the experiment itself adds: its ``"tables"``, ``"notes"``, ``"words"``, ``"panels"``."""
@@ -164,14 +167,14 @@ def _numbers(found: Interval | MedianRatio | None) -> dict[str, Any] | None:
     return None if found is None else {k: finite(v) for k, v in asdict(found).items()}
 
 
-def summarise(of: Results) -> dict[str, Any]:
+def summarise(results: Results) -> dict[str, Any]:
     """Return means, differences, steps to the criterion and their ratios, and the experiment's own numbers, as JSON holds them."""
-    runs, time = of.runs, of.time
+    runs, time = results.runs, results.time
     out: dict[str, Any] = {
-        "means": {a: {m.label: _numbers(mean(runs, a, m)) for m in of.values} for a in runs},
+        "means": {a: {m.label: _numbers(mean(runs, a, m)) for m in results.values} for a in runs},
         "differences": {
-            f"{a} - {b}": {m.label: _numbers(difference(runs, a, b, m)) for m in of.values}
-            for a, b in of.pairs
+            f"{a} - {b}": {m.label: _numbers(difference(runs, a, b, m)) for m in results.values}
+            for a, b in results.pairs
         },
     }
     if time is not None:
@@ -179,12 +182,12 @@ def summarise(of: Results) -> dict[str, Any]:
         for arm in runs:
             times, reached, median = _times(runs, arm, time)
             out["steps"][arm] = {"median": finite(median), "reached": reached, "seeds": len(times)}
-        for arm, base in of.pairs:
+        for arm, base in results.pairs:
             found = _numbers(ratio(runs, arm, base, time))
             if found is not None:
                 found["p_log_rank"] = log_rank(*zip(*_pairs(runs, arm, base, time), strict=True))
             out["ratios"][f"{arm} / {base}"] = found
-    out |= of.own("extra_summary")
+    out |= results.own("extra_summary")
     return out
 
 
@@ -212,49 +215,48 @@ def cell(found: Interval | MedianRatio | None, digits: int = 3, sign: str = "") 
     return text + ends * (found.n > 1) + " *" * star
 
 
-def _time_tables(of: Results, time: Measure) -> list[str]:
+def _time_tables(results: Results, time: Measure) -> list[str]:
     """Return what times are, their medians, and their ratios."""
     rows = []
-    for arm in of.runs:
-        times, reached, median = _times(of.runs, arm, time)
+    for arm in results.runs:
+        times, reached, median = _times(results.runs, arm, time)
         text = f"{median:.0f}" if math.isfinite(median) else f"> {max(t.step for t in times)}"
         rows.append([arm, str(len(times)), str(reached), text])
     head = ["arm", "seeds", "reached", f"median {time.label.partition(' to ')[0]}"]
     out = [f"{time.note} {TIMES}".strip(), table(head, rows)]
     rows = []
-    for arm, base in of.pairs:
-        both = _pairs(of.runs, arm, base, time)
+    for arm, base in results.pairs:
+        both = _pairs(results.runs, arm, base, time)
         p = f"{log_rank(*zip(*both, strict=True)):.3g}" if len(both) > 1 else "-"
-        rows.append([f"{arm} / {base}", cell(ratio(of.runs, arm, base, time), 2), p])
+        rows.append([f"{arm} / {base}", cell(ratio(results.runs, arm, base, time), 2), p])
     return out + ([table([time.label, "ratio of medians", "p"], rows)] if rows else [])
 
 
-def markdown(of: Results) -> str:
+def markdown(results: Results) -> str:
     """Return the head and the tables of a report: times, means, differences, and the experiment's own."""
-    runs, labels = of.runs, [m.label for m in of.values]
-    notes = [f"{m.label}: {m.note}" for m in of.values if m.note]
-    means = {arm: [cell(mean(runs, arm, m), m.digits) for m in of.values] for arm in runs}
-    out = [*_head(of), *(_time_tables(of, of.time) if of.time else [])]
-    out.append(" ".join([of.experiment.means_text, *notes, *of.own("notes")]))
+    runs, values = results.runs, results.values
+    labels, notes = [m.label for m in values], [f"{m.label}: {m.note}" for m in values if m.note]
+    means = {arm: [cell(mean(runs, arm, m), m.digits) for m in values] for arm in runs}
+    out = [*_head(results), *(_time_tables(results, results.time) if results.time else [])]
+    out.append(" ".join([results.experiment.means_text, *notes, *results.own("notes")]))
     rows = [[a, str(len(runs[a])), *(c.partition(" ")[0] for c in row)] for a, row in means.items()]
     out.append(table(["arm", "seeds", *labels], rows))
-    if of.pairs:
-        out.append(of.experiment.differences_text)
+    if results.pairs:
         rows = [
-            [f"{a} - {b}", *(cell(difference(runs, a, b, m), m.digits, "+") for m in of.values)]
-            for a, b in of.pairs
+            [f"{a} - {b}", *(cell(difference(runs, a, b, m), m.digits, "+") for m in values)]
+            for a, b in results.pairs
         ]
-        out.append(table(["difference", *labels], rows))
-    for block in of.own("tables"):
+        out += [results.experiment.differences_text, table(["difference", *labels], rows)]
+    for block in results.own("tables"):
         out += [block.text, table(block.head, block.rows)]
     return "\n\n".join(filter(None, out)) + "\n"
 
 
-def _head(of: Results) -> list[str]:
+def _head(results: Results) -> list[str]:
     """Return what was asked, the command and the machine, as paragraphs."""
-    out = [of.experiment.purpose.strip(), of.asked]
-    if machine := of.made_with.get("machine"):
-        versions = of.made_with.get("versions", {})
+    out = [results.experiment.purpose.strip().replace("\n  ", "\n      "), results.asked]
+    if machine := results.made_with.get("machine"):
+        versions = results.made_with.get("versions", {})
         known = [f"{k} {versions[k]}" for k in ("b2m-fast", "torch", "python") if k in versions]
         where = "a GPU" if machine.get("accelerator") == "cuda" else "the CPU"
         out.append(
@@ -272,13 +274,13 @@ def _seeds(count: int) -> str:
     return f"{count} seed{'s' * (count != 1)}"
 
 
-def words(of: Results) -> list[str]:
+def words(results: Results) -> list[str]:
     """Return what the results say as sentences: missing runs, the teacher, each comparison, the verdict."""
-    out = [*missing_words(of.missing), *of.teacher.get("words", [])]
-    for arm, base in of.experiment.told(of.settings, of.pairs):
-        said = [_time_words(of, arm, base), _value_words(of, arm, base)]
+    out = [*missing_words(results.missing), *results.teacher.get("words", [])]
+    for arm, base in results.experiment.told(results.settings, results.pairs):
+        said = [_time_words(results, arm, base), _value_words(results, arm, base)]
         out.append(" ".join(filter(None, said)))
-    return [*filter(None, out), *of.own("words"), *_verdict(of)]
+    return [*filter(None, out), *results.own("words"), *_verdict(results)]
 
 
 def missing_words(missing: Sequence[dict[str, Any]]) -> list[str]:
@@ -293,25 +295,25 @@ def missing_words(missing: Sequence[dict[str, Any]]) -> list[str]:
     ]
 
 
-def _time_words(of: Results, arm: str, base: str) -> str:
+def _time_words(results: Results, arm: str, base: str) -> str:
     """Return how many times as long an arm takes as another; empty with fewer than two seeds."""
-    found = ratio(of.runs, arm, base, of.time) if of.time else None
-    if of.time is None or found is None or found.n < 2:
+    found = ratio(results.runs, arm, base, results.time) if results.time else None
+    if results.time is None or found is None or found.n < 2:
         return ""
     times = f"{found.ratio:.2f} times" if math.isfinite(found.ratio) else "an unknown multiple of"
     end = "" if found.excludes_one else ": not told apart"
     if found.n < FEWEST:
         end = f": {_seeds(found.n)} are too few to tell"
     ends = f"[{found.low:.2f}, {found.high:.2f}]"
-    return f"{arm} needs {times} the {of.time.label} of {base} {ends}{end}."
+    return f"{arm} needs {times} the {results.time.label} of {base} {ends}{end}."
 
 
-def _value_words(of: Results, arm: str, base: str) -> str:
+def _value_words(results: Results, arm: str, base: str) -> str:
     """Return in which values an arm is higher or lower than another; empty if there is nothing to compare."""
     groups: dict[str, list[Measure]] = {"higher": [], "lower": [], "not told apart": []}
     seeds = 0
-    for measure in (m for m in of.values if m.better):
-        found = difference(of.runs, arm, base, measure)
+    for measure in (m for m in results.values if m.better):
+        found = difference(results.runs, arm, base, measure)
         if found is not None:
             seeds = max(seeds, found.n)
             sign = "higher" if found.mean > 0 else "lower"
@@ -339,19 +341,19 @@ def _claim(measures: Sequence[Measure], speed: str, quality: str) -> str:
     return " and ".join(parts + ([f"{quality} {where(others)}"] if others else []))
 
 
-def _verdict(of: Results) -> list[str]:
+def _verdict(results: Results) -> list[str]:
     """Return one sentence: is the tested arm better than the baseline, and than every control, in the same measures."""
-    tested, bases, controls = map(of.by_role, ("tested", "baseline", "control"))
-    decisive = [m for m in of.measures if m.decides]
+    tested, bases, controls = map(results.by_role, ("tested", "baseline", "control"))
+    decisive = [m for m in results.measures if m.decides]
     if len(tested) != 1 or len(bases) != 1 or not decisive:
         return []
     arm, base = tested[0], bases[0]
-    if (few := len(_pairs(of.runs, arm, base, decisive[0]))) < FEWEST:
+    if (few := len(_pairs(results.runs, arm, base, decisive[0]))) < FEWEST:
         verb = "is" if few == 1 else "are"
         return [f"In short: {_seeds(few)} {verb} too few for a verdict; it takes {FEWEST}."]
 
     def gains(other: str, sign: int = 1) -> list[Measure]:
-        return [m for m in decisive if favours(of.runs, arm, other, m) == sign]
+        return [m for m in decisive if favours(results.runs, arm, other, m) == sign]
 
     better, losses = gains(base), gains(base, -1)
     beaten = {control: gains(control) for control in controls}
@@ -378,32 +380,32 @@ def _verdict(of: Results) -> list[str]:
 # --------------------------------------------------------------------------------------------------
 # Files
 # --------------------------------------------------------------------------------------------------
-def write(of: Results, out: Path, **more: Any) -> None:
+def write(results: Results, out: Path, **more: Any) -> None:
     """Write results.json (with `more` in it), results.md and results.png to a folder, and print tables and words."""
-    said, command = words(of), of.experiment.command
-    text = f"{markdown(of)}\nWhat this shows:\n\n" + "".join(f"- {line}\n" for line in said)
+    said, command = words(results), results.experiment.command
+    text = f"{markdown(results)}\nWhat this shows:\n\n" + "".join(f"- {line}\n" for line in said)
     verdict = "".join(line for line in said if line.startswith("In short"))
     content = {
-        "command": command if command in registry.listings() else of.experiment.reference,
-        "settings": plain(of.settings),
-        "method_version": of.settings.method_version,
-        **of.made_with,
-        "teacher": of.teacher,
-        "summary": summarise(of),
+        "command": command if command in registry.listings() else results.experiment.reference,
+        "settings": plain(results.settings),
+        "method_version": results.settings.method_version,
+        **results.made_with,
+        "teacher": results.teacher,
+        "summary": summarise(results),
         "words": said,
-        "missing": list(of.missing),
-        "runs": [run for seeds in of.runs.values() for run in seeds.values()],
+        "missing": list(results.missing),
+        "runs": [run for seeds in results.runs.values() for run in seeds.values()],
     }
-    head = f"# {of.title}\n\n" + f"**{verdict}**\n\n" * bool(verdict)
+    head = f"# {results.title}\n\n" + f"**{verdict}**\n\n" * bool(verdict)
     write_atomically(out / "results.json", _as_json(content | more))
     write_atomically(out / "results.md", head + text)
-    print(f"\n{of.title}\n\n{text}")
+    print(f"\n{results.title}\n\n{text}")
     try:
         from b2m_fast.experiments.figures import figure
     except ImportError as error:
         print(f"no figure: {error} (pip install 'b2m-fast[experiments]')", file=sys.stderr)
     else:
-        write_atomically(out / "results.png", figure(of, verdict))
+        write_atomically(out / "results.png", figure(results, verdict))
     print(f"Written: {out / 'results.md'}, results.json, results.png")
 
 

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from b2m_fast.data.tasks import DecisionTask
     from b2m_fast.teachers.population import Population
 
-__all__ = ["Alignment", "align"]
-
 
 @dataclass(frozen=True, eq=False)
 class Alignment:
@@ -103,10 +101,9 @@ def align(
         stretch[name] = length / (end - begin)
         if not 1 / max_stretch <= stretch[name] <= max_stretch:
             raise DataError(
-                f"the epochs of {population.name} and the task {task.name} do not match: {name!r} "
-                f"lasts {length:g} ms in the task and {recorded!r} {end - begin:g} ms in the "
-                f"recording, a stretch by {stretch[name]:.2g} where max_stretch={max_stretch:g} is "
-                "allowed"
+                f"{population.name} and the task {task.name} do not match: {name!r} lasts {length:g} "
+                f"ms in the task and {recorded!r} {end - begin:g} ms in the recording, a stretch by "
+                f"{stretch[name]:.2g} where max_stretch={max_stretch:g} is allowed"
             )
         edges = np.linspace(begin, end, len(steps) + 1) - population.time.start_ms
         weights[steps], valid[steps] = interval_weights(
@@ -122,20 +119,17 @@ def align(
 
 def _matching_epochs(
     population: Population, task: DecisionTask, epochs: Mapping[str, str] | None
-) -> dict[str, str]:
+) -> Mapping[str, str]:
     """Return the recorded epoch of each epoch of the task that has one."""
-    if epochs is None:
-        matched = {name: name for name in task.epochs if name in population.time.epochs}
-    else:
-        matched = dict(epochs)
-    unknown = [name for name in matched if name not in task.epochs]
-    unknown += [name for name in matched.values() if name not in population.time.epochs]
+    known = population.time.epochs
+    matched = {name: name for name in task.epochs if name in known} if epochs is None else epochs
+    unknown = sorted({*matched} - {*task.epochs}) + sorted({*matched.values()} - {*known})
     if not matched or unknown:
         raise DataError(
-            f"the epochs of {population.name} and the task {task.name} do not match"
+            f"{population.name} and the task {task.name} do not match"
             + (f" (unknown epochs {unknown})" if unknown else "")
-            + f": the recording has {list(population.time.epochs)}, the task {list(task.epochs)}; map "
-            f"them with epochs={{task's epoch: recording's epoch}}"
+            + f": the recording has {list(known)}, the task {list(task.epochs)}; map them with "
+            "epochs={task's epoch: recording's epoch}"
         )
     return matched
 
@@ -146,8 +140,7 @@ def _matching_conditions(
     """Return the index of the recorded condition that stands for each condition of the task."""
     names = {name: name for name in task.conditions} if conditions is None else conditions
     how = "map them with conditions={task's condition: recording's condition}"
-    missing = [c for c in task.conditions if names.get(c) not in population.conditions]
-    if missing:
+    if missing := [c for c in task.conditions if names.get(c) not in population.conditions]:
         raise DataError(
             f"{population.name} has no condition for {missing} of the task {task.name}: it has "
             f"{list(population.conditions)}; {how}"

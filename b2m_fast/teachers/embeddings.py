@@ -13,24 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.decomposition import FactorAnalysis
 from torch import nn
 
 from b2m_fast.ops import info_nce
 
 if TYPE_CHECKING:
     from b2m_fast.teachers.population import Population
-
-__all__ = [
-    "METHODS",
-    "Embedding",
-    "factors",
-    "fit_contrastive",
-    "fit_dpca",
-    "fit_factor_analysis",
-    "fit_pca",
-    "marginalise",
-    "same_covariance",
-]
 
 Array = NDArray[np.float64]
 Embedding = Callable[["Population"], Array]
@@ -118,11 +107,8 @@ def fit_dpca(population: Population, k: int, *, seed: int = 0, **_: Any) -> Embe
     rng = np.random.default_rng([seed, 30])
     shape = factors(population.conditions)
     first, second = (half.average() for half in population.halves(rng))
-    errors = [
-        _dpca_error(first, second, shape, k, penalty)
-        + _dpca_error(second, first, shape, k, penalty)
-        for penalty in _DPCA_PENALTIES
-    ]
+    pairs = ((first, second), (second, first))
+    errors = [sum(_dpca_error(*pair, shape, k, p) for pair in pairs) for p in _DPCA_PENALTIES]
     average = population.average()
     mean = average.mean(axis=(0, 1))
     parts = _dpca(average - mean, shape, k, _DPCA_PENALTIES[int(np.argmin(errors))])
@@ -157,13 +143,12 @@ def _dpca(
 def _dpca_error(fit: Array, test: Array, shape: tuple[int, ...], k: int, penalty: float) -> float:
     """Return the squared error of the parts of `fit`, predicted from `test` by the fit of `fit`."""
     mean = fit.mean(axis=(0, 1))
-    found = zip(marginalise(fit - mean, shape), _dpca(fit - mean, shape, k, penalty), strict=True)
-    return float(
-        sum(
-            ((part - ((test - mean) @ decoder) @ encoder.T) ** 2).sum()
-            for part, (_, encoder, decoder) in found
-        )
-    )
+    error = 0.0
+    for part, (_, encoder, decoder) in zip(
+        marginalise(fit - mean, shape), _dpca(fit - mean, shape, k, penalty), strict=True
+    ):
+        error += float(((part - ((test - mean) @ decoder) @ encoder.T) ** 2).sum())
+    return error
 
 
 # --------------------------------------------------------------------------------------------------
@@ -172,15 +157,8 @@ def _dpca_error(fit: Array, test: Array, shape: tuple[int, ...], k: int, penalty
 def fit_factor_analysis(population: Population, k: int, *, seed: int = 0, **_: Any) -> Embedding:
     """Factor analysis of pseudo-trials (drawn by `seed`): what units share, without their own noise.
 
-    Factors are turned to their principal axes over conditions and bins. Raises ImportError without
-    scikit-learn.
+    Factors are turned to their principal axes over conditions and bins.
     """
-    try:
-        from sklearn.decomposition import FactorAnalysis  # noqa: PLC0415
-    except ImportError as error:
-        raise ImportError(
-            "factor analysis needs scikit-learn: pip install 'b2m-fast[transfer]'"
-        ) from error
     rng = np.random.default_rng([seed, 31])
     rates = population.pseudo_trials(_PSEUDO_TRIALS, rng)[0]
     x = rates.reshape(-1, population.units).astype(np.float64)

@@ -24,15 +24,6 @@ from b2m_fast.data.files import DataError
 from b2m_fast.teachers.latents import LatentTeacher, z_scored_steps
 from b2m_fast.teachers.shared_prefix import cycle, merged, permuted_branches, prefix_means
 
-__all__ = [
-    "gaussian_process",
-    "label_teacher",
-    "network_teacher",
-    "phase_randomized",
-    "relabelled",
-    "time_reversed",
-]
-
 Array = NDArray[np.float64]
 
 

@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from b2m_fast.data.files import DataError, numbers, whole_number
 from b2m_fast.encoding.columns import column_correlation
@@ -21,17 +22,15 @@ from b2m_fast.teachers.alignment import Alignment, align
 from b2m_fast.teachers.embeddings import METHODS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     import torch
-    from numpy.typing import NDArray
 
     from b2m_fast.data.tasks import DecisionTask
     from b2m_fast.teachers.embeddings import Embedding
     from b2m_fast.teachers.population import Population
 
-__all__ = ["ALIASES", "LatentTeacher", "make_latents", "rank_of_averages", "z_scored_steps"]
-
+Array = NDArray[np.float64]
 log = logging.getLogger("b2m_fast")
 UNRELIABLE = 0.5
 ALIASES = {"cebra": "contrastive-embedding"}  # a former name; it is not the package CEBRA
@@ -73,8 +72,8 @@ class LatentTeacher:
 
     latents: NDArray[np.float32]
     valid: NDArray[np.bool_]
-    reliability: NDArray[np.float64]
-    explained: NDArray[np.float64]
+    reliability: Array
+    explained: Array
     report: dict[str, Any]
     recorded: NDArray[np.int64] | None = None
     shared_prefix: NDArray[np.int64] | None = None
@@ -105,9 +104,7 @@ def z_scored_steps(course: NDArray[np.floating], valid: NDArray[np.bool_]) -> ND
     return out
 
 
-def rank_of_averages(
-    halves: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]], maximum: int
-) -> int:
+def rank_of_averages(halves: Sequence[tuple[Array, Array]], maximum: int) -> int:
     """Return the number of components with which halves of the trials predict each other best.
 
     With principal components u_j of half A, k in 1 to `maximum` minimises
@@ -133,10 +130,8 @@ def make_latents(
     maximum: int = 12,
     splits: int = 10,
     seed: int = 0,
-    epochs: Mapping[str, str] | None = None,
-    conditions: Mapping[str, str] | None = None,
-    max_stretch: float = 2.0,
     device: torch.device | str | None = None,
+    **matching: Any,
 ) -> LatentTeacher:
     """Latents of a population as a teacher for a task.
 
@@ -156,13 +151,10 @@ def make_latents(
         Ways of halving the trials.
     seed : int, default 0
         Of splits and pseudo-trials.
-    epochs, conditions : mapping of str to str, optional
-        Epochs and conditions of the task -> those of the recording, where names differ (see
-        `b2m_fast.teachers.alignment.align`).
-    max_stretch : float, default 2
-        Largest factor by which time may be stretched.
     device : torch.device or str, optional
         Where the contrastive embedding is fitted; the other methods run on the CPU.
+    **matching
+        ``epochs``, ``conditions`` and ``max_stretch`` of `b2m_fast.teachers.alignment.align`.
 
     Returns
     -------
@@ -198,7 +190,7 @@ def make_latents(
     for name, value in (("k", k), ("maximum", maximum), ("splits", splits)):
         if value is not None:
             whole_number(name, value, 1)
-    clock = align(population, task, epochs=epochs, conditions=conditions, max_stretch=max_stretch)
+    clock = align(population, task, **matching)
     rng = np.random.default_rng([seed, 34])
     halves = [population.halves(rng) for _ in range(splits)]
     averages = [(clock(a.average()), clock(b.average())) for a, b in halves]
@@ -252,8 +244,8 @@ def _limits(population: Population, clock: Alignment) -> dict[str, int]:
 class _Evidence(NamedTuple):
     """Result of one split of the trials."""
 
-    reliability: NDArray[np.float64]  # (k,)
-    held: NDArray[np.float64]  # (k,), reproducible variance that each latent holds
+    reliability: Array  # (k,)
+    held: Array  # (k,), reproducible variance that each latent holds
     reproduced: float  # reproducible variance in all
     variance: float
     identified: float  # share of conditions nearest to themselves in the other half
@@ -261,9 +253,9 @@ class _Evidence(NamedTuple):
 
 def _compare_halves(
     halves: tuple[Population, Population],
-    averages: tuple[NDArray[np.float64], NDArray[np.float64]],
+    averages: tuple[Array, Array],
     clock: Alignment,
-    latents: NDArray[np.float64],
+    latents: Array,
     fit: Callable[[Population], Embedding],
 ) -> _Evidence:
     """Fit the method on the first half of the trials and compare what it gives for both."""
@@ -286,7 +278,7 @@ def _compare_halves(
 
 
 def _quality(
-    name: str, evidence: list[_Evidence], latents: NDArray[np.float64], conditions: int
+    name: str, evidence: list[_Evidence], latents: Array, conditions: int
 ) -> dict[str, Any]:
     """Average the evidence of all splits for the report; warn of latents that teach noise."""
     mean = _Evidence(*(np.mean(part, axis=0) for part in zip(*evidence, strict=True)))
@@ -320,6 +312,6 @@ def _quality(
     }
 
 
-def _centred(x: NDArray[np.float64]) -> NDArray[np.float64]:
+def _centred(x: Array) -> Array:
     """Subtract the mean over conditions and steps."""
     return np.asarray(x - x.mean(axis=(0, 1)))

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from b2m_fast.data.recording import Brain, Recording, TimeAxis
 
-__all__ = ["Population", "Session", "make_population", "smoother"]
-
 CONSTANT = 1e-5  # of its mean: a standard deviation that may be rounding noise of float32
 
 
@@ -31,10 +29,6 @@ class Session:
 
     rates: NDArray[np.float32]
     condition: NDArray[np.int64]
-
-    def counts(self, conditions: int) -> NDArray[np.int64]:
-        """Return the number of trials of each condition."""
-        return np.bincount(self.condition, minlength=conditions)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,18 +69,17 @@ class Population:
     @property
     def fewest_trials(self) -> int:
         """Trials of the rarest condition of any unit."""
-        return min(int(s.counts(len(self.conditions)).min()) for s in self.sessions)
+        n = len(self.conditions)
+        return min(int(np.bincount(s.condition, minlength=n).min()) for s in self.sessions)
 
     def average(self) -> NDArray[np.float64]:
         """Return the mean over the trials of each condition, (conditions, bins, units)."""
-        parts = [
-            [
-                s.rates[s.condition == c].mean(axis=0, dtype=np.float64).T
-                for c in range(len(self.conditions))
-            ]
+        n = range(len(self.conditions))
+        means = (
+            [s.rates[s.condition == c].mean(axis=0, dtype=np.float64).T for c in n]
             for s in self.sessions
-        ]
-        return np.concatenate([np.stack(part) for part in parts], axis=2)
+        )
+        return np.concatenate(list(map(np.stack, means)), axis=2)
 
     def halves(self, rng: np.random.Generator) -> tuple[Population, Population]:
         """Return two populations of the same units from disjoint trials, split in each condition.
@@ -133,7 +126,6 @@ class Population:
 def make_population(
     brain: Brain,
     *,
-    bin_ms: float | None = None,
     smooth_ms: float = 50.0,
     minimum_trials: int = 2,
     minimum_rate: float = 0.5,
@@ -145,8 +137,6 @@ def make_population(
     brain : Brain
         Recordings of trials, with bins. Counts become spikes per second; rates, traces and
         estimates stay as they are.
-    bin_ms : float, optional
-        Width of wider bins than the recording's, in milliseconds.
     smooth_ms : float, default 50
         Standard deviation of the Gaussian, in milliseconds; 0: no smoothing. It looks to both
         sides, so that a teacher at one moment knows of the next `smooth_ms`.
@@ -165,7 +155,7 @@ def make_population(
     ------
     DataError
         If responses have no bins, there is only one condition, no unit has repeats of every
-        condition, or none is left; or `bin_ms` is no multiple of the recorded bins.
+        condition, or none is left.
     ValueError
         If `smooth_ms` is negative or not finite, or `minimum_trials` less than 2.
 
@@ -179,95 +169,66 @@ def make_population(
         raise ValueError(f"smooth_ms must not be negative, and finite, got {smooth_ms}")
     if minimum_trials < 2:
         raise ValueError(f"minimum_trials must be at least 2, got {minimum_trials}")
-    name, conditions = brain.name, tuple(brain.conditions)
-    if len(conditions) < 2:
+    name, conditions, n = brain.name, tuple(brain.conditions), len(brain.conditions)
+    if n < 2:
         raise DataError(f"{name}: a teacher needs at least two conditions, got {list(conditions)}")
     time = brain.recordings[0].time
     if time is None or any(r.time is None for r in brain.recordings):
         raise DataError(f"{name}: responses have no bins: their time course is needed")
-    factor = 1 if bin_ms is None else _factor(brain, time, bin_ms)
-    time = replace(time, bin_ms=time.bin_ms if bin_ms is None else bin_ms)
-    sessions = [Session(_rates(r, time, factor), r.codes(conditions)) for r in brain.recordings]
-    spiking = [r.kind in {"counts", "rate"} for r in brain.recordings]
-    repeated = _repeated(name, conditions, sessions, minimum_trials)
-    smooth = smoother(sessions[0].rates.shape[2], smooth_ms / time.bin_ms).T
-    kept, slow = [], 0
-    for session, spikes, enough in zip(sessions, spiking, repeated, strict=True):
-        if enough:
-            active = session.rates.mean(axis=(0, 2), dtype=np.float64) >= minimum_rate
-            active |= not spikes
-            slow += int((~active).sum())
-            kept.append(Session(_z_scored(session.rates[:, active] @ smooth), session.condition))
-    units = sum(s.rates.shape[1] for s, enough in zip(sessions, repeated, strict=True) if enough)
-    kept = [s for s in kept if s.rates.shape[1]]
-    if not kept:
-        raise DataError(
-            f"{name}: none of {units} units fires {minimum_rate} spikes/s or more and "
-            f"ever varies ({slow} too slow, {units - slow} constant)"
+    trials = [np.bincount(r.codes(conditions), minlength=n) for r in brain.recordings]
+    best = max(trials, key=min)
+    if best.min() < minimum_trials:
+        few = ", ".join(
+            f"{conditions[c]!r} {best[c]}" for c in range(n) if best[c] < minimum_trials
         )
-    population = Population(name, tuple(kept), conditions, time)
-    counts = np.concatenate([s.counts(len(conditions)) for s in kept])
+        raise DataError(
+            f"{name}: no unit has {minimum_trials} trials of each of the {n} conditions (at most "
+            f"{best.min()}; the best one has of {few}): without repeats signal and noise cannot be "
+            "told apart"
+        )
+    sessions, kept_trials, enough, slow = [], [], 0, 0
+    for recording, count in zip(brain.recordings, trials, strict=True):
+        if count.min() >= minimum_trials:
+            rates, too_slow = _rates(recording, time.bin_ms, minimum_rate)
+            enough, slow = enough + len(too_slow), slow + int(too_slow.sum())
+            smooth = smoother(rates.shape[2], smooth_ms / time.bin_ms).T
+            rates = _z_scored(rates[:, ~too_slow] @ smooth)
+            if rates.shape[1]:
+                sessions.append(Session(rates, recording.codes(conditions)))
+                kept_trials.append(count)
+    if not sessions:
+        raise DataError(
+            f"{name}: none of {enough} units fires {minimum_rate} spikes/s or more and "
+            f"ever varies ({slow} too slow, {enough - slow} constant)"
+        )
+    population = Population(name, tuple(sessions), conditions, time)
     report = {
         "recording": name,
         "synthetic": brain.synthetic,
         "units": population.units,
         "units_recorded": brain.units,
-        "units_with_too_few_trials": brain.units - units,
+        "units_with_too_few_trials": brain.units - enough,
         "units_too_slow": slow,
-        "units_constant": units - slow - population.units,
-        "sessions": len(kept),
-        "conditions": len(conditions),
-        "trials_per_condition_median": float(np.median(counts)),
-        "trials_per_condition_min": int(counts.min()),
+        "units_constant": enough - slow - population.units,
+        "sessions": len(sessions),
+        "conditions": n,
+        "trials_per_condition_median": float(np.median(kept_trials)),
+        "trials_per_condition_min": population.fewest_trials,
         "bin_ms": time.bin_ms,
         "smooth_ms": smooth_ms,
     }
     return replace(population, report=report)
 
 
-def _factor(brain: Brain, time: TimeAxis, bin_ms: float) -> int:
-    """Return how many recorded bins go into one of `bin_ms`."""
-    if not 0 < bin_ms < math.inf:
-        raise DataError(f"{brain.name}: bin_ms must be positive and finite, got {bin_ms}")
-    factor = round(bin_ms / time.bin_ms)
-    if factor < 1 or abs(factor * time.bin_ms - bin_ms) > 1e-6 * time.bin_ms:
-        raise DataError(
-            f"{brain.name}: bins of {bin_ms} ms are no multiple of the recorded {time.bin_ms} ms"
-        )
-    bins = brain.recordings[0].responses.shape[2]
-    if factor > bins:
-        raise DataError(
-            f"{brain.name}: bins of {bin_ms} ms are longer than a trial of {bins * time.bin_ms} ms"
-        )
-    return factor
-
-
-def _rates(recording: Recording, time: TimeAxis, factor: int) -> NDArray[np.float32]:
-    """Return responses (trials, units, bins) with `factor` bins in one; counts as spikes per second.
-
-    An incomplete bin at the end is left out.
-    """
-    x = np.concatenate([block for _, block in recording.blocks()])
-    bins = x.shape[2] // factor
-    x = x[:, :, : bins * factor].reshape(*x.shape[:2], bins, factor).sum(axis=3, dtype=np.float32)
-    scale = 1e3 / time.bin_ms if recording.kind == "counts" else 1 / factor
-    return np.asarray(x * np.float32(scale))
-
-
-def _repeated(
-    name: str, conditions: tuple[str, ...], sessions: list[Session], minimum: int
-) -> list[bool]:
-    """Return which sessions have enough trials of every condition; DataError if none has."""
-    counts = [s.counts(len(conditions)) for s in sessions]
-    best = max(counts, key=min)
-    if best.min() < minimum:
-        few = ", ".join(f"{c!r} {n}" for c, n in zip(conditions, best, strict=True) if n < minimum)
-        raise DataError(
-            f"{name}: no unit has {minimum} trials of each of the {len(conditions)} conditions "
-            f"(at most {best.min()}; the best one has of {few}): without repeats signal and noise "
-            "cannot be told apart"
-        )
-    return [bool(n.min() >= minimum) for n in counts]
+def _rates(
+    recording: Recording, bin_ms: float, minimum: float
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return responses, counts as spikes per second, and which spiking units are too slow."""
+    rates = np.concatenate([block for _, block in recording.blocks()]).astype(np.float32)
+    if recording.kind == "counts":
+        rates *= np.float32(1e3 / bin_ms)
+    slow = rates.mean(axis=(0, 2), dtype=np.float64) < minimum
+    return rates, slow & (recording.kind in {"counts", "rate"})
 
 
 def smoother(bins: int, width: float) -> NDArray[np.float32]:

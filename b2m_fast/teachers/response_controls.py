@@ -18,8 +18,6 @@ from b2m_fast.teachers.shared_prefix import cycle
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["gaussian", "known", "label", "network", "pixel", "relabelled"]
-
 
 def relabelled(teacher: ResponseTeacher, rng: np.random.Generator) -> ResponseTeacher:
     """Permute the responses of images or conditions; none keeps its own.

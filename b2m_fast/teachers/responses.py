@@ -8,7 +8,6 @@ were shown and frozen, predicts their responses to the scenes. Every report call
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,30 +16,19 @@ from b2m_fast.data.driving import to_frames
 from b2m_fast.data.files import DataError, numbers, whole_number, whole_numbers
 from b2m_fast.data.files import images as checked_images
 from b2m_fast.encoding.encoders import crossfit, fit_encoder
-from b2m_fast.encoding.features import cnn_features, gabor_pyramid
+from b2m_fast.encoding.features import gabor_pyramid
 from b2m_fast.teachers.alignment import align
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Sequence
 
+    import torch
     from numpy.typing import NDArray
 
     from b2m_fast.data.recording import Brain, Recording
     from b2m_fast.data.tasks import DecisionTask
     from b2m_fast.encoding.ridge import Ridge
     from b2m_fast.teachers.population import Population
-
-__all__ = [
-    "ResponseTeacher",
-    "SensoryModel",
-    "condition_responses",
-    "fit_sensory_model",
-    "image_responses",
-    "principal_components",
-    "reduced",
-    "stand_in",
-    "z_scored",
-]
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +56,8 @@ class ResponseTeacher:
     Raises
     ------
     DataError
-        If an array has another shape or kind, or responses hold NaN or infinity.
+        If an array has another shape or kind, responses hold NaN or infinity, or they have fewer
+        components than are asked for.
 
     Examples
     --------
@@ -106,6 +95,8 @@ class ResponseTeacher:
             raise DataError(
                 f"stimuli have shape {self.stimuli.shape}; expected ({n}, channels, height, width)"
             )
+        if self.components is not None:
+            self.fitted(np.arange(n))  # fewer components are found now, not in training
 
     @property
     def width(self) -> int:
@@ -121,7 +112,8 @@ class ResponseTeacher:
         x = z_scored(self.responses, rows)
         if self.components is None:
             return x
-        return principal_components(x, self.components, "training", rows)
+        name = str(self.report.get("recording", "training"))
+        return principal_components(x, self.components, name, rows)
 
 
 def z_scored(x: NDArray[np.floating], rows: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
@@ -178,9 +170,7 @@ def condition_responses(
     per_condition: int | None = None,
     k: int | None = None,
     window: Sequence[str] | None = None,
-    epochs: Mapping[str, str] | None = None,
-    conditions: Mapping[str, str] | None = None,
-    max_stretch: float = 2.0,
+    **matching: Any,
 ) -> ResponseTeacher:
     """Single (pseudo-)trials of a population, averaged over time, labelled with conditions.
 
@@ -199,10 +189,8 @@ def condition_responses(
         Principal components to teach with instead of units (`ResponseTeacher.components`).
     window : sequence of str, optional
         Epochs of the task to average over; default: all that were recorded.
-    epochs, conditions : mapping of str to str, optional
-        Epochs and conditions of the task -> those of the recording (see `align`).
-    max_stretch : float, default 2
-        Largest factor by which time may be stretched.
+    **matching
+        ``epochs``, ``conditions`` and ``max_stretch`` of `b2m_fast.teachers.alignment.align`.
 
     Returns
     -------
@@ -224,7 +212,7 @@ def condition_responses(
     whole_number("per_condition", count, 2)
     if k is not None:
         whole_number("k", k, 1)
-    clock = align(population, task, epochs=epochs, conditions=conditions, max_stretch=max_stretch)
+    clock = align(population, task, **matching)
     averaged = clock.valid.copy()
     if window is not None:
         if unknown := [name for name in window if name not in task.epochs]:
@@ -249,16 +237,7 @@ def condition_responses(
     }
     label = np.repeat(np.arange(len(used)), count)
     condition = np.array([used.index(c) for c in clock.condition])
-    features = _features(means[rows], k, population.name)
-    return ResponseTeacher(None, features, label, report, k, condition)
-
-
-def _features(responses: NDArray[np.floating], k: int | None, name: str) -> NDArray[np.float32]:
-    """Z-score responses; raise now if there are fewer than k components."""
-    features = z_scored(responses)
-    if k is not None:
-        principal_components(features, k, name)
-    return features
+    return ResponseTeacher(None, z_scored(means[rows]), label, report, k, condition)
 
 
 def images_shown(
@@ -298,9 +277,8 @@ def image_responses(
         label, responses = np.repeat(label, there.sum(axis=1)), responses[there]
     else:
         responses = recording.mean()
-    name = f"{brain.name}-{recording.session}"
     report = {
-        "recording": name,
+        "recording": f"{brain.name}-{recording.session}",
         "synthetic": brain.synthetic,
         "units": recording.unit_count,
         "images": len(images),
@@ -309,23 +287,12 @@ def image_responses(
         "stand_in": False,
     }
     frames = to_frames(images, size)[label]
-    return ResponseTeacher(frames, _features(responses, k, name), label, report, k)
+    return ResponseTeacher(frames, z_scored(responses), label, report, k)
 
 
 # --------------------------------------------------------------------------------------------------
 # Predicted responses
 # --------------------------------------------------------------------------------------------------
-def _enlarged_cnn(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return cnn_features(_bytes(to_frames(images, (112, 112))), block=7)
-
-
-# name -> smaller side of the scenes in pixels -> features of images
-FEATURES: dict[str, Callable[[int], Callable[[NDArray[np.uint8]], NDArray[np.float32]]]] = {
-    "gabor": lambda pixels: partial(gabor_pyramid, size=pixels),
-    "efficientnet": lambda _: _enlarged_cnn,
-}
-
-
 @dataclass(frozen=True, eq=False)
 class SensoryModel:
     """Frozen encoding models of sensory neurons, which predict responses to any scene.
@@ -338,8 +305,6 @@ class SensoryModel:
         For each, (neurons,) bool: neurons that are predicted well enough.
     pixels : int
         Height and width of the images the models see.
-    features : str
-        A key of `FEATURES`.
     report : dict
         How well responses to held-out images are predicted.
     """
@@ -347,7 +312,6 @@ class SensoryModel:
     encoders: tuple[Ridge, ...]
     kept: tuple[NDArray[np.bool_], ...]
     pixels: int
-    features: str
     report: dict[str, Any]
 
     def respond(self, frames: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -357,7 +321,7 @@ class SensoryModel:
         the middle of a frame.
         """
         seen = to_frames(_bytes(frames), (self.pixels, self.pixels))
-        features = FEATURES[self.features](self.pixels)(_bytes(seen))
+        features = gabor_pyramid(_bytes(seen), self.pixels)
         predicted = [
             e.predict(features)[:, kept] for e, kept in zip(self.encoders, self.kept, strict=True)
         ]
@@ -368,15 +332,15 @@ def fit_sensory_model(
     brain: Brain,
     pixels: int,
     *,
-    features: str = "gabor",
     minimum: float = 0.2,
     folds: int = 5,
     seed: int = 0,
+    device: str | torch.device = "cpu",
 ) -> SensoryModel:
     """Fit models of neurons at the resolution of the scenes they are to respond to.
 
     Images are first reduced to the scenes' resolution, so that no model depends on detail that the
-    scenes lack. Ridge regression on fixed image features (`b2m_fast.encoding.encoders`).
+    scenes lack. Ridge regression on a Gabor pyramid (`b2m_fast.encoding.encoders`).
 
     Parameters
     ----------
@@ -384,13 +348,13 @@ def fit_sensory_model(
         Recordings, and the images that were shown.
     pixels : int
         Smaller side of the scenes, at least 32.
-    features : {"gabor", "efficientnet"}
-        Image features.
     minimum : float, default 0.2
         Neurons with a lower correlation of predicted and recorded responses to held-out images are
         left out.
     folds, seed : int
         Folds of the cross-fitting, and the seed that assigns images to them.
+    device : str or torch.device
+        Where image features are computed and models fitted.
 
     Returns
     -------
@@ -402,34 +366,30 @@ def fit_sensory_model(
     DataError
         If no images were shown, or no neuron is predicted well enough.
     ValueError
-        If the features are unknown or there are fewer than 32 pixels.
+        If there are fewer than 32 pixels.
     """
-    if features not in FEATURES:
-        raise ValueError(f"unknown features {features!r}; there are {list(FEATURES)}")
     if pixels < 32:
         raise ValueError(f"a sensory model needs at least 32 pixels, got {pixels}")
-    describe = FEATURES[features](pixels)
     encoders, kept, quality, spread = [], [], [], []
     for recording in brain.recordings:
         images = images_shown(brain, recording)
-        bank = describe(_bytes(to_frames(images, (pixels, pixels))))
+        bank = gabor_pyramid(_bytes(to_frames(images, (pixels, pixels))), pixels, device=device)
         responses = recording.mean()
-        held_out = crossfit(bank, responses, folds=folds, seed=seed)
+        held_out = crossfit(bank, responses, folds=folds, seed=seed, device=device)
         good = held_out.predictability >= minimum
-        encoders.append(fit_encoder(bank, responses))
+        encoders.append(fit_encoder(bank, responses, device=device))
         kept.append(good)
         quality.append(held_out.predictability[good])
         spread.append(held_out.responses[:, good].std(axis=0))
     r = np.concatenate(quality)
     if not r.size:
         raise DataError(
-            f"none of {brain.units} neurons is predicted with r >= {minimum} from {features} features "
-            f"at {pixels} pixels"
+            f"none of {brain.units} neurons is predicted with r >= {minimum} at {pixels} pixels"
         )
     report = {
         "recordings": [f"{brain.name}-{recording.session}" for recording in brain.recordings],
         "synthetic": brain.synthetic,
-        "features": features,
+        "features": "Gabor pyramid",
         "pixels": pixels,
         "units": len(r),
         "units_recorded": brain.units,
@@ -437,7 +397,7 @@ def fit_sensory_model(
         "held_out_r_quartiles": np.quantile(r, [0.25, 0.5, 0.75]).tolist(),
         "predicted_sd_on_own_images": float(np.median(np.concatenate(spread))),
     }
-    return SensoryModel(tuple(encoders), tuple(kept), pixels, features, report)
+    return SensoryModel(tuple(encoders), tuple(kept), pixels, report)
 
 
 def stand_in(

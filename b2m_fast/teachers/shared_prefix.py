@@ -10,8 +10,6 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["cycle", "merged", "permuted_branches", "prefix_means"]
-
 Groups = NDArray[np.int64]
 
 

@@ -14,16 +14,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from b2m_fast.data.images import to_gray
-from b2m_fast.encoding.columns import column_correlation
+from b2m_fast.encoding.columns import column_correlation, reliability
 from b2m_fast.encoding.encoders import crossfit
 from b2m_fast.encoding.features import cnn_features, gabor_pyramid
-from b2m_fast.encoding.repeats import reliability
 from b2m_fast.ops import rsa_score
 from b2m_fast.teachers.responses import images_shown
 
@@ -35,18 +34,7 @@ if TYPE_CHECKING:
 
     from b2m_fast.data.recording import Brain, Recording
 
-__all__ = [
-    "DENOISERS",
-    "SimilarityTarget",
-    "SimilarityTeacher",
-    "agreement",
-    "average",
-    "shuffled",
-    "thresholded",
-    "unit_rows",
-]
-
-DENOISERS: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.float32]]] = {
+DENOISERS: dict[str, Callable[..., NDArray[np.float32]]] = {
     "gabor": gabor_pyramid,
     "efficientnet": partial(cnn_features, block=7),
 }
@@ -127,10 +115,6 @@ def unit_rows(patterns: NDArray[np.floating]) -> NDArray[np.float32]:
 
 def average(rows: Sequence[NDArray[np.float32]]) -> NDArray[np.float32]:
     """Return rows whose products are the mean of those of several (n, d_k) of the same images."""
-    if len({len(part) for part in rows}) != 1:
-        raise ValueError(
-            f"similarities to average must be of the same images, got {[len(r) for r in rows]}"
-        )
     return np.concatenate(rows, axis=1) * np.float32(len(rows) ** -0.5)
 
 
@@ -183,6 +167,8 @@ class SimilarityTeacher:
         Folds of the cross-fitting.
     seed : int
         Assigns images to folds; seed of controls.
+    device : str or torch.device
+        Where image features are computed and encoding models fitted.
 
     Raises
     ------
@@ -200,19 +186,34 @@ class SimilarityTeacher:
         denoiser: str = "gabor",
         folds: int = 5,
         seed: int = 0,
+        device: str | torch.device = "cpu",
     ) -> None:
         if unknown := sorted(set(denoiser.split("+")) - set(DENOISERS)):
             raise ValueError(f"unknown denoisers {unknown}; there are {list(DENOISERS)}")
         self.size, self.denoiser, self.folds, self.seed = size, denoiser, folds, seed
-        self._sets = _image_sets(brain)
+        self.device = device
+        groups: dict[frozenset[str], list[_Patterns]] = {}
+        for recording in brain.recordings:
+            patterns = _Patterns(brain, recording)
+            groups.setdefault(frozenset(patterns.ids), []).append(patterns)
+        self._sets: dict[str, list[_Patterns]] = {}
+        self._images: dict[str, NDArray[np.uint8]] = {}
+        for first, *others in groups.values():
+            name = brain.stimuli_of(first.recording).name
+            name = f"{name}/{first.recording.session}" if name in self._sets else name
+            for patterns in others:
+                patterns.ids = first.ids
+            self._sets[name] = [first, *others]
+            self._images[name] = images_shown(brain, first.recording, first.ids)
 
     @cached_property
     def denoised(self) -> list[SimilarityTarget]:
         """Similarity of denoised responses."""
-        for part in self._sets:
-            banks = [DENOISERS[name](part.images) for name in self.denoiser.split("+")]
-            for patterns in part.patterns:
-                patterns.denoise(banks, self.folds, self.seed)
+        for name, group in self._sets.items():
+            images, parts = self._images[name], self.denoiser.split("+")
+            banks = [DENOISERS[part](images, device=self.device) for part in parts]
+            for patterns in group:
+                patterns.denoise(banks, folds=self.folds, seed=self.seed, device=self.device)
         return self._averaged(lambda patterns: patterns.denoised)
 
     @cached_property
@@ -228,30 +229,26 @@ class SimilarityTeacher:
     @cached_property
     def pixel(self) -> list[SimilarityTarget]:
         """Similarity of the pixels that the student sees."""
-        return self._targets(
-            lambda part: unit_rows(self._seen[part.name].reshape(len(part.ids), -1))
-        )
+        return self._targets(lambda name: unit_rows(self._seen[name].reshape(-1, self.size**2)))
 
     @cached_property
     def cnn(self) -> list[SimilarityTarget]:
         """Similarity in a trained network; ImportError without its packages."""
-        return self._targets(lambda part: unit_rows(cnn_features(part.images)))
-
-    def _averaged(
-        self, patterns: Callable[[_Patterns], NDArray[np.floating]]
-    ) -> list[SimilarityTarget]:
-        """Return the mean over the recordings of each set."""
         return self._targets(
-            lambda part: average([unit_rows(patterns(each)) for each in part.patterns])
+            lambda name: unit_rows(cnn_features(self._images[name], device=self.device))
         )
 
-    def _targets(self, rows: Callable[[_ImageSet], NDArray[np.float32]]) -> list[SimilarityTarget]:
-        return [SimilarityTarget(s.name, self._seen[s.name], rows(s)) for s in self._sets]
+    def _averaged(self, of: Callable[[_Patterns], NDArray[np.float64]]) -> list[SimilarityTarget]:
+        """Return the mean over the recordings of each set."""
+        return self._targets(lambda name: average([unit_rows(of(p)) for p in self._sets[name]]))
+
+    def _targets(self, rows: Callable[[str], NDArray[np.float32]]) -> list[SimilarityTarget]:
+        return [SimilarityTarget(name, self._seen[name], rows(name)) for name in self._sets]
 
     @cached_property
     def _seen(self) -> dict[str, NDArray[np.float32]]:
         """Images of each set as the student sees them."""
-        return {part.name: to_gray(part.images, self.size) for part in self._sets}
+        return {name: to_gray(images, self.size) for name, images in self._images.items()}
 
     def report(self, targets: Mapping[str, Sequence[SimilarityTarget]]) -> dict[str, Any]:
         """Describe the recordings, if they were denoised, and the targets of some arms.
@@ -260,57 +257,28 @@ class SimilarityTeacher:
         "neural", if it is there. Returns ``recordings`` (by name) and ``image_sets`` (by name, then
         arm), which can be written as JSON.
         """
-        patterns = [each for part in self._sets for each in part.patterns]
-        image_sets: dict[str, dict[str, Any]] = {part.name: {} for part in self._sets}
+        patterns = [p for group in self._sets.values() for p in group if p.predicted is not None]
+        image_sets: dict[str, dict[str, Any]] = {name: {} for name in self._sets}
         for arm in sorted(targets):
             for k, target in enumerate(targets[arm]):
                 neural = targets["neural"][k] if "neural" in targets else None
                 image_sets[target.name][arm] = _description(target, neural)
-        return {
-            "recordings": {p.name: p.report() for p in patterns if p.predicted is not None},
-            "image_sets": image_sets,
-        }
-
-
-class _ImageSet(NamedTuple):
-    """Images that were shown in some recordings."""
-
-    name: str
-    ids: tuple[str, ...]
-    images: NDArray[np.uint8]
-    patterns: list[_Patterns]
-
-
-def _image_sets(brain: Brain) -> list[_ImageSet]:
-    """Return the sets of images with the recordings in which exactly these were shown.
-
-    Where presentations are marked "train", the set are the images of these.
-    """
-    found: dict[frozenset[str], _ImageSet] = {}
-    for recording in brain.recordings:
-        train = recording.split is not None and "train" in recording.split
-        ids = recording.shown
-        if train:
-            ids = tuple(dict.fromkeys(recording.stimulus[recording.split == "train"].tolist()))
-        if frozenset(ids) not in found:
-            name = brain.stimuli_of(recording).name
-            if name in {part.name for part in found.values()}:
-                name = f"{name}/{recording.session}"
-            images = images_shown(brain, recording, ids)
-            found[frozenset(ids)] = _ImageSet(name, ids, images, [])
-        part = found[frozenset(ids)]
-        part.patterns.append(_Patterns(brain, recording, part.ids, "train" if train else None))
-    return list(found.values())
+        return {"recordings": {p.name: p.report() for p in patterns}, "image_sets": image_sets}
 
 
 class _Patterns:
-    """Patterns (images, units) of one recording: raw, mean and denoised."""
+    """Patterns (images, units) of one recording: raw, mean and denoised.
 
-    def __init__(
-        self, brain: Brain, recording: Recording, ids: tuple[str, ...], split: str | None
-    ) -> None:
+    Where presentations are marked "train", these alone say which images there are, and are predicted.
+    """
+
+    def __init__(self, brain: Brain, recording: Recording) -> None:
         self.name, self.synthetic = f"{brain.name}-{recording.session}", brain.synthetic
-        self.recording, self.ids, self.split = recording, ids, split
+        self.recording, self.ids = recording, recording.shown
+        self.split: str | None = None
+        if recording.split is not None and "train" in recording.split:
+            train = recording.stimulus[recording.split == "train"].tolist()
+            self.ids, self.split = tuple(dict.fromkeys(train)), "train"
         self.predicted: NDArray[np.float64] | None = None
 
     @cached_property
@@ -345,10 +313,10 @@ class _Patterns:
     def mean(self) -> NDArray[np.float64]:
         return self._weighted(self.recording.mean(self.ids))
 
-    def denoise(self, banks: Sequence[NDArray[np.float32]], folds: int, seed: int) -> None:
-        """Predict the responses to held-out images from image features."""
+    def denoise(self, banks: Sequence[NDArray[np.float32]], **options: Any) -> None:
+        """Predict the responses to held-out images from image features (options of `crossfit`)."""
         responses = self.recording.mean(self.ids, split=self.split)
-        fits = [crossfit(bank, responses, folds=folds, seed=seed).responses for bank in banks]
+        fits = [crossfit(bank, responses, **options).responses for bank in banks]
         self.predicted = np.mean(fits, axis=0)
         self.quality = column_correlation(self.predicted, responses)
 

@@ -18,12 +18,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from b2m_fast.data import dataset, labels
 from b2m_fast.data.recording import Brain, Recording, Stimuli, TimeAxis
 from b2m_fast.encoding.columns import column_correlation
 from b2m_fast.encoding.components import fit_components
+from b2m_fast.encoding.features import gabor
 from b2m_fast.encoding.ridge import fit_ridge
 from b2m_fast.teachers.responses import ResponseTeacher, reduced, z_scored
 
@@ -31,17 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from b2m_fast.data.tasks import DecisionTask
-
-__all__ = [
-    "Observer",
-    "SyntheticCortex",
-    "natural_like_images",
-    "observe",
-    "observe_images",
-    "observers",
-    "ratings",
-    "synthetic_brain",
-]
 
 Array = NDArray[np.float64]
 
@@ -78,21 +69,17 @@ class SyntheticCortex:
 
     def __init__(self, neurons: int, size: int = 32, seed: int = 0) -> None:
         rng = np.random.default_rng([seed, 11])
-        y, x = np.mgrid[:size, :size]
-        wavelength = np.exp(rng.uniform(math.log(0.25 * size), math.log(0.6 * size), neurons))
+        pixels = torch.arange(size, dtype=torch.float64)
+        y, x = torch.meshgrid(pixels, pixels, indexing="ij")
+        length = np.exp(rng.uniform(math.log(0.25 * size), math.log(0.6 * size), neurons))
         centre = rng.uniform(0.2 * size, 0.8 * size, (neurons, 2))
         angle, phase = rng.uniform(0, math.pi, neurons), rng.uniform(0, 2 * math.pi, neurons)
-        filters = np.empty((2, neurons, size, size))
-        for k in range(neurons):
-            dx, dy = x - centre[k, 0], y - centre[k, 1]
-            envelope = np.exp(-(dx**2 + dy**2) / (2 * (0.45 * wavelength[k]) ** 2))
-            u = dx * math.cos(angle[k]) + dy * math.sin(angle[k])
-            for part in range(2):
-                wave = np.cos(2 * math.pi * u / wavelength[k] + phase[k] + part * math.pi / 2)
-                g = envelope * wave
-                g -= envelope * g.sum() / envelope.sum()
-                filters[part, k] = g / np.linalg.norm(g)
-        self.filters = filters.reshape(2, neurons, -1)
+        filters = [
+            gabor(x - cx, y - cy, width, turn, start + part, 0.45 * width).flatten()
+            for part in (0.0, math.pi / 2)
+            for (cx, cy), width, turn, start in zip(centre, length, angle, phase, strict=True)
+        ]
+        self.filters = torch.stack(filters).numpy().reshape(2, neurons, -1)
         self.complex = np.arange(neurons) % 5 > 0
         self.peak = np.exp(rng.normal(math.log(1.2), 0.5, neurons))
 
