@@ -18,16 +18,8 @@ REGISTRIES = (dataset, task, labels, student)
 ALSO = {"synthetic": "a key of reports: whether the responses are simulated"}
 # Files from before the registries, which are still to be written anew: must shrink to nothing.
 OLD = {
-    "cli/_mediated.py",
-    "cli/_regularize.py",
     "cli/_transfer.py",
     "data/_old.py",
-    "experiments/mediated_experiment.py",
-    "experiments/mediated_material.py",
-    "experiments/mediated_presets.py",
-    "experiments/mediated_report.py",
-    "experiments/mediated_settings.py",
-    "experiments/regularize_experiment.py",
     "experiments/transfer_arms.py",
     "experiments/transfer_experiment.py",
     "experiments/transfer_figure.py",

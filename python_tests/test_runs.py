@@ -13,11 +13,7 @@ from typing import Any
 import pytest
 
 from b2m_fast.data.files import digest, write_atomically
-from b2m_fast.experiments.experiment import Settings, as_json, jobs, with_history
-from b2m_fast.experiments.mediated_settings import MediatedExperiment
-from b2m_fast.experiments.regularize_experiment import Experiment
 from b2m_fast.experiments.runs import Job, RunStore, perform
-from b2m_fast.experiments.transfer_settings import TransferExperiment
 
 
 def job(name: str, **config: Any) -> Job:
@@ -145,44 +141,3 @@ def test_files_are_plain_json(tmp_path: Path) -> None:
     stored = json.loads(store.path(job("a", x=1)).read_text())
     assert stored["config"] == {"name": "a", "x": 1}
     assert set(stored) == {"config", "config_hash", "result"}
-
-
-def test_results_as_text_keep_every_number_but_digits_of_curves() -> None:
-    """What `b2m compare` reads back is what was run; entries differ in what they hold."""
-    run = {
-        "arm": "none",
-        "seed": 0,
-        "area": 1 / 3,
-        "history": [{"step": 0, "error": 1 / 3}, {"step": 5, "loss": None, "error": 2e-7 / 3}],
-    }
-    full = {"command": "x", "settings": {"a": [1, 2]}, "runs": [run, run | {"seed": 1}]}
-    text = as_json(full)
-    found = json.loads(text)
-    assert len(text.splitlines()) < 16
-    assert found["settings"] == full["settings"]
-    back = [with_history(r) for r in found["runs"]]
-    assert [r["seed"] for r in back] == [0, 1]
-    assert back[0]["area"] == run["area"]
-    assert back[0]["history"] == [
-        {"step": 0, "error": 0.33333, "loss": None},
-        {"step": 5, "error": 6.6667e-08, "loss": None},
-    ]
-    assert json.loads(as_json({"command": "compare"})) == {"command": "compare"}
-
-
-@pytest.mark.parametrize(
-    ("experiment", "key"),
-    [
-        (Experiment(), "brain-seed3-2cf3188370b4c622"),
-        (TransferExperiment(), "brain-seed3-b2a571443230ea98"),
-        (MediatedExperiment(), "brain-seed3-b49584172ad116bd"),
-    ],
-    ids=lambda x: type(x).__name__,
-)
-def test_names_of_runs_stay(experiment: Settings, key: str) -> None:
-    """Another name means that everybody's stored runs are done again.
-
-    Where that is right (a new setting, a raised method version) the name here changes with it.
-    """
-    (job,) = jobs(experiment, ["brain"], [3], "data")
-    assert job.key == key

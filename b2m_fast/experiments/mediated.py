@@ -751,7 +751,7 @@ def _variability_table(runs: Runs) -> list[Table]:
 
 def _penalty_words(settings: MediatedSettings, runs: Runs) -> list[str]:
     """Return where penalties were not chosen, and where the grid may have been too narrow."""
-    from b2m_fast.methods.mediated import PENALTIES
+    from b2m_fast.methods.mediated_algebra import PENALTIES
 
     labelled, out = _any(runs)["labelled"], []
     alone = [size for size, count in labelled.items() if count < 2 * _classes(settings)]
@@ -784,7 +784,7 @@ def _penalty_words(settings: MediatedSettings, runs: Runs) -> list[str]:
 
 def _variability_words(runs: Runs) -> list[str]:
     """Return where brains that differ lead to estimates that differ, and encoders that know nothing do not."""
-    found = {"brain": {}, "null": {}} | {
+    found: dict[str, dict[str, MantelTest]] = {"brain": {}, "null": {}} | {
         "brain" if arm.get(name).make is brain_mean else "null": tests
         for name, tests in _variability(runs).items()
     }

@@ -22,7 +22,7 @@ from b2m_fast.encoding.quality import EncoderQuality, encoder_quality
 from b2m_fast.encoding.ridge import fit_ridge
 from b2m_fast.evaluate.variability import correlation_distance, representational_distance
 from b2m_fast.experiments.contract import Run, finite
-from b2m_fast.methods.mediated import PENALTIES, codes, decided, fit_readout
+from b2m_fast.methods.mediated_algebra import PENALTIES, codes, decided, fit_readout
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -191,9 +191,11 @@ def observed(
     rated = said.about["kind"] == "observers"
     given = digit_classes() if rated else said.build(root=context.data)
     y = given.classes
+    if y is None:
+        raise DataError(f"simulated brains represent classes; {settings.labels} has none")
     order = np.random.default_rng(0).permutation(len(y))
     shown, rest = order[: len(y) // 2], order[len(y) // 2 :]
-    (layers,) = _layers([given.images], settings, context)
+    (layers,) = _layers([np.asarray(given.images[:])], settings, context)
     k, cortex = settings.features.components, settings.cortex
     space = fit_components([v[shown] for v in layers], k)
     f = space.transform(layers).astype(np.float64)
@@ -224,7 +226,7 @@ def observed(
         f"{cortex.planted} what the brains represent."
     ]
     enough = len(made) > 2  # for a Mantel test
-    common = {"brains": tuple(brains), "measured": tuple(responses)}
+    common: dict[str, Any] = {"brains": tuple(brains), "measured": tuple(responses)}
     if rated:
         own = said.make(made, f[rest])
         scales = tuple(f"scale {k + 1}" for k in range(own.shape[2]))
@@ -257,9 +259,10 @@ def recorded(
     brain = entry.build(root=context.data)
     own = said.about["kind"] == "stimuli"
     other = None if own else said.build(root=context.data)
-    all_ = np.arange
-    sets = [s.images[all_(len(s.ids))] for s in brain.stimuli]
-    layers = _layers(sets + ([] if other is None else [other.images]), settings, context)
+    sets = [np.asarray(s.images[:]) for s in brain.stimuli]
+    layers = _layers(
+        sets + ([] if other is None else [np.asarray(other.images[:])]), settings, context
+    )
     shown = layers[: len(sets)]
     space = fit_components(
         [np.concatenate(tap) for tap in zip(*shown, strict=True)], settings.features.components
@@ -305,7 +308,7 @@ def recorded(
         )
     recording = brain.recording(session)
     given = said.make(labelled_set)
-    values = labelled_set.average(given.values, recording.shown)
+    values = brain.stimuli_of(recording).average(given.values, recording.shown)
     fold = _fold(recording)
     mine = tuple(b.responses for b in brains if b.weights is None)
     fits = fold is not None and len(np.unique(fold)) == settings.folds
