@@ -119,6 +119,8 @@ class ResNet(nn.Module):
     def taps(self, images: Tensor) -> list[Tensor]:
         """Return five maps (n, channels, height, width), after the ReLU of the stem and of each group."""
         x = self.preprocess(images)
+        if self.memory_format is torch.contiguous_format:
+            x = x.contiguous()
         layers = []
         for section in self.sections:
             x = section(x)
