@@ -17,8 +17,6 @@ from torch.nn import functional
 
 from b2m_fast.students import student
 
-__all__ = ["ResNet"]
-
 
 class _Block(nn.Module):
     """Two 3 x 3 convolutions around a shortcut."""
