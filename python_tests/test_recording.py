@@ -154,6 +154,8 @@ def test_harmless_kinds_of_data_are_taken() -> None:
     assert small().responses is RESPONSES
     assert small(stimulus=[2, 1, 2, 3, 2]).shown == ("2", "1", "3")
     assert small(stimulus=np.array(SHOWN, dtype=object)).shown == ("b", "a", "c")
+    conditions: Any = np.array(["a", "b", "c"])
+    assert Brain("b", [small()], conditions=conditions).conditions == ("a", "b", "c")
 
 
 # --------------------------------------------------------------------------------------------------

@@ -458,7 +458,7 @@ class Brain:
     def __post_init__(self) -> None:
         where = f"{self.name}: "
         names = self.conditions
-        conditions = _names(f"{where}conditions", np.array(names) if names else []).tolist()
+        conditions = _names(f"{where}conditions", np.array(list(names))).tolist()
         differ = not isinstance(names, str) and len(set(conditions)) == len(conditions)
         require(differ, f"{where}conditions must be names that differ, got {names!r}")
         for name in ("recordings", "stimuli"):
