@@ -17,7 +17,10 @@ __all__ = ["main"]
 
 # Commands that are no experiment: what they are for, and the module whose `main(arguments)` they are.
 TOOLS = {
-    "compare": ("draw the arms of several finished experiments together", "b2m_fast.experiments.compare"),
+    "compare": (
+        "draw the arms of several finished experiments together",
+        "b2m_fast.experiments.compare",
+    ),
     "report": ("write the report of finished runs again", "b2m_fast.experiments.report"),
     "info": ("version, build, processor: what a bug report needs", "b2m_fast._info"),
     "bench": ("time the ops on this machine", "b2m_fast._bench"),

@@ -29,6 +29,7 @@ from b2m_fast.experiments.contract import (
     finite,
     or_nan,
 )
+from b2m_fast.experiments.mediated_maps import dimensions, principal_map, random_map_like
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -81,7 +82,7 @@ def direct_rank(m: Material) -> Views:
         stimuli, maps = [np.concatenate(different)], [np.hstack(maps)]
     share = m.settings.rank_share
     return [
-        m.features @ _principal_map(s, _dimensions(s @ w, share))
+        m.features @ principal_map(s, dimensions(s @ w, share))
         for s, w in zip(stimuli, maps, strict=True)
     ]
 
@@ -126,12 +127,7 @@ def random_map(m: Material) -> Views:
     rng, maps = m.random(RANDOM), m.maps()
     if m.settings.combine == "stacked":
         maps = [np.hstack(maps)]
-    out = []
-    for w in maps:
-        _, values, right = np.linalg.svd(w, full_matrices=False)
-        axes, _ = np.linalg.qr(rng.normal(size=(len(w), len(values))))
-        out.append(m.features @ ((axes * values) @ right))
-    return out
+    return [m.features @ random_map_like(w, rng) for w in maps]
 
 
 @arm("measured", "responses measured to the labelled images, where there are any", role="other")
@@ -140,26 +136,6 @@ def measured(m: Material) -> Views:
     from b2m_fast.encoding.columns import standardised
 
     return [standardised(r, r[m.pool]) for r in m.measured]
-
-
-def _dimensions(predicted: NDArray[np.float64], share: float) -> int:
-    """Return how many principal components hold a share of the variance; 1: all that are not rounding."""
-    values = np.linalg.svd(predicted - predicted.mean(axis=0), compute_uv=False)
-    if share >= 1:
-        least = values[0] * max(predicted.shape) * np.finfo(np.float64).eps
-        return max(1, int((values > least).sum()))
-    held = np.cumsum(values**2)
-    return min(int(np.searchsorted(held, share * held[-1]) + 1), len(values))
-
-
-def _principal_map(features: NDArray[np.float64], rank: int) -> NDArray[np.float64]:
-    """Return the leading principal axes (p, rank): the control that has a brain's rank and knows of no brain."""
-    from b2m_fast.encoding.components import spectrum
-
-    x = features - features.mean(axis=0)
-    _, vectors, dual = spectrum(x)
-    axes = x.T @ vectors[:, :rank] if dual else vectors[:, :rank]
-    return np.ascontiguousarray(axes / np.linalg.norm(axes, axis=0) if dual else axes)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -751,7 +727,7 @@ def _variability_table(runs: Runs) -> list[Table]:
 
 def _penalty_words(settings: MediatedSettings, runs: Runs) -> list[str]:
     """Return where penalties were not chosen, and where the grid may have been too narrow."""
-    from b2m_fast.methods.mediated_algebra import PENALTIES
+    from b2m_fast.methods.mediated import PENALTIES
 
     labelled, out = _any(runs)["labelled"], []
     alone = [size for size, count in labelled.items() if count < 2 * _classes(settings)]

@@ -22,7 +22,7 @@ from b2m_fast.encoding.quality import EncoderQuality, encoder_quality
 from b2m_fast.encoding.ridge import fit_ridge
 from b2m_fast.evaluate.variability import correlation_distance, representational_distance
 from b2m_fast.experiments.contract import Run, finite
-from b2m_fast.methods.mediated_algebra import PENALTIES, codes, decided, fit_readout
+from b2m_fast.methods.mediated import PENALTIES, fit_readout
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -397,6 +397,18 @@ def split(material: Material, seed: int) -> tuple[NDArray[np.int64], NDArray[np.
     return np.flatnonzero(member != fold), np.flatnonzero(member == fold)
 
 
+def _codes(classes: NDArray[np.int64], count: int) -> Array:
+    """Return classes as +1 and -1 in a column for each, or in one column for two."""
+    columns = np.arange(1, 2) if count == 2 else np.arange(count)
+    return np.where(classes[:, None] == columns, 1.0, -1.0)
+
+
+def _decided(values: Array) -> NDArray[np.int64]:
+    """Return classes from estimates of their codes."""
+    one = values.shape[1] == 1
+    return np.asarray(values[:, 0] > 0 if one else values.argmax(axis=1), dtype=np.int64)
+
+
 def _sample(material: Material, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
     """Return labelled samples; of classes, as many of each as can be."""
     if count == len(material.pool):
@@ -420,7 +432,7 @@ def score(
 ) -> Run:
     """Return the score with a number of labelled samples, averaged over draws."""
     classes = material.classes
-    y = material.values if classes is None else codes(classes, len(material.names))
+    y = material.values if classes is None else _codes(classes, len(material.names))
     per_label, between = [], []
     chosen = dict.fromkeys(PENALTIES, 0)
 
@@ -445,7 +457,7 @@ def score(
         if classes is None:
             per_label.append(column_correlation(estimate, y[test]))
         else:
-            per_label.append(np.array([(decided(estimate) == classes[test]).mean()]))
+            per_label.append(np.array([(_decided(estimate) == classes[test]).mean()]))
         if single is not None and len(single) > 2:
             each = fit(single, train)[1] if len(estimates) == 1 else estimates
             # standardise over training labels first: their units and means, not the brains, would decide the distance
