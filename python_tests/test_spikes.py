@@ -36,12 +36,6 @@ def test_binning_counts_every_spike_once() -> None:
         bin_spikes(times, unit, 3, np.array([2.0]), (0, 1000), 300)
 
 
-def test_unknown_maze(tmp_path: Path) -> None:
-    """An option that is no maze is refused with those there are."""
-    with pytest.raises(DataError, match="unknown maze 'y'; there are 'linear_track'"):
-        load("hippocampus", tmp_path, maze="y")
-
-
 def test_malformed_pfc_file(tmp_path: Path) -> None:
     """A file that is not as described is refused with its path."""
     (tmp_path / "pfc_memory").mkdir()
@@ -127,9 +121,8 @@ def test_real_mouse_and_rat() -> None:
     mouse = load("steinmetz", real("steinmetz"))
     assert [r.unit_count for r in mouse.recordings] == [178, 533, 228, 120, 99]
     rat = load("hippocampus", real("hippocampus"))
-    arms = load("hippocampus", real("hippocampus"), maze="w_maze")
-    assert (rat.units, arms.units) == (31, 25)
-    for found in (mouse, rat, arms):
+    assert rat.units == 31
+    for found in (mouse, rat):
         for r in found.recordings:
             codes = r.codes(found.conditions)
             assert np.bincount(codes, minlength=len(found.conditions)).min() >= 10

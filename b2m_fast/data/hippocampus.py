@@ -1,4 +1,4 @@
-"""Rat CA1 in mazes: nelpy's example recordings."""
+"""Rat CA1 on a linear track: nelpy's example recording."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ SOURCE = Source(
     folder="hippocampus",
     files=("nelpy_hippocampus.npz",),
     origin=(
-        "github.com/nelpy/example-data; pack as nelpy_hippocampus.npz with <maze>_spike_t (s), "
-        "<maze>_spike_unit and <maze>_pos (t, x, y), maze being linear_track or w_maze"
+        "github.com/nelpy/example-data; pack as nelpy_hippocampus.npz with linear_track_spike_t (s), "
+        "linear_track_spike_unit and linear_track_pos (t, x, y)"
     ),
     licence="MIT",
 )
+WAYS = ("there", "back")
 
 
 def _ways(task: EpochTask) -> dict[str, str]:
     """Return the way that the animal runs for each sample: the first direction is there, the second back. Our choice."""
-    way = {"1": "there", "2": "back"}
-    return {condition: way[condition.split()[1]] for condition in task.conditions}
+    return {c: WAYS[int(c.split()[1]) - 1] for c in task.conditions}
 
 
 TASK = TaskMatch(
@@ -40,31 +40,25 @@ TASK = TaskMatch(
 
 
 @dataset("hippocampus", "rat CA1 on a linear track", kind="trials", source=SOURCE, tasks=(TASK,))
-def hippocampus(root: Root = None, *, maze: str = "linear_track", bin_ms: float = 100.0) -> Brain:
-    """Passages through the middle of a track ("there", "back"; 31 units), or of the arms of a W ("left out" to "right in").
+def hippocampus(root: Root = None, *, bin_ms: float = 100.0) -> Brain:
+    """Passages through the middle of the track (31 units), "there" or "back", from 1.5 s before to 1.5 s after it.
 
-    A trial is one passage, its clock's zero the moment in the middle; turning back on the way is no passage. All units of the file
-    are kept, also those that look unsorted (unit 19 of the W). `bin_ms` is a divisor of 3,000.
+    A trial is one passage, its clock's zero the moment in the middle; turning back on the way is no passage. `bin_ms` is a divisor of
+    3,000.
     """
-    mazes = ("linear_track", "w_maze")
-    require(maze in mazes, f"unknown maze {maze!r}; there are {mazes}")
     (path,) = SOURCE.paths(root)
-    names = (f"{maze}_spike_t", f"{maze}_spike_unit", f"{maze}_pos")
+    names = [f"linear_track_{name}" for name in ("spike_t", "spike_unit", "pos")]
     times, unit, position = load_npz(path, names).values()
     samples = f"{path}: {names[2]} must be (samples, 3), got {position.shape}"
     require(position.shape[1:] == (3,), samples)
     require(times.shape == unit.shape, f"{path}: {names[1]} must be as long as {names[0]}")
-    position = position[np.argsort(position[:, 0], kind="stable")]
-    track = maze == "linear_track"
-    arms = [f"{arm} {way}" for arm in ("left", "centre", "right") for way in ("out", "in")]
-    conditions = ["there", "back"] if track else arms
-    events, condition = (_track_passages if track else _arm_passages)(position)
+    events, way = _track_passages(position[np.argsort(position[:, 0], kind="stable")])
     window = (-1500.0, 1500.0)
     unit = unit.astype(np.int64)
     counts = bin_spikes(times, unit, int(unit.max()) + 1, events, window, bin_ms)
     time = TimeAxis(bin_ms, {"run": window}, window[0])
-    recording = Recording(counts, np.array(conditions)[condition], maze, time=time)
-    return Brain(f"hippocampus-{maze}", [recording], conditions=conditions)
+    recording = Recording(counts, np.array(WAYS)[way], "linear track", time=time)
+    return Brain("hippocampus-linear_track", [recording], conditions=WAYS)
 
 
 def _passages(time: Array, place: Array, low: float, high: float) -> tuple[Array, Codes, Codes]:
@@ -95,10 +89,3 @@ def _track_passages(position: Array) -> tuple[Array, Codes]:
     events, samples, way = _passages(time, place, 0.25, 0.75)
     kept = across[samples] < 0.2 * (high - low)
     return events[kept], way[kept]
-
-
-def _arm_passages(position: Array) -> tuple[Array, Codes]:
-    """Return passages through the middle of the arms of the W: x tells the arm, y the place (pixels)."""
-    events, samples, way = _passages(position[:, 0], position[:, 2], 200.0, 300.0)
-    arm = np.digitize(position[samples, 1], (305.0, 425.0))
-    return events, (2 * arm + way).astype(np.int64)
