@@ -87,7 +87,7 @@ def encoder_quality(
         (images, repeats, neurons), NaN where there is no repeat, for the noise ceiling.
     fit : callable
         From inputs and responses of training images to a model whose ``predict(inputs)`` gives responses
-        (images, neurons): `fit_layers` (``functools.partial(fit_layers, k=512)``), `fit_encoder`, `fit_core_readout`.
+        (images, neurons): `fit_layers` (``functools.partial(fit_layers, k=512)``) and `fit_encoder`.
     folds, seed : int
         Number of folds, and how images are assigned to them.
 
