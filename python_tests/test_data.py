@@ -37,11 +37,11 @@ def test_digits() -> None:
     assert len(labelled.names) == labels.listings()["digits"].about["classes"] == 10
 
 
-def test_images_become_tensors() -> None:
-    """Gray and colour images of a task have their channels first in a tensor."""
-    gray, colour = np.random.default_rng(0).random((2, 5, 4, 4, 3), dtype=np.float32)
-    assert images.to_tensor(gray[..., 0]).shape == (5, 1, 4, 4)
-    np.testing.assert_array_equal(images.to_tensor(colour)[:, 2], colour[..., 2])
+def test_colour_tasks() -> None:
+    """A task of colour images has its channels before height and width."""
+    x, y = np.zeros((2, 3, 8, 8), np.float32), np.zeros(2, np.int64)
+    found = images.ImageTask("mine", x, y, x, y, x, y, classes=1, crop=0, flip=False)
+    assert (found.size, found.channels) == (8, 3)
 
 
 def test_to_gray_weights_and_area() -> None:

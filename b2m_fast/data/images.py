@@ -38,7 +38,7 @@ class ImageTask:
     name : str
         The task's name in reports.
     train_x, validation_x, test_x : ndarray
-        Gray images (n, size, size) or colour images (n, size, size, 3), float32 in [0, 1].
+        Gray images (n, size, size), or colour images (n, 3, size, size), float32 in [0, 1].
     train_y, validation_y, test_y : ndarray
         Classes (n,), int64, 0 to classes - 1.
     classes : int
@@ -63,18 +63,12 @@ class ImageTask:
     @property
     def size(self) -> int:
         """Height and width of an image, in pixels."""
-        return int(self.train_x.shape[1])
+        return int(self.train_x.shape[-1])
 
     @property
     def channels(self) -> int:
         """1 for gray images, 3 for colour images."""
-        return 1 if self.train_x.ndim == 3 else int(self.train_x.shape[3])
-
-
-def to_tensor(images: Images) -> torch.Tensor:
-    """Return images of an `ImageTask` as students take them: (n, channels, size, size)."""
-    x = torch.from_numpy(images)
-    return x[:, None] if x.ndim == 3 else x.permute(0, 3, 1, 2).contiguous()
+        return 1 if self.train_x.ndim == 3 else int(self.train_x.shape[1])
 
 
 def to_gray(images: Bytes, size: int) -> Images:
