@@ -26,6 +26,7 @@ from b2m_fast.teachers.latents import make_latents, rank_of_averages
 from b2m_fast.teachers.population import Population, Session, make_population
 from b2m_fast.teachers.synthetic import observe
 from latent_helpers import planted_recording, planted_states, planted_teacher, trials
+from pretend_cuda import pretend_cuda
 from test_data import real
 
 RNG = np.random.default_rng
@@ -313,6 +314,15 @@ def test_bad_arguments(population: Population) -> None:
         make_latents(population, TASK, splits=0)
     with pytest.raises(ValueError, match="k must be at least 2, got 1"):
         fit_contrastive(population, 1)
+
+
+def test_the_contrastive_embedding_follows_its_device(population: Population) -> None:
+    """Where "cuda" is the CPU, it is asked for, no tensor is made elsewhere, and the bits are equal."""
+    expected = fit_contrastive(population, 2, steps=5)(population)
+    with pretend_cuda() as mode:
+        found = fit_contrastive(population, 2, steps=5, device="cuda")(population)
+    assert mode.asked > 0
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_the_former_name_of_the_contrastive_embedding(population: Population) -> None:

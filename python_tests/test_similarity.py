@@ -15,6 +15,7 @@ from b2m_fast.data.recording import Brain, Recording, Stimuli
 from b2m_fast.ops import rsa_penalty
 from b2m_fast.teachers import similarity, synthetic
 from b2m_fast.teachers.similarity import SimilarityTarget, SimilarityTeacher, unit_rows
+from pretend_cuda import pretend_cuda
 
 RNG = np.random.default_rng
 
@@ -179,6 +180,15 @@ def test_denoising_beats_single_trials() -> None:
         assert quality["repeated_images"] == 60
 
 
+def test_features_and_fits_follow_the_device() -> None:
+    """Where "cuda" is the CPU, it is asked for, and no tensor is made elsewhere."""
+    with pretend_cuda() as mode:
+        brain = synthetic.synthetic_brain(images=30, neurons=5, repeated=5)
+        (target,) = SimilarityTeacher(brain, 16, device="cuda").denoised
+    assert mode.asked > 0
+    assert np.isfinite(target.rows).all()
+
+
 def test_report_describes_targets(teacher: SimilarityTeacher) -> None:
     """Spread, share of pairs that are not 0, and correlation with the neural target."""
     cut = [similarity.thresholded(t) for t in teacher.pixel]
@@ -279,22 +289,25 @@ def test_teachers_that_cannot_be_made(recorded: Brain) -> None:
 
 
 def test_memory_grows_with_images_not_with_pairs() -> None:
-    """50,000 images: rows, controls, a batch and the agreement of two targets take a few times the
-    rows; one similarity of all pairs would take 10 GB."""
+    """50,000 images: recordings become targets, controls, a batch and a comparison in some hundred
+    bytes an image; one similarity of all pairs would take 10 GB."""
     n, d = 50_000, 8
-    x, y = (RNG(seed).normal(size=(n, d)).astype(np.float32) for seed in (0, 1))
-    images = np.zeros((n, 1, 1), np.float32)
+    ids = [str(k) for k in range(n)]
+    x = RNG(0).normal(size=(2, n, d))
+    recordings = [Recording(x[k], ids, f"{k}", kind="trace") for k in range(2)]
+    images = np.zeros((n, 8, 8, 1), np.uint8)
+    brain = Brain("many", recordings, [Stimuli(tuple(ids), images)])
     tracemalloc.start()
-    rows = similarity.average([unit_rows(x), unit_rows(y)])
-    t = SimilarityTarget("many", images, rows)
-    control = similarity.thresholded(similarity.shuffled(t, 0))
+    teacher = SimilarityTeacher(brain, 8)
+    (target,) = teacher.mean
+    control = similarity.thresholded(similarity.shuffled(target, 0))
     batch = RNG(2).permutation(n)[:32]
-    penalty = rsa_penalty(torch.randn(32, 16), t.rows[batch], target_metric="dot")
-    r = similarity.agreement(unit_rows(x), rows)
-    described = similarity._description(control, t)
+    penalty = rsa_penalty(torch.randn(32, 16), target.rows[batch], target_metric="dot")
+    r = similarity.agreement(unit_rows(x[0]), target.rows)
+    described = teacher.report({"neural": teacher.mean, "pixel-threshold": [control]})
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert torch.isfinite(penalty)
     assert 0.5 < r < 0.9
-    assert described["r_with_neural"] is not None
-    assert peak < 20 * rows.nbytes  # 64 MB
+    assert described["image_sets"]["stimuli"]["pixel-threshold"]["r_with_neural"] is not None
+    assert peak < 1500 * n  # 75 MB: images as the student sees them, ids, rows

@@ -97,7 +97,8 @@ def to_gray(images: Bytes, size: int) -> Images:
     right = square and images.dtype == np.uint8
     require(right, f"images must be square, and bytes, got {got}: cut or pad them first")
     weight = [0.299, 0.587, 0.114] if images.shape[3] == 3 else [1.0]
-    x = torch.from_numpy(images).float() @ torch.tensor(weight)[:, None] / 255
+    gray_of = torch.from_numpy(np.array(weight, np.float32))
+    x = torch.from_numpy(images).float() @ gray_of[:, None] / 255
     x = x.permute(0, 3, 1, 2)
     if size < images.shape[1]:
         x = functional.interpolate(x, size=(size, size), mode="area")

@@ -185,7 +185,7 @@ def fit_contrastive(
     *,
     seed: int = 0,
     steps: int = 300,
-    device: torch.device | str | None = None,
+    device: torch.device | str = "cpu",
 ) -> Embedding:
     """Contrastive embedding: a small network, in the manner of CEBRA (Schneider et al. 2023).
 
@@ -201,8 +201,11 @@ def fit_contrastive(
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     bins, units = population.bins, population.units
     length = -(-bins // _SEGMENTS)
-    label = torch.arange(len(population.conditions))[:, None] * bins + torch.arange(bins) // length
-    network = nn.Sequential(nn.Linear(units, 64), nn.GELU(), nn.Linear(64, k))
+    segment = np.arange(len(population.conditions))[:, None] * bins + np.arange(bins) // length
+    label = torch.from_numpy(segment)
+    drawn: dict[str, Any] = {"generator": generator, "device": generator.device}
+    layers = (nn.Linear(a, b, device=generator.device) for a, b in ((units, 64), (64, k)))
+    network = nn.Sequential(next(layers), nn.GELU(), next(layers))
     with torch.no_grad():
         for parameter in network.parameters():
             bound = 1 / parameter.shape[-1] ** 0.5
@@ -213,9 +216,9 @@ def fit_contrastive(
         if step % 25 == 0:
             rates, _ = population.pseudo_trials(_PSEUDO_TRIALS, rng)
             trials = torch.from_numpy(rates).view(-1, _PSEUDO_TRIALS, bins, units)
-        condition = torch.randint(len(trials), (256,), generator=generator)
-        trial, other = torch.randint(_PSEUDO_TRIALS, (2, 256), generator=generator)
-        moment = torch.randint(bins, (256,), generator=generator)
+        condition = torch.randint(len(trials), (256,), **drawn)
+        trial, other = torch.randint(_PSEUDO_TRIALS, (2, 256), **drawn)
+        moment = torch.randint(bins, (256,), **drawn)
         query, key = (
             network(trials[condition, chosen, moment].to(device)) for chosen in (trial, other)
         )

@@ -130,7 +130,7 @@ def make_latents(
     maximum: int = 12,
     splits: int = 10,
     seed: int = 0,
-    device: torch.device | str | None = None,
+    device: torch.device | str = "cpu",
     **matching: Any,
 ) -> LatentTeacher:
     """Latents of a population as a teacher for a task.
@@ -151,7 +151,7 @@ def make_latents(
         Ways of halving the trials.
     seed : int, default 0
         Of splits and pseudo-trials.
-    device : torch.device or str, optional
+    device : torch.device or str
         Where the contrastive embedding is fitted; the other methods run on the CPU.
     **matching
         ``epochs``, ``conditions`` and ``max_stretch`` of `b2m_fast.teachers.alignment.align`.

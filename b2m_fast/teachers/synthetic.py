@@ -69,8 +69,7 @@ class SyntheticCortex:
 
     def __init__(self, neurons: int, size: int = 32, seed: int = 0) -> None:
         rng = np.random.default_rng([seed, 11])
-        pixels = torch.arange(size, dtype=torch.float64)
-        y, x = torch.meshgrid(pixels, pixels, indexing="ij")
+        y, x = torch.from_numpy(np.mgrid[:size, :size].astype(float))
         length = np.exp(rng.uniform(math.log(0.25 * size), math.log(0.6 * size), neurons))
         centre = rng.uniform(0.2 * size, 0.8 * size, (neurons, 2))
         angle, phase = rng.uniform(0, math.pi, neurons), rng.uniform(0, 2 * math.pi, neurons)
