@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 import b2m_fast
 
 # What torch and numpy do at import is theirs: they are loaded before anything is measured.
@@ -27,6 +29,8 @@ def threads():
 modules, started = set(sys.modules), threads()
 b2m_fast.info_nce, b2m_fast.nn
 ops = set(sys.modules) - modules
+from b2m_fast import _info
+_info.collect()
 print(json.dumps({
     "package alone": sorted({name.partition(".")[0] for name in alone} - sys.stdlib_module_names),
     "parts of it": sorted(name for name in alone if name.startswith("b2m_fast.")),
@@ -104,7 +108,10 @@ def run(code: str, cwd: Path, **environment: str) -> Any:
 
 
 def test_import_loads_nothing_until_an_op_is_used(tmp_path: Path) -> None:
-    """Neither torch nor numpy with the package; no other package, thread or CUDA with the ops."""
+    """Neither torch nor numpy with the package; no other package, thread or CUDA with the ops.
+
+    Asking what the installation is, as `b2m info` does, does not initialise CUDA either.
+    """
     assert run(LEAN, tmp_path, PYTHONWARNINGS="error") == {
         "package alone": ["b2m_fast"],
         "parts of it": [],
@@ -115,6 +122,7 @@ def test_import_loads_nothing_until_an_op_is_used(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_ops_need_torch_and_numpy_alone(tmp_path: Path) -> None:
     """Where nothing else can be imported every op, module and drop-in works."""
     result = run(ALONE, tmp_path)

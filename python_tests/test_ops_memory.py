@@ -110,6 +110,7 @@ def measured(script: str, calls: dict[str, str], folder: Path) -> dict[str, floa
     return results
 
 
+@pytest.mark.slow
 def test_peak(tmp_path: Path) -> None:
     """Forward and backward over 36 million pairs grow by some copies of the inputs (1.5 MB each).
 
@@ -120,6 +121,7 @@ def test_peak(tmp_path: Path) -> None:
     assert {name: size for name, size in grown.items() if float(size) >= 40} == {}
 
 
+@pytest.mark.slow
 def test_memory_maps(tmp_path: Path) -> None:
     """A 137 MB matrix on disk is read or written where it lies, never copied to memory.
 

@@ -139,6 +139,7 @@ def low_level_calls(dtype: torch.dtype, needs_grad: bool) -> Iterator[tuple[Any,
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_opcheck(dtype: torch.dtype) -> None:
     """Schema, shapes without data and autograd registration agree with what the op does."""

@@ -23,6 +23,10 @@ def maps(seed: int, n: int = 8, channels: tuple[int, ...] = (3, 2)) -> list[Tens
     return [torch.rand(n, c, 4, 5, generator=generator).requires_grad_() for c in channels]
 
 
+def rand(seed: int, *shape: int) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
 def similarities(seed: int, n: int = 8) -> Tensor:
     return torch.corrcoef(torch.randn(n, 5, generator=torch.Generator().manual_seed(seed)))
 
@@ -86,16 +90,19 @@ def test_means_go_to_the_op_unchanged() -> None:
 @pytest.mark.parametrize("center", [False, True, "ema"])
 def test_maps_are_rows(center: Any) -> None:
     """Maps of any number of dimensions, stored in any order, are their values side by side."""
-    x, target = torch.rand(6, 3, 4, 5), torch.rand(6, 7)
-    value = RSAPenalty(center=center)(x, target)
+    x, target = rand(1, 6, 3, 4, 5), rand(2, 6, 7)
+
+    def value(features: Tensor) -> Tensor:
+        result: Tensor = RSAPenalty(center=center)(features, target)
+        return result
+
+    assert torch.equal(value(x.flatten(2)), value(x))
+    # (The order of the sums of a mean follows the memory.)
     last = x.contiguous(memory_format=torch.channels_last)
-    assert torch.equal(RSAPenalty(center=center)(last, target), value)
-    assert torch.equal(RSAPenalty(center=center)(x.flatten(2), target), value)
+    torch.testing.assert_close(value(last), value(x), rtol=1e-6, atol=0)
     if center != "ema":  # one number a channel, not a value
-        flat = RSAPenalty(center=center)(x.flatten(1), target)
-        torch.testing.assert_close(flat, value, rtol=1e-5, atol=1e-7)
-    column = RSAPenalty(center=center)(x[:, :, 0, 0], target)
-    assert torch.equal(RSAPenalty(center=center)(x[:, :, :1, :1], target), column)
+        torch.testing.assert_close(value(x.flatten(1)), value(x), rtol=1e-5, atol=1e-7)
+    assert torch.equal(value(x[:, :, :1, :1]), value(x[:, :, 0, 0]))
 
 
 def test_means_created_at_the_start_are_those_of_the_first_batch() -> None:
@@ -105,7 +112,7 @@ def test_means_created_at_the_start_are_those_of_the_first_batch() -> None:
     assert [mean.tolist() for mean in early.running_means()] == [[0] * 3, [0] * 2]
     assert late.running_means() == []
     for step in range(3):
-        target = torch.rand(8, 4)
+        target = rand(step, 8, 4)
         assert torch.equal(early(maps(step), target), late(maps(step), target))
     assert list(early.state_dict()) == ["layer_logits", "mean_0", "mean_1"]
     assert all(
@@ -121,7 +128,7 @@ def test_resumed_training_goes_on_to_the_bit(channels: list[int] | None) -> None
         penalty = RSAPenalty(center="ema", channels=channels, layers=2, momentum=0.7)
         return torch.nn.ModuleDict({"penalty": penalty})
 
-    model, target = made(), torch.rand(8, 4)
+    model, target = made(), rand(12, 8, 4)
     penalty: Any = model["penalty"]
     for step in range(2):
         penalty(maps(step), target)
@@ -148,10 +155,10 @@ def test_eval_mode_uses_the_means_and_leaves_them() -> None:
     """Measuring does not change what training goes on with; without a mean it says what to do."""
     penalty = RSAPenalty(center="ema").eval()
     with pytest.raises(RuntimeError, match=r"no running mean yet.*training mode.*state dict"):
-        penalty(torch.rand(6, 3), torch.rand(6, 4))
-    penalty.train()(torch.rand(6, 3), torch.rand(6, 4))
+        penalty(rand(13, 6, 3), rand(14, 6, 4))
+    penalty.train()(rand(15, 6, 3), rand(16, 6, 4))
     (mean,) = (m.clone() for m in penalty.running_means())
-    x, y = torch.rand(6, 3), torch.rand(6, 4)
+    x, y = rand(17, 6, 3), rand(18, 6, 4)
     value = penalty.eval()(x, y)
     assert torch.equal(value, penalty(x, y))
     assert torch.equal(penalty.running_means()[0], mean)
@@ -164,7 +171,7 @@ def test_wide_means_of_half_precision_and_of_doubles() -> None:
     """Means of bfloat16 features are float32, of float64 features float64."""
     for dtype, kept in ((torch.bfloat16, torch.float32), (torch.float64, torch.float64)):
         penalty = RSAPenalty(center="ema")
-        penalty(torch.rand(6, 3, dtype=dtype), torch.rand(6, 4, dtype=dtype))
+        penalty(rand(19, 6, 3).to(dtype), rand(20, 6, 4).to(dtype))
         assert penalty.running_means()[0].dtype == kept
 
 
@@ -190,7 +197,7 @@ def test_listed_pairs(center: Any) -> None:
 @pytest.mark.parametrize("compare", ["mse", "atanh", "pearson", "cosine"])
 def test_listed_pairs_of_every_target(compare: str) -> None:
     """Similarities of the pairs, a matrix, responses: as tensors or arrays, the same number."""
-    x, y = torch.rand(8, 5, dtype=torch.float64), torch.rand(8, 6, dtype=torch.float64)
+    x, y = rand(21, 8, 5).to(torch.float64), rand(22, 8, 6).to(torch.float64)
     i, j = torch.arange(4), torch.arange(4, 8)
     matrix = ops.pairwise_similarity(y)
     value = RSAPenalty(compare)(x, y, pairs=(i, j))
@@ -206,7 +213,7 @@ def test_listed_pairs_of_every_target(compare: str) -> None:
 
 def test_errors_name_the_argument() -> None:
     """What does not fit is refused before anything is computed."""
-    x, y = torch.rand(6, 3), torch.rand(6, 4)
+    x, y = rand(23, 6, 3), rand(24, 6, 4)
     with pytest.raises(ValueError, match="center is 'mean'; expected False, True or 'ema'"):
         RSAPenalty(center="mean")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"momentum is 1\.5"):
