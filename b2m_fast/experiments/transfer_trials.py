@@ -133,9 +133,9 @@ def _latent_arm(arm: str, brain: LatentTeacher, rng: np.random.Generator) -> Lat
     make = {
         "relabelled": latent_controls.relabelled,
         "phase": latent_controls.phase_randomized,
-        "gaussian": latent_controls.gaussian_process,
-        "random-code": latent_controls.gaussian_process,
-        "label": latent_controls.label_teacher,
+        "gaussian": latent_controls.gaussian,
+        "random-code": latent_controls.gaussian,
+        "label": latent_controls.label,
     }
     return make[arm](brain, rng) if arm in make else brain
 
@@ -253,7 +253,7 @@ def _in_place_of(
     """A trained network as a teacher of the brain's kind and size."""
     if isinstance(brain, LatentTeacher):
         states = condition_states(lesson.student, task, NETWORK_TRIALS, NETWORK_SEED)
-        return latent_controls.network_teacher(states.mean(axis=1), brain)
+        return latent_controls.network(brain, states.mean(axis=1))
     trials = int(np.bincount(brain.label).max())  # of the condition the brain has most of
     begin, end = window or (0, task.steps)
     states = condition_states(lesson.student, task, trials, NETWORK_SEED)
