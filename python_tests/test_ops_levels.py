@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from itertools import product
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from torch import Tensor
 
 from b2m_fast import _C, ops
-from ops_helpers import BILINEAR, DTYPES, METRICS, randints, randoms, relative_errors
+from ops_helpers import BILINEAR, DTYPES, METRICS, case, randints, randoms, relative_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,31 +59,25 @@ CALLS: dict[str, Callable[[], list[Tensor]]] = {
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("metric", ["dot", "sqeuclidean"])
-@pytest.mark.parametrize("size", [(1, 1, 1), (3, 5, 2), (113, 239, 96), (300, 517, 17)])
-def test_small_integers_are_exact(
-    monkeypatch: pytest.MonkeyPatch,
-    size: tuple[int, int, int],
-    metric: str,
-    dtype: torch.dtype,
-    level: str,
-) -> None:
+def test_small_integers_are_exact(monkeypatch: pytest.MonkeyPatch, level: str) -> None:
     """Where no rounding is possible every level gives the integer result, whatever its order."""
     monkeypatch.setenv("B2M_ISA", level)
-    n, m, d = size
-    x, y = randints(1, 9, n, d) - 4, randints(2, 9, m, d) - 4
-    out = torch.empty(n, m, dtype=torch.float64)
-    ops.pairwise_similarity(x.to(dtype), y.to(dtype), metric=metric, out=out)
-    expected = x @ y.T
-    if metric == "sqeuclidean":
-        expected = (x * x).sum(1)[:, None] + (y * y).sum(1) - 2 * expected
-    assert torch.equal(out.to(torch.int64), expected)
-    upper = torch.empty(n * (n - 1) // 2, dtype=torch.float64)
-    ops.pairwise_similarity(x.to(dtype), metric=metric, condensed=True, out=upper)
-    i, j = torch.triu_indices(n, n, offset=1)
-    own = x @ x.T if metric == "dot" else ((x[:, None] - x) ** 2).sum(2)
-    assert torch.equal(upper.to(torch.int64), own[i, j])
+    sizes = [(1, 1, 1), (3, 5, 2), (113, 239, 96), (300, 517, 17)]
+    for (n, m, d), metric, dtype in product(sizes, ("dot", "sqeuclidean"), DTYPES):
+        x, y = randints(1, 9, n, d) - 4, randints(2, 9, m, d) - 4
+        out = torch.empty(n, m, dtype=torch.float64)
+        ops.pairwise_similarity(x.to(dtype), y.to(dtype), metric=metric, out=out)
+        expected, own = x @ y.T, x @ x.T
+        if metric == "sqeuclidean":
+            squares = (x * x).sum(1)
+            expected = squares[:, None] + (y * y).sum(1) - 2 * expected
+            own = squares[:, None] + squares - 2 * own
+        upper = torch.empty(n * (n - 1) // 2, dtype=torch.float64)
+        ops.pairwise_similarity(x.to(dtype), metric=metric, condensed=True, out=upper)
+        i, j = torch.triu_indices(n, n, offset=1)
+        with case(size=(n, m, d), metric=metric, dtype=dtype):
+            assert torch.equal(out.to(torch.int64), expected)
+            assert torch.equal(upper.to(torch.int64), own[i, j])
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -128,7 +123,7 @@ def test_threads_agree_and_repeat(name: str) -> None:
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
         results.append(CALLS[name]())
-        for _ in range(20 if threads == 2 else 1):
+        for _ in range(10 if threads == 2 else 1):
             again = CALLS[name]()
             assert all(torch.equal(a, b) for a, b in zip(again, results[-1], strict=True))
     for other in results[1:]:
@@ -136,19 +131,16 @@ def test_threads_agree_and_repeat(name: str) -> None:
             assert relative_errors(got, expected)[0] < 2e-5
 
 
-@pytest.mark.parametrize("metric", BILINEAR)
-@pytest.mark.parametrize("threads", [2, 3, 7])
-def test_more_threads_than_rows(metric: str, threads: int) -> None:
+def test_more_threads_than_rows() -> None:
     """Threads that find nothing to do leave results complete."""
-    torch.set_num_threads(threads)
-    for n in (0, 1, 2, 5):
+    for metric, threads, n in product(BILINEAR, (2, 3, 7), (0, 1, 2, 5)):
         x, y = X[:n, :3].double(), Y[:n, :3].double()
-        many: list[Any] = [ops.info_nce(x, y, metric=metric), ops.pairwise_similarity(x, y)]
-        torch.set_num_threads(1)
-        one = [ops.info_nce(x, y, metric=metric), ops.pairwise_similarity(x, y)]
-        torch.set_num_threads(threads)
-        for a, b in zip(many, one, strict=True):
-            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+        results = []
+        for number in (threads, 1):
+            torch.set_num_threads(number)
+            results.append([ops.info_nce(x, y, metric=metric), ops.pairwise_similarity(x, y)])
+        with case(metric=metric, threads=threads, n=n):
+            torch.testing.assert_close(*results, rtol=1e-12, atol=1e-12)
 
 
 def test_unknown_level(monkeypatch: pytest.MonkeyPatch) -> None:

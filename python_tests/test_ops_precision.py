@@ -6,6 +6,7 @@ all others compute in float32 whatever it is.
 
 from __future__ import annotations
 
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,7 +16,7 @@ from torch import Tensor
 import engines
 from b2m_fast import _C, ops
 from b2m_fast.ops import reference
-from ops_helpers import randoms, relative_errors
+from ops_helpers import case, randoms, relative_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,72 +66,73 @@ def losses(library: ModuleType, x: Tensor, y: Tensor) -> dict[str, list[Tensor]]
 
 
 @pytest.mark.parametrize("d", [17, 64, 200])
-@pytest.mark.parametrize("precision", NEEDED)
-@pytest.mark.parametrize("level", LEVELS)
-def test_errors_of_losses_and_gradients(
-    monkeypatch: pytest.MonkeyPatch, level: str, precision: str, d: int
-) -> None:
+def test_errors_of_losses_and_gradients(monkeypatch: pytest.MonkeyPatch, d: int) -> None:
     """Within the promised bounds; with "highest" at most twice the error of plain float32."""
-    monkeypatch.setenv("B2M_ISA", level)
     x, y = rows(d)
     plain, truth = losses(reference, x, y), losses(reference, x.double(), y.double())
-    torch.set_float32_matmul_precision(precision)
-    for name, got in losses(ops, x, y).items():
-        for k, (result, exact) in enumerate(zip(got, truth[name], strict=True)):
-            error = relative_errors(result, exact)[0]
-            if by_parts(level, precision) and precision in ALLOWED and name != "atanh":
-                limit = ALLOWED[precision][min(k, 1)]
-            else:
-                limit = 2 * relative_errors(plain[name][k], exact)[0] + 16 * 1.2e-7
-            assert error <= limit, f"{name} {k}: {error:.3g}, more than {limit:.3g}"
+    for level, precision in product(LEVELS, NEEDED):
+        monkeypatch.setenv("B2M_ISA", level)
+        torch.set_float32_matmul_precision(precision)
+        for name, got in losses(ops, x, y).items():
+            for k, (result, exact) in enumerate(zip(got, truth[name], strict=True)):
+                error = relative_errors(result, exact)[0]
+                if by_parts(level, precision) and precision in ALLOWED and name != "atanh":
+                    limit = ALLOWED[precision][min(k, 1)]
+                else:
+                    limit = 2 * relative_errors(plain[name][k], exact)[0] + 16 * 1.2e-7
+                with case(level=level, precision=precision, loss=name, result=k):
+                    assert error <= limit
 
 
-@pytest.mark.parametrize("precision", NEEDED)
-@pytest.mark.parametrize("level", LEVELS)
-def test_level_and_setting_choose_the_parts(
-    monkeypatch: pytest.MonkeyPatch, level: str, precision: str
-) -> None:
+def test_level_and_setting_choose_the_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Scores have the error of as many parts as asked for, where the level gains from them."""
-    monkeypatch.setenv("B2M_ISA", level)
-    torch.set_float32_matmul_precision(precision)
     x, y = rows(200)
-    parts = precision if by_parts(level, precision) else "highest"
-    least, most = {"highest": (0, 4e-7), "high": (4e-7, 2e-5), "medium": (1e-4, 8e-3)}[parts]
-    for metric in ("dot", "cosine", "correlation"):
-        exact = reference.pairwise_similarity(x.double(), y.double(), metric=metric)
-        error = relative_errors(ops.pairwise_similarity(x, y, metric=metric), exact)[0]
-        assert least <= error < most
-    distances = reference.pairwise_similarity(x.double(), y.double(), metric="sqeuclidean")
-    error = relative_errors(ops.pairwise_similarity(x, y, metric="sqeuclidean"), distances)[0]
-    assert error < 4e-7  # whatever the setting
-    values, _ = ops.topk_similarity(x, y, 3)
-    best, _ = reference.topk_similarity(x.double(), y.double(), 3)
-    assert relative_errors(values, best)[0] < 4e-7
+    wide = x.double(), y.double()
+    exact = {
+        metric: reference.pairwise_similarity(*wide, metric=metric)
+        for metric in ("dot", "cosine", "correlation", "sqeuclidean")
+    }
+    best, _ = reference.topk_similarity(*wide, 3)
+    bounds = {"highest": (0, 4e-7), "high": (4e-7, 2e-5), "medium": (1e-4, 8e-3)}
+    for level, precision in product(LEVELS, NEEDED):
+        monkeypatch.setenv("B2M_ISA", level)
+        torch.set_float32_matmul_precision(precision)
+        parts = precision if by_parts(level, precision) else "highest"
+        for metric, truth in exact.items():
+            error = relative_errors(ops.pairwise_similarity(x, y, metric=metric), truth)[0]
+            # Distances are exact whatever the setting.
+            least, most = bounds["highest" if metric == "sqeuclidean" else parts]
+            with case(level=level, precision=precision, metric=metric):
+                assert least <= error < most
+        with case(level=level, precision=precision):
+            assert relative_errors(ops.topk_similarity(x, y, 3)[0], best)[0] < 4e-7
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("level", LEVELS)
-def test_half_precision_rows(
-    monkeypatch: pytest.MonkeyPatch, level: str, dtype: torch.dtype
-) -> None:
+def test_half_precision_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows of half precision lose no more than their own rounding."""
-    monkeypatch.setenv("B2M_ISA", level)
-    x, y = (t.to(dtype) for t in rows(200))
-    exact = reference.pairwise_similarity(x.double(), y.double())
-    out = torch.empty(301, 301, dtype=torch.float64)
-    ops.pairwise_similarity(x, y, out=out)
-    assert relative_errors(out, exact)[0] < max(4e-7, engines.rounding(dtype))
+    for dtype in (torch.bfloat16, torch.float16):
+        x, y = (t.to(dtype) for t in rows(200))
+        exact = reference.pairwise_similarity(x.double(), y.double())
+        for level in LEVELS:
+            monkeypatch.setenv("B2M_ISA", level)
+            out = torch.empty(301, 301, dtype=torch.float64)
+            ops.pairwise_similarity(x, y, out=out)
+            with case(dtype=dtype, level=level):
+                assert relative_errors(out, exact)[0] < max(4e-7, engines.rounding(dtype))
 
 
-@pytest.mark.parametrize("precision", NEEDED)
-@pytest.mark.parametrize("level", LEVELS)
-def test_repeats_to_the_bit(monkeypatch: pytest.MonkeyPatch, level: str, precision: str) -> None:
-    monkeypatch.setenv("B2M_ISA", level)
-    torch.set_float32_matmul_precision(precision)
+def test_repeats_to_the_bit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With two threads, at every level and number of parts, a second call gives the first's bits."""
     torch.set_num_threads(2)
-    first, again = losses(ops, *rows(64)), losses(ops, *rows(64))
-    for name, results in first.items():
-        assert all(torch.equal(a, b) for a, b in zip(results, again[name], strict=True)), name
+    for level, precision in product(LEVELS, NEEDED):
+        if precision != "highest" and not by_parts(level, precision):
+            continue  # floats, whatever the setting
+        monkeypatch.setenv("B2M_ISA", level)
+        torch.set_float32_matmul_precision(precision)
+        first, again = losses(ops, *rows(64)), losses(ops, *rows(64))
+        for name, results in first.items():
+            with case(level=level, precision=precision, loss=name):
+                assert all(torch.equal(a, b) for a, b in zip(results, again[name], strict=True))
 
 
 @pytest.mark.parametrize("compare", ["pearson", "cosine", "cka", "cka_debiased", "whitened_cosine"])
