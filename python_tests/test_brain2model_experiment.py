@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -328,11 +329,10 @@ def test_a_killed_run_goes_on_bit_for_bit(tree: dict[str, Any], tmp_path: Path) 
     whole = go(settings, ready, "brain", 0, tmp_path / "whole", tick=lambda: ticks.append(1))
     assert len(ticks) == COMMANDS["latent"].ticks(settings)
     for stop in (2, 6):  # in the first training, and in that on a share
-        left = [stop]
+        left = iter(range(stop - 1))
 
-        def tick() -> None:
-            left[0] -= 1
-            if left[0] == 0:
+        def tick(left: Iterator[int] = left) -> None:
+            if next(left, None) is None:
                 raise KilledError
 
         folder = tmp_path / f"killed-{stop}"
@@ -526,7 +526,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def test_what_a_stranger_wrote_works(method: str, files: dict[str, str], tmp_path: Path) -> None:
     """A control, a data set, a student and a task of one file each, in one command; an autoencoder with images of one's own too."""
     command = f"--brain {files['brain']}:trials --student {files['student']}:Elman --task {files['task']}:mine --delay 1000"
-    short = f"--units 8 --batch 8 --steps 8 --every 4 --workers 1 --quiet --seeds 0 --set student_options.bias=false"
+    short = "--units 8 --batch 8 --steps 8 --every 4 --workers 1 --quiet --seeds 0 --set student_options.bias=false"
     arms = f"--arms none brain {files['arm']}:half"
     out = ["--out", str(tmp_path / "trials")]
     assert engine.main(COMMANDS[method], f"{command} {short} {arms}".split() + out) == engine.OK

@@ -18,7 +18,7 @@ from b2m_fast.encoding.quality import EncoderQuality
 from b2m_fast.evaluate.variability import correlation_distance
 from b2m_fast.experiments import mediated_experiment as lab
 from b2m_fast.experiments import mediated_material as material_of
-from b2m_fast.experiments.experiment import Payload, jobs
+from b2m_fast.experiments.former import Payload, jobs
 from b2m_fast.experiments.mediated_arms import ARMS, expand_arms
 from b2m_fast.experiments.mediated_brains import make_brain
 from b2m_fast.experiments.mediated_features import image_features

@@ -20,7 +20,6 @@ ALSO = {"synthetic": "a key of reports: whether the responses are simulated"}
 OLD = {
     "cli/_mediated.py",
     "cli/_regularize.py",
-    "cli/_transfer.py",
     "data/_old.py",
     "experiments/mediated_experiment.py",
     "experiments/mediated_material.py",
@@ -28,15 +27,6 @@ OLD = {
     "experiments/mediated_report.py",
     "experiments/mediated_settings.py",
     "experiments/regularize_experiment.py",
-    "experiments/transfer_arms.py",
-    "experiments/transfer_experiment.py",
-    "experiments/transfer_figure.py",
-    "experiments/transfer_frames.py",
-    "experiments/transfer_lessons.py",
-    "experiments/transfer_presets.py",
-    "experiments/transfer_report.py",
-    "experiments/transfer_settings.py",
-    "experiments/transfer_trials.py",
 }
 
 

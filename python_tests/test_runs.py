@@ -13,11 +13,10 @@ from typing import Any
 import pytest
 
 from b2m_fast.data.files import digest, write_atomically
-from b2m_fast.experiments.experiment import Settings, as_json, jobs, with_history
+from b2m_fast.experiments.former import Settings, as_json, jobs, with_history
 from b2m_fast.experiments.mediated_settings import MediatedExperiment
 from b2m_fast.experiments.regularize_experiment import Experiment
 from b2m_fast.experiments.runs import Job, RunStore, perform
-from b2m_fast.experiments.transfer_settings import TransferExperiment
 
 
 def job(name: str, **config: Any) -> Job:
@@ -174,7 +173,6 @@ def test_results_as_text_keep_every_number_but_digits_of_curves() -> None:
     ("experiment", "key"),
     [
         (Experiment(), "brain-seed3-2cf3188370b4c622"),
-        (TransferExperiment(), "brain-seed3-b2a571443230ea98"),
         (MediatedExperiment(), "brain-seed3-b49584172ad116bd"),
     ],
     ids=lambda x: type(x).__name__,

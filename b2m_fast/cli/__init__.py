@@ -1,4 +1,4 @@
-"""The command line: ``b2m regularize``, ``transfer``, ``mediated``, ``compare``, ``info``, ``bench``."""
+"""The command line: ``b2m COMMAND``."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import argparse
 import importlib
 import logging
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from b2m_fast.cli import _compare, _mediated, _regularize, _transfer
+from b2m_fast.cli import _mediated, _regularize
 from b2m_fast.cli._common import INTERRUPTED, OK
 from b2m_fast.experiments import engine, experiment
 
@@ -31,6 +31,17 @@ def _bench(arguments: list[str]) -> int:
     return _bench.main(arguments)
 
 
+def _add_experiments(commands: Any) -> None:
+    """Add the names of registered experiments; those of two words below the first of them."""
+    groups: dict[str, Any] = {}
+    for name, listing in experiment.listings().items():
+        first, _, second = name.partition(" ")
+        if second and first not in groups:
+            group = commands.add_parser(first, help=f"{second}, ...: {listing.help}")
+            groups[first] = group.add_subparsers(metavar="COMMAND", required=True)
+        (groups[first] if second else commands).add_parser(second or first, help=listing.help)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of ``b2m``.
 
@@ -51,22 +62,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     _regularize.add(commands)
-    _transfer.add(commands)
     _mediated.add(commands)
-    _compare.add(commands)
+    _add_experiments(commands)
+    commands.add_parser("compare", help="arms of several finished experiments together")
+    commands.add_parser("report", help="write the report of finished runs again")
     info = commands.add_parser("info", help="version, build, processor: what a bug report needs")
     info.set_defaults(action=_info)
     commands.add_parser("bench", help="time the ops on this machine", add_help=False)
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments[:1] == ["transfer"]:
-        arguments[0] = "brain2model" if experiment.listings(command="brain2model") else "transfer"
+    if arguments[:1] == ["transfer"]:  # a former name
+        arguments[0] = "brain2model"
     try:
         for words in (2, 1):
             name = " ".join(arguments[:words])
             if name in experiment.listings():
                 return engine.main(experiment.get(name).make(), arguments[words:])
-        if arguments[:1] == ["report"]:
-            return importlib.import_module("b2m_fast.experiments.report").main(arguments[1:])
+        if arguments[:1] in (["compare"], ["report"]):
+            module = importlib.import_module(f"b2m_fast.experiments.{arguments[0]}")
+            return int(module.main(arguments[1:]))
         if arguments[:1] == ["bench"]:  # it has options of its own
             return _bench(arguments[1:])
         options = parser.parse_args(arguments)

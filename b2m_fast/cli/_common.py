@@ -196,7 +196,7 @@ def conduct(
         Exit code.
     """
     from b2m_fast.data.files import DataError  # noqa: PLC0415
-    from b2m_fast.experiments.experiment import Payload, jobs  # noqa: PLC0415
+    from b2m_fast.experiments.former import Payload, jobs  # noqa: PLC0415
     from b2m_fast.experiments.runs import RunStore  # noqa: PLC0415
 
     try:
@@ -377,7 +377,7 @@ def write_results(
 ) -> None:  # fmt: skip
     """Write and print tables, words and figure; `full` becomes results.json."""
     from b2m_fast.data.files import write_atomically  # noqa: PLC0415
-    from b2m_fast.experiments.experiment import as_json  # noqa: PLC0415
+    from b2m_fast.experiments.former import as_json  # noqa: PLC0415
 
     table = report.markdown(runs, settings)
     bullets = "".join(f"- {line}\n" for line in words)

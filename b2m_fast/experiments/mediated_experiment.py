@@ -19,7 +19,7 @@ from b2m_fast.data.files import data_root, fingerprint
 from b2m_fast.data.images import CIFAR10
 from b2m_fast.encoding.columns import column_correlation
 from b2m_fast.evaluate.variability import correlation_distance
-from b2m_fast.experiments.experiment import finite
+from b2m_fast.experiments.former import finite
 from b2m_fast.experiments.mediated_brains import encoder_map
 from b2m_fast.experiments.mediated_material import make_material
 from b2m_fast.experiments.provenance import machine, versions
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from b2m_fast.encoding.ridge import Ridge
-    from b2m_fast.experiments.experiment import Payload
+    from b2m_fast.experiments.former import Payload
     from b2m_fast.experiments.mediated_material import Material
     from b2m_fast.experiments.mediated_settings import MediatedExperiment
     from b2m_fast.experiments.runs import Job

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from b2m_fast.evaluate.convergence import FEWEST
-from b2m_fast.experiments.experiment import finite
+from b2m_fast.experiments.former import finite
 from b2m_fast.experiments.mediated_arms import CONTROLS
 from b2m_fast.experiments.mediated_experiment import ALL
 from b2m_fast.experiments.mediated_figure import figure

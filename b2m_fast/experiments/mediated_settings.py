@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from b2m_fast.data._old import COWLEY_V4_SESSIONS
 from b2m_fast.encoding.networks import NetworkFeatures, check_network
-from b2m_fast.experiments.experiment import Settings
+from b2m_fast.experiments.former import Settings
 
 __all__ = [
     "AREAS",

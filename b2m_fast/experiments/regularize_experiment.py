@@ -13,7 +13,7 @@ from b2m_fast.data import dataset, files_of
 from b2m_fast.data.files import data_root, fingerprint
 from b2m_fast.data.images import CIFAR10, ImageTask, cifar10_subset, digits
 from b2m_fast.evaluate import robustness
-from b2m_fast.experiments.experiment import Payload, Settings, finite
+from b2m_fast.experiments.former import Payload, Settings, finite
 from b2m_fast.experiments.provenance import machine, versions
 from b2m_fast.methods.regularization import Regularization, train_regularized
 from b2m_fast.ops import rsa_penalty

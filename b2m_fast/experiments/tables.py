@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from b2m_fast.evaluate.convergence import TimeToCriterion
-from b2m_fast.experiments.experiment import finite
+from b2m_fast.experiments.former import finite
 from b2m_fast.experiments.statistics import Interval, paired_difference, t_interval
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What every experiment needs: jobs of arms and seeds, and settings and results as JSON holds them."""
+"""What every experiment that is not yet written anew needs: jobs of arms and seeds, and settings and results as JSON holds them."""
 
 from __future__ import annotations
 
