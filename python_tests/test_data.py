@@ -212,3 +212,33 @@ def test_real_cifar() -> None:
     labelled = images.cifar10_classes(root)
     assert labelled.images.shape == (12000, 32, 32, 3)
     assert np.bincount(np.asarray(labelled.classes)).tolist() == [1200] * 10
+
+
+OWN = '''
+import numpy as np
+from b2m_fast.data import Brain, Recording, Stimuli
+
+def two_mice(root, *, units: int = 5):
+    """Two mice that saw three photographs."""
+    images = Stimuli(("a", "b", "c"), np.zeros((3, 8, 8, 1), np.uint8))
+    shown = np.array(["a", "b", "c", "a"])
+    mice = [Recording(np.ones((4, units)), shown, mouse) for mouse in ("one", "two")]
+    return Brain(f"two mice from {root.name}", mice, [images])
+'''
+
+
+def test_a_function_is_a_data_set(tmp_path: Path) -> None:
+    """A stranger's plain function needs no decorator: it is found by its file, called with the folder and its options."""
+    path = tmp_path / "own.py"
+    path.write_text(OWN)
+    name = f"{path}:two_mice"
+    brain = load(name, tmp_path, units=7)
+    assert brain.name == f"two mice from {tmp_path.name}"
+    assert brain.units == 14
+    entry = dataset.get(name)
+    assert (entry.help, files_of(entry.about, tmp_path)) == (
+        "Two mice that saw three photographs.",
+        [],
+    )
+    with pytest.raises(ValueError, match="has no option neurons; it has units"):
+        load(name, tmp_path, neurons=7)

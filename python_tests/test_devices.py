@@ -47,6 +47,7 @@ def test_evaluation_makes_no_tensor_elsewhere() -> None:
     with pretend_cuda():
         assert robustness.accuracy(NETWORK, x, y) == 1
         assert robustness.noise_accuracy(NETWORK, x, y, (0.5,)) == plain
+        assert robustness.pgd_accuracy(NETWORK, x, y, "linf", (1e-6,), 2) == [1]
         large = x.repeat(1, 1, 2, 2)
         assert reconstruction.structural_similarity(large, large).numpy() == pytest.approx(1)
         assert reconstruction.mean_squared_error(large, large).sum() == 0

@@ -22,6 +22,7 @@ from b2m_fast.experiments.former import Payload, jobs
 from b2m_fast.experiments.mediated_arms import ARMS, expand_arms
 from b2m_fast.experiments.mediated_brains import make_brain
 from b2m_fast.experiments.mediated_features import image_features
+from b2m_fast.experiments.mediated_maps import dimensions
 from b2m_fast.experiments.mediated_presets import preset
 from b2m_fast.experiments.mediated_settings import (
     BRAINS,
@@ -29,7 +30,7 @@ from b2m_fast.experiments.mediated_settings import (
     FeatureSettings,
     MediatedExperiment,
 )
-from b2m_fast.methods.mediated_algebra import dimensions, fit_readout
+from b2m_fast.methods.mediated import fit_readout
 from b2m_fast.teachers.synthetic import observers, ratings
 
 Array = NDArray[np.float64]

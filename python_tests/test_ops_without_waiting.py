@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,7 @@ from b2m_fast.ops.engines.cuda import kernels as cuda_kernels
 from b2m_fast.ops.engines.cuda import rows as cuda_rows
 from b2m_fast.ops.engines.cuda import scores as cuda_scores
 from b2m_fast.ops.engines.torch import blocks as torch_blocks
+from ops_helpers import COMPARISONS, case
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -140,13 +142,16 @@ def rows(n: int, d: int, dtype: torch.dtype) -> Tensor:
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 
 
+@pytest.mark.usefixtures("launches")
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("labelled", [True, False])
-@pytest.mark.parametrize("symmetric", [True, False])
-def test_contrastive(
-    launches: Launches, dtype: torch.dtype, labelled: bool, symmetric: bool
-) -> None:
+def test_contrastive(dtype: torch.dtype) -> None:
     """Forward and backward of both losses, with labels, extra keys and scalars of both kinds."""
+    for labelled, symmetric in product((True, False), (True, False)):
+        with case(labelled=labelled, symmetric=symmetric):
+            assert_contrastive_on_device(dtype, labelled, symmetric)
+
+
+def assert_contrastive_on_device(dtype: torch.dtype, labelled: bool, symmetric: bool) -> None:
     query, key, extra = rows(200, 20, dtype), rows(260, 20, dtype), rows(9, 20, dtype)
     given: dict[str, Any] = {}
     if labelled:
@@ -180,10 +185,16 @@ def test_contrastive(
     assert_on_device(backward(row_loss, *problem, "cosine", scale, [True, True]))
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.usefixtures("launches")
 @pytest.mark.parametrize("metric", ["dot", "cosine", "correlation", "euclidean", "rbf"])
-def test_scores(launches: Launches, dtype: torch.dtype, metric: str) -> None:
+def test_scores(metric: str) -> None:
     """Scores of all pairs and of listed ones, the best of each row, and their gradients."""
+    for dtype in DTYPES:
+        with case(dtype=dtype):
+            assert_scores_on_device(dtype, metric)
+
+
+def assert_scores_on_device(dtype: torch.dtype, metric: str) -> None:
     x, y = rows(200, 20, dtype), rows(260, 20, dtype)
     i, j = (torch.randint(200, (50,), device=DEVICE) for _ in range(2))
     assert_on_device(ops.pairwise_similarity(x, y, metric=metric))
@@ -202,14 +213,16 @@ def test_scores(launches: Launches, dtype: torch.dtype, metric: str) -> None:
     assert_on_device(_registration.pair_similarity_backward(pairs[:50], x, i, j, metric, 0.1))
 
 
-@pytest.mark.parametrize("dtype", DTYPES[:2])
-@pytest.mark.parametrize("metric", ["dot", "rbf"])
-@pytest.mark.parametrize(
-    "compare",
-    ["mse", "atanh", "pearson", "cosine", "cka", "cka_debiased", "whitened_cosine"],
-)
-def test_comparisons(launches: Launches, dtype: torch.dtype, metric: str, compare: str) -> None:
+@pytest.mark.usefixtures("launches")
+@pytest.mark.parametrize("compare", COMPARISONS)
+def test_comparisons(compare: str) -> None:
     """Penalties and scores against responses and stored similarities, and the gradient."""
+    for metric, dtype in (("dot", torch.float32), ("dot", torch.bfloat16), ("rbf", torch.float32)):
+        with case(metric=metric, dtype=dtype):
+            assert_comparison_on_device(dtype, metric, compare)
+
+
+def assert_comparison_on_device(dtype: torch.dtype, metric: str, compare: str) -> None:
     x, y = rows(200, 20, dtype), rows(200, 30, dtype)
     stored = torch.rand(200, 200, device=DEVICE)
     weights = None

@@ -23,6 +23,8 @@ PACKAGES = (
     "b2m_fast.ops",
     "b2m_fast.ops.reference",
     "b2m_fast.nn",
+    "b2m_fast.data",
+    "b2m_fast.students",
     "b2m_fast.drop_in",
     "b2m_fast",
 )
@@ -59,7 +61,9 @@ def signature(function: Any) -> str:
 
 def described(name: str, thing: Any) -> Iterator[str]:
     """Lines for one public name: what it is, and the public members of a class."""
-    if inspect.isclass(thing):
+    if inspect.isclass(thing) and issubclass(thing, Exception):
+        yield f"exception {name}"
+    elif inspect.isclass(thing):
         yield f"class {name}{signature(thing)}"
         for member, value in sorted(vars(thing).items()):
             plain = getattr(value, "__func__", value)  # of a class or static method

@@ -262,10 +262,8 @@ def test_aux_describes_the_logits() -> None:
     query, key, extra = patterns(0, 6, 4), patterns(1, 6, 4), patterns(2, 3, 4)
     labels = torch.tensor([0, 1, 1, 2, 0, 3])
     key_labels = torch.tensor([0, 1, 1, 2, 0, 4])
-    _, aux = info_nce(
-        query.requires_grad_(), key, logit_scale=5, labels=labels, key_labels=key_labels,
-        extra_keys=extra, return_aux=True,
-    )  # fmt: skip
+    options: dict[str, Any] = {"labels": labels, "key_labels": key_labels, "extra_keys": extra}
+    _, aux = info_nce(query.requires_grad_(), key, logit_scale=5, return_aux=True, **options)
     logits = 5 * cosines(query.detach(), key).numpy()
     row_logits = np.hstack([logits, 5 * cosines(query.detach(), extra).numpy()])
     positive = (labels[:, None] == key_labels).numpy()

@@ -54,10 +54,16 @@ def test_dissimilarities_are_those_of_rsatoolbox(rsatoolbox: Any) -> None:
 
 
 RSATOOLBOX_NAMES = [
-    ("pearson", "corr"), ("corr", "corr"), ("cosine", "cosine"), ("spearman", "spearman"),
-    ("rho-a", "rho-a"), ("kendall", "kendall"), ("tau-b", "tau-b"), ("tau-a", "tau-a"),
+    ("pearson", "corr"),
+    ("corr", "corr"),
+    ("cosine", "cosine"),
+    ("spearman", "spearman"),
+    ("rho-a", "rho-a"),
+    ("kendall", "kendall"),
+    ("tau-b", "tau-b"),
+    ("tau-a", "tau-a"),
     ("whitened_cosine", "cosine_cov"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("compare", "method"), RSATOOLBOX_NAMES)

@@ -366,5 +366,5 @@ def test_a_device_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> 
 def test_predict_refuses_other_features() -> None:
     """A model of 20 features does not predict from 19."""
     x, y = planted(60, 20)
-    with pytest.raises(ValueError, match=r"has 20 features, got an array \(60, 19\)"):
+    with pytest.raises(ValueError, match=r"has 20 features, got \(60, 19\)"):
         fit_ridge(x, y).predict(x[:, 1:])

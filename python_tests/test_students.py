@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -68,3 +71,37 @@ def test_blocks_decide_the_depth(blocks: int) -> None:
     model = ResNet(10, width=2, blocks=blocks)
     assert len(list(model.sections)) == 5
     assert sum(1 for n, _ in model.named_modules() if n.endswith("conv1")) == 4 * blocks
+
+
+def test_colour() -> None:
+    """Images of three channels are taken, and blurred channel by channel."""
+    x = torch.rand(2, 3, 16, 16)
+    model = ResNet(10, 3, width=4, blur=1.0)
+    assert model(x).shape == (2, 10)
+    gray = ResNet(10, width=4, blur=1.0)
+    for channel in range(3):
+        one = slice(channel, channel + 1)
+        torch.testing.assert_close(model.preprocess(x)[:, one], gray.preprocess(x[:, one]))
+
+
+TRAIN = """
+import torch
+from b2m_fast.students.resnet import ResNet
+torch.set_num_threads(2)
+model = ResNet(10, 3, width=4, blocks=1)
+model.to(memory_format=model.memory_format)
+for step in range(4):
+    x = torch.rand(27 - 2 * (step % 3), 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    model(x).square().mean().backward()
+"""
+
+
+@pytest.mark.slow
+def test_odd_batches_of_narrow_networks_do_not_crash() -> None:
+    """Two threads, odd batches, fewer than 16 channels: torch's fault in the channels-last backward pass is not met."""
+    assert ResNet(10, width=8).memory_format is torch.contiguous_format
+    assert ResNet(10, width=16).memory_format is torch.channels_last
+    done = subprocess.run(
+        [sys.executable, "-c", TRAIN], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -46,7 +46,7 @@ def test_representational_distance_knows_geometry_and_not_units() -> None:
     np.testing.assert_allclose(found, squareform(pdist(np.stack(lists), "correlation")), atol=1e-9)
     assert found[0, 1] < 1e-12
     assert found[0, 2] > 0.5
-    with pytest.raises(ValueError, match=r"the same stimuli, at least 3, got \[11, 12\]"):
+    with pytest.raises(ValueError, match=r"the same 3 or more stimuli, got \[11, 12\]"):
         representational_distance([a, c[1:]])
 
 

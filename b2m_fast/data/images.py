@@ -74,7 +74,7 @@ class ImageTask:
 def to_tensor(images: Images) -> torch.Tensor:
     """Return images of an `ImageTask` as students take them: (n, channels, size, size)."""
     x = torch.from_numpy(images)
-    return x[:, None] if x.ndim == 3 else x.permute(0, 3, 1, 2)
+    return x[:, None] if x.ndim == 3 else x.permute(0, 3, 1, 2).contiguous()
 
 
 def to_gray(images: Bytes, size: int) -> Images:

@@ -11,6 +11,7 @@ found at once in a NumPy array in memory, and in anything else when it is read.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, Protocol, cast, get_args
@@ -368,13 +369,8 @@ class Stimuli:
         for what, names in (("ids", self.ids), ("presented", self.presented or self.ids)):
             got = f"{shape[0]} images, but {what} has {len(names)}"
             require(len(names) == shape[0], where + got)
-        twice = [name for k, name in enumerate(self.ids) if self.row[name] != k]
+        twice = [name for name, count in Counter(self.ids).items() if count > 1]
         require(not twice, f"{where}{len(twice)} ids are there twice: {_some(twice)}")
-
-    @cached_property
-    def row(self) -> dict[str, int]:
-        """Row of each id."""
-        return {name: k for k, name in enumerate(self.ids)}
 
     @cached_property
     def _presented(self) -> dict[str, list[int]]:
@@ -384,12 +380,9 @@ class Stimuli:
             found.setdefault(name, []).append(k)
         return found
 
-    def __contains__(self, name: object) -> bool:
-        return name in self._presented
-
     def rows(self, ids: Sequence[str]) -> NDArray[np.int64]:
         """Return the rows of the images that were presented under these ids, in their order."""
-        lost = [name for name in ids if name not in self]
+        lost = [name for name in ids if name not in self._presented]
         require(not lost, f"{self.name}: {len(lost)} ids have no image: {_some(lost)}")
         return np.array([k for name in ids for k in self._presented[name]], dtype=np.int64)
 
@@ -465,7 +458,7 @@ class Brain:
     def __post_init__(self) -> None:
         where = f"{self.name}: "
         names = self.conditions
-        conditions = _names(f"{where}conditions", np.array(names) if names else []).tolist()
+        conditions = _names(f"{where}conditions", np.array(list(names))).tolist()
         differ = not isinstance(names, str) and len(set(conditions)) == len(conditions)
         require(differ, f"{where}conditions must be names that differ, got {names!r}")
         for name in ("recordings", "stimuli"):
@@ -522,10 +515,6 @@ class Brain:
         one = f"{where} shows images of {len(found)} sets: make one set of them"
         require(len(found) == 1, one)
         return cast("Stimuli", found[0])
-
-    def recordings_of(self, stimuli: Stimuli) -> tuple[Recording, ...]:
-        """Return the recordings that show images of a set."""
-        return tuple(r for r in self.recordings if self.stimuli_of(r) is stimuli)
 
 
 @dataclass(frozen=True)

@@ -76,9 +76,7 @@ def fit_components(layers: Sequence[NDArray[np.floating]], k: float | None = Non
     if not layers or len({len(x) for x in layers}) != 1:
         raise ValueError(f"layers must be of the same rows, got {[len(x) for x in layers]}")
     if k is not None and not (0 < k < 1 or (k >= 1 and float(k).is_integer())):
-        raise ValueError(
-            f"k must be a number of components, or a share of the variance below 1, got {k}"
-        )
+        raise ValueError(f"k must be a number of components, or a share below 1, got {k}")
     mean, basis, explained = [], [], []
     for number, layer in enumerate(layers):
         m = layer.mean(axis=0, dtype=np.float64)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from b2m_fast.encoding.features import image_tensor
-from b2m_fast.encoding.ridge import usable_device
+from b2m_fast.encoding.ridge import finite_matrix, usable_device
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -199,14 +199,12 @@ def fit_core_readout(
         negative, or the loss diverges.
     """
     how, where = settings or CoreReadoutSettings(), usable_device(device)
-    y = np.asarray(responses, dtype=np.float64)
-    if y.ndim != 2 or len(images) != len(y) or len(images) < 20:
+    y = finite_matrix("responses", responses).astype(np.float64)
+    if len(images) != len(y) or len(images) < 20:
         raise ValueError(
             f"at least 20 images and responses (images, neurons) to the same are needed, got "
             f"{len(images)} and {y.shape}"
         )
-    if not np.isfinite(y).all():
-        raise ValueError("responses contain NaN or infinity")
     if how.loss == "poisson" and y.min() < 0:
         raise ValueError(f"counts cannot be negative, got {y.min():g}; use loss='mse'")
     scale = y.mean(axis=0) if how.loss == "poisson" else y.std(axis=0)

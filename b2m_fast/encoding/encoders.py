@@ -140,11 +140,6 @@ def fit_encoder(
     ValueError
         If the numbers of images differ.
     """
-    if len(features) != len(responses):
-        raise ValueError(
-            f"features (images, p) and responses (images, neurons) must be of the same images, "
-            f"got {features.shape} and {responses.shape}"
-        )
     return _fit(features, standardised(responses), lambdas, device)
 
 
@@ -214,11 +209,6 @@ def fit_layers(
     ValueError
         If numbers of images differ, or anything that its parts refuse.
     """
-    if any(len(layer) != len(responses) for layer in layers):
-        raise ValueError(
-            f"layers (images, p) and responses (images, neurons) must be of the same images, got "
-            f"{[layer.shape for layer in layers]} and {responses.shape}"
-        )
     components = fit_components(layers, k)
     ridge = fit_ridge(
         components.transform(layers),

@@ -124,7 +124,7 @@ def image_tensor(images: NDArray[np.uint8]) -> Tensor:
     """Return images (n, H, W, 1 or 3), uint8, as a float32 tensor (n, C, H, W) in [0, 255]; anything else is refused."""
     if images.ndim != 4 or images.shape[3] not in {1, 3} or images.dtype != np.uint8:
         raise ValueError(
-            f"images must be (n, H, W, 1 or 3), uint8; got {images.shape}, {images.dtype}"
+            f"images must be (n, H, W, 1 or 3) uint8, got {images.shape} {images.dtype}"
         )
     return torch.from_numpy(images).permute(0, 3, 1, 2).float()
 

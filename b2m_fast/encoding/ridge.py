@@ -80,9 +80,7 @@ class Ridge:
     def predict(self, features: NDArray[np.floating]) -> NDArray[np.floating]:
         """Return the responses to new rows, (n, p) to (n, targets), of the dtype of the weights."""
         if features.ndim != 2 or features.shape[1] != len(self.mean):
-            raise ValueError(
-                f"the model has {len(self.mean)} features, got an array {features.shape}"
-            )
+            raise ValueError(f"the model has {len(self.mean)} features, got {features.shape}")
         z = (features - self.mean) / self.spread
         return np.asarray(z.astype(self.weights.dtype) @ self.weights + self.offset)
 

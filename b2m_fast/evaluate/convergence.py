@@ -147,9 +147,7 @@ def median_ratio(
     end the other, so that the interval holds whatever the censored runs would have done.
     """
     if len(arm) != len(baseline) or not arm:
-        raise ValueError(
-            f"paired times must be as many as baseline, got {len(arm)}, {len(baseline)}"
-        )
+        raise ValueError(f"arm and baseline must pair up, got {len(arm)}, {len(baseline)} times")
     if any(t.step == 0 for t in baseline):
         raise ValueError("the baseline meets the criterion before training: raise the criterion")
     medians = median_step(arm), median_step(baseline)

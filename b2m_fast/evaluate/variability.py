@@ -37,9 +37,7 @@ def correlation_distance(estimates: NDArray[np.floating]) -> Array:
     """
     x = np.ascontiguousarray(estimates, dtype=np.float64).reshape(len(estimates), -1)
     if x.shape[1] < 2 or not np.isfinite(x).all():
-        raise ValueError(
-            f"distances need at least two finite values a brain, got an array {np.shape(estimates)}"
-        )
+        raise ValueError(f"a brain needs two or more finite values, got {np.shape(estimates)}")
     distance = 1 - pairwise_similarity(torch.from_numpy(x), metric="correlation").numpy()
     np.fill_diagonal(distance, 0.0)
     return np.asarray((distance + distance.T) / 2)
@@ -53,9 +51,7 @@ def representational_distance(responses: Sequence[NDArray[np.floating]]) -> Arra
     """
     counts = {len(r) for r in responses}
     if len(counts) != 1 or min(counts) < 3:
-        raise ValueError(
-            f"brains must have answered the same stimuli, at least 3, got {sorted(counts)}"
-        )
+        raise ValueError(f"brains must have seen the same 3 or more stimuli, got {sorted(counts)}")
     centred = (
         torch.from_numpy(np.ascontiguousarray(r - np.mean(r, axis=0, dtype=np.float64)))
         for r in responses

@@ -324,12 +324,17 @@ class Experiment(ABC, Generic[S]):
             n: listing.about.get("role", "control") for n, listing in self.arms.listings().items()
         }
 
+    def role(self, settings: S, arm: str) -> str:
+        """Return the role of an arm that is run: a control, unless it is registered with another role."""
+        return self.roles(settings).get(arm, "control")
+
     def contrasts(self, settings: S, arms: Sequence[str]) -> list[tuple[str, str]]:
         """Return the pairs (arm, base) to compare: each arm with the baseline, the tested one with every control."""
-        roles = self.roles(settings)
-        baseline = [a for a in arms if roles.get(a) == "baseline"]
-        tested = [a for a in arms if roles.get(a) == "tested"]
-        controls = [a for a in arms if roles.get(a, "control") == "control"]
+        roles = {arm: self.role(settings, arm) for arm in arms}
+        baseline, tested, controls = (
+            [arm for arm in arms if roles[arm] == role]
+            for role in ("baseline", "tested", "control")
+        )
         pairs = [(a, b) for b in baseline for a in arms if a != b]
         return pairs + [(t, c) for t in tested for c in controls]
 

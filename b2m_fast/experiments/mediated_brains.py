@@ -9,10 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from b2m_fast.data.files import DataError
-from b2m_fast.encoding.columns import column_correlation
+from b2m_fast.encoding.columns import column_correlation, standardised
 from b2m_fast.encoding.quality import EncoderQuality
 from b2m_fast.encoding.ridge import fit_ridge
-from b2m_fast.methods.mediated_algebra import standardised
 
 __all__ = ["Brain", "encoder_map", "make_brain", "quality_by_folds"]
 

@@ -13,27 +13,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from sklearn.preprocessing import LabelBinarizer
 
 from b2m_fast.data._old import cowley_v4_files, object2vec_files
 from b2m_fast.data.files import data_root, fingerprint
 from b2m_fast.data.images import CIFAR10
-from b2m_fast.encoding.columns import column_correlation
+from b2m_fast.encoding.columns import column_correlation, standardised
 from b2m_fast.evaluate.variability import correlation_distance
 from b2m_fast.experiments.former import finite
 from b2m_fast.experiments.mediated_brains import encoder_map
+from b2m_fast.experiments.mediated_maps import block_order, dimensions, principal_map, random_map
 from b2m_fast.experiments.mediated_material import make_material
 from b2m_fast.experiments.provenance import machine, versions
-from b2m_fast.methods.mediated_algebra import (
-    PENALTIES,
-    block_order,
-    codes,
-    decided,
-    dimensions,
-    fit_readout,
-    principal_map,
-    random_map,
-    standardised,
-)
+from b2m_fast.methods.config import PENALTIES
+from b2m_fast.methods.mediated import fit_readout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -280,7 +273,12 @@ def _targets(material: Material) -> tuple[Array, bool]:
     """What readouts are fitted to, and whether all of it has one penalty."""
     if material.classes is None:
         return material.labels, False
-    return codes(material.classes, len(material.names)), True
+    return _codes(material).transform(material.classes).astype(np.float64), True
+
+
+def _codes(material: Material) -> LabelBinarizer:
+    """Classes as +1 and -1: a column for two classes, a column a class for more."""
+    return LabelBinarizer(neg_label=-1).fit(np.arange(len(material.names)))
 
 
 def _readouts(views: Sequence[Array], material: Material, train: NDArray[np.int64]) -> list[Ridge]:
@@ -304,7 +302,9 @@ def _per_label(estimate: Array, material: Material, test: NDArray[np.int64]) -> 
     """Correlation with each label; of classes, the share of right answers: one number."""
     if material.classes is None:
         return column_correlation(estimate, material.labels[test])
-    return np.array([(decided(estimate) == material.classes[test]).mean()])
+    return np.array(
+        [(_codes(material).inverse_transform(estimate) == material.classes[test]).mean()]
+    )
 
 
 def _rounded(values: Array | None) -> list[list[float]] | None:

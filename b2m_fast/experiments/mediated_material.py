@@ -13,14 +13,13 @@ from b2m_fast.data._old import cowley_v4, object2vec
 from b2m_fast.data.attributes import ATTRIBUTES, image_attributes
 from b2m_fast.data.files import DataError, data_root
 from b2m_fast.data.images import cifar10_classes, digits
-from b2m_fast.encoding.columns import column_correlation
+from b2m_fast.encoding.columns import column_correlation, standardised
 from b2m_fast.encoding.components import fit_components
 from b2m_fast.encoding.encoders import fit_layers
 from b2m_fast.encoding.quality import encoder_quality
 from b2m_fast.evaluate.variability import correlation_distance, representational_distance
 from b2m_fast.experiments.mediated_brains import Brain, make_brain, quality_by_folds
 from b2m_fast.experiments.mediated_features import image_features
-from b2m_fast.methods.mediated_algebra import standardised
 from b2m_fast.teachers.synthetic import observers, ratings
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from b2m_fast.evaluate.variability import MantelTest, mantel
 from b2m_fast.experiments.mediated_experiment import ALL
 from b2m_fast.experiments.tables import Metric, Runs, or_nan
-from b2m_fast.methods.mediated_algebra import PENALTIES
+from b2m_fast.methods.config import PENALTIES
 
 Array = NDArray[np.float64]
 

@@ -34,7 +34,7 @@ from b2m_fast.experiments.tables import (
     summary,
     table,
 )
-from b2m_fast.methods.mediated_algebra import PENALTIES
+from b2m_fast.methods.config import PENALTIES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

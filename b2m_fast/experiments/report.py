@@ -72,12 +72,10 @@ class Results:
 
     @cached_property
     def roles(self) -> dict[str, str]:
-        """The role of each arm: what is no baseline, not tested and nothing other is a control."""
-        roles = self.experiment.roles(self.settings)
-        known = {
-            arm: role for arm, role in roles.items() if role in {"baseline", "tested", "other"}
-        }
-        return {arm: known.get(arm, "control") for arm in self.runs}
+        """The role of each arm."""
+        known = {"baseline", "tested", "other"}
+        roles = {arm: self.experiment.role(self.settings, arm) for arm in self.runs}
+        return {arm: role if role in known else "control" for arm, role in roles.items()}
 
     def own(self, what: str) -> Any:
         """Return what the experiment itself adds: its ``"tables"``, ``"notes"``, ``"words"``, ``"panels"``."""

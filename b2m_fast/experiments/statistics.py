@@ -61,8 +61,6 @@ def paired_difference(
 ) -> Interval:
     """Return `t_interval` of values - baseline, one of each per seed, in the same order of seeds."""
     if len(values) != len(baseline):
-        raise ValueError(
-            f"paired values must be as many as baseline, got {len(values)}, {len(baseline)}"
-        )
+        raise ValueError(f"values and baseline must pair up, got {len(values)}, {len(baseline)}")
     differences = [v - b for v, b in zip(values, baseline, strict=True)]
     return t_interval(differences, level, correlation=correlation)

@@ -25,8 +25,6 @@ from b2m_fast.students import student
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["GRUStudent", "LeakyRNN"]
-
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"relu": torch.relu, "tanh": torch.tanh}
 
 
@@ -73,10 +71,8 @@ class LeakyRNN(nn.Module):
         if tau_ms is None:
             tau_ms = max(100.0, step_ms)
         if not 0 < step_ms <= tau_ms < math.inf:
-            raise ValueError(
-                f"a time step must be above 0 and at most the time constant, got step_ms={step_ms} "
-                f"and tau_ms={tau_ms}"
-            )
+            got = f"got step_ms={step_ms} and tau_ms={tau_ms}"
+            raise ValueError(f"a time step must be above 0 and at most the time constant, {got}")
         if not 0 <= noise < math.inf:
             raise ValueError(f"noise must be at least 0 and finite, got {noise}")
         if activation not in _ACTIVATIONS:
@@ -98,9 +94,8 @@ class LeakyRNN(nn.Module):
         phi = _ACTIVATIONS[self.activation]
         drive = self.input(inputs).to(self.input.weight)  # states keep their digits under autocast
         if generator is not None and self.noise > 0:
-            xi = torch.randn(
-                steps, trials, self.units, generator=generator, device=generator.device
-            )
+            size = (steps, trials, self.units)
+            xi = torch.randn(size, generator=generator, device=generator.device)
             drive = drive + self.noise * xi.to(drive)
         state = drive.new_zeros(trials, self.units)
         states = []
@@ -150,8 +145,6 @@ class GRUStudent(nn.Module):
 def _shape(inputs: Tensor, channels: int) -> tuple[int, int]:
     """Return steps and trials of inputs; raise ValueError for another shape."""
     if inputs.ndim != 3 or inputs.shape[2] != channels or not inputs.shape[0]:
-        raise ValueError(
-            f"inputs have shape {tuple(inputs.shape)}; expected (steps, trials, {channels}) with at "
-            "least one step"
-        )
+        expected = f"(steps, trials, {channels}) with at least one step"
+        raise ValueError(f"inputs have shape {tuple(inputs.shape)}; expected {expected}")
     return inputs.shape[0], inputs.shape[1]

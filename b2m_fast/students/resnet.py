@@ -17,8 +17,6 @@ from torch.nn import functional
 
 from b2m_fast.students import student
 
-__all__ = ["ResNet"]
-
 
 class _Block(nn.Module):
     """Two 3 x 3 convolutions around a shortcut."""
@@ -119,6 +117,8 @@ class ResNet(nn.Module):
     def taps(self, images: Tensor) -> list[Tensor]:
         """Return five maps (n, channels, height, width), after the ReLU of the stem and of each group."""
         x = self.preprocess(images)
+        if self.memory_format is torch.contiguous_format:
+            x = x.contiguous()
         layers = []
         for section in self.sections:
             x = section(x)

@@ -23,8 +23,6 @@ from torch.nn import functional
 
 from b2m_fast.students import student
 
-__all__ = ["ConvVAE", "VAELoss", "VAEOutput", "vae_loss"]
-
 
 class VAEOutput(NamedTuple):
     """What a forward pass returns.
@@ -85,10 +83,8 @@ class ConvVAE(nn.Module):
         super().__init__()
         channels, height, breadth = shape
         if channels < 1 or height < 16 or breadth < 16 or height % 16 or breadth % 16:
-            raise ValueError(
-                f"frames have shape {tuple(shape)}; expected (channels, height, width) with height "
-                "and width multiples of 16"
-            )
+            expected = "(channels, height, width) with height and width multiples of 16"
+            raise ValueError(f"frames have shape {tuple(shape)}; expected {expected}")
         self.shape = (channels, height, breadth)
         self.latent = latent
         widths = [channels, *(width * 2**k for k in range(4))]
@@ -131,9 +127,8 @@ def vae_loss(
 ) -> VAELoss:
     """Return equation (2) of frames x (n, channels, height, width) in [0, 1], mean over frames."""
     if output.logits.shape != x.shape:
-        raise ValueError(
-            f"frames have shape {tuple(x.shape)}, their reconstructions {tuple(output.logits.shape)}"
-        )
+        got = f"their reconstructions {tuple(output.logits.shape)}"
+        raise ValueError(f"frames have shape {tuple(x.shape)}, {got}")
     if error == "mse":
         difference = functional.mse_loss(output.reconstruction, x)
     elif error == "bce":
