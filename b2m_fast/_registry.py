@@ -45,13 +45,15 @@ class Listing:
     source: str  # a module, or the distribution that offers it
 
     def has(self, wanted: Mapping[str, Any]) -> bool:
-        """Return whether it has these facts; a fact that is a tuple has each of its values, one not stated has any."""
+        """Return whether it has these facts; of several values in a tuple, here or there, one is enough; not stated: any."""
 
-        def fits(key: str, value: Any) -> bool:
-            known = self.about.get(key, value)
-            return bool(known == value) or (isinstance(known, tuple) and value in known)
+        def several(value: Any) -> tuple[Any, ...]:
+            return value if isinstance(value, tuple) else (value,)
 
-        return all(fits(key, value) for key, value in wanted.items())
+        return all(
+            any(value in several(self.about.get(key, value)) for value in several(values))
+            for key, values in wanted.items()
+        )
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,10 @@ class Entry(Generic[T]):
             )
         taken = {p.name: context[p.name] for p in parameters if p.name in context}
         return cast("Callable[..., Any]", self.make)(**taken, **values)
+
+    def takes(self, name: str) -> bool:
+        """Return whether `make` has an argument of this name."""
+        return any(p.name == name for p in self._parameters())
 
     def _parameters(self) -> list[inspect.Parameter]:
         return list(inspect.signature(cast("Callable[..., Any]", self.make)).parameters.values())
@@ -223,6 +229,11 @@ class Registry(Generic[T]):
                     if isinstance(call, ast.Call) and _name(call.func) == self.decorator:
                         name, help_line = [*map(ast.literal_eval, call.args), ""][:2]
                         yield Listing(name, help_line, _literals(call), module)
+
+    def about(self, name: str) -> Mapping[str, Any]:
+        """Return the facts of a name; of a built-in those that are literals, without importing it."""
+        listing = self.listings().get(name)
+        return listing.about if listing is not None and listing.about else self.get(name).about
 
     def source(self, name: str) -> dict[str, str]:
         """Return what enters the hash of a run for a name: nothing for a built-in, else what it is made of.

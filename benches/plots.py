@@ -15,7 +15,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from b2m_fast.experiments.drawing import sheet
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
 from cases import OURS, STEP
 from timed_levels import PEAK
 from timed_sizes import SWEEP, SWEEP_AT
@@ -146,7 +148,8 @@ def _figure(
     caption: str,
 ) -> Any:
     """Curves over a logarithmic axis whose ticks are the sizes that were measured."""
-    figure = sheet(f"info_nce, forward and backward, {what}", 5.6, 3.9)
+    figure = FigureCanvasAgg(Figure(figsize=(5.6, 3.9), layout="constrained")).figure
+    figure.suptitle(f"info_nce, forward and backward, {what}", fontsize=10)
     axes = figure.add_subplot()
     for name, of in points.items():
         style = styles[name]

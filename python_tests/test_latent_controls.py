@@ -79,9 +79,9 @@ ALL: dict[str, Control] = {
     "relabelled": lambda t, s: controls.relabelled(t, RNG(s)),
     "reversed": lambda t, s: controls.time_reversed(t),
     "phase": lambda t, s: controls.phase_randomized(t, RNG(s)),
-    "gaussian": lambda t, s: controls.gaussian_process(t, RNG(s)),
-    "label": lambda t, s: controls.label_teacher(t, RNG(s)),
-    "network": lambda t, s: controls.network_teacher(planted_states(TASK, seed=s), t),
+    "gaussian": lambda t, s: controls.gaussian(t, RNG(s)),
+    "label": lambda t, s: controls.label(t, RNG(s)),
+    "network": lambda t, s: controls.network(t, planted_states(TASK, seed=s)),
 }
 
 
@@ -150,9 +150,9 @@ def test_phase_randomisation_keeps_all_second_moments(brain: LatentTeacher) -> N
     assert not (np.abs(levels[0] - levels[1]).max(axis=1) < 1e-3).any()
 
 
-def test_gaussian_process_matches_rank_variance_and_smoothness(brain: LatentTeacher) -> None:
+def test_gaussian_matches_rank_variance_and_smoothness(brain: LatentTeacher) -> None:
     """Covariance is exact; smoothness and shares of time are right on average; courses are new."""
-    drawn = [controls.gaussian_process(brain, RNG(seed)) for seed in range(60)]
+    drawn = [controls.gaussian(brain, RNG(seed)) for seed in range(60)]
     for control in drawn[:5]:
         np.testing.assert_allclose(covariance(control), covariance(brain), atol=1e-3)
     ratio = np.mean([roughness(c).sum() for c in drawn]) / roughness(brain).sum()
@@ -166,9 +166,9 @@ def test_gaussian_process_matches_rank_variance_and_smoothness(brain: LatentTeac
     assert np.abs(mean).mean() < 0.2
 
 
-def test_label_teacher_knows_condition_and_clock_and_nothing_else(brain: LatentTeacher) -> None:
+def test_label_knows_condition_and_clock_and_nothing_else(brain: LatentTeacher) -> None:
     """It is a function of one-hot condition and slow cosines; no two conditions are alike."""
-    control = controls.label_teacher(brain, RNG(0))
+    control = controls.label(brain, RNG(0))
     x = inside(control)
     steps = x.shape[1]
     waves = np.cos(np.pi * np.outer(np.arange(steps) + 0.5, np.arange(3)) / steps)
@@ -178,26 +178,26 @@ def test_label_teacher_knows_condition_and_clock_and_nothing_else(brain: LatentT
     assert geometry(control).min() > 0.3 * geometry(control).mean()
     # whatever it is given of the brain but its shape does not matter
     other = replace(brain, latents=-2 * brain.latents)
-    np.testing.assert_array_equal(controls.label_teacher(other, RNG(0)).latents, control.latents)
+    np.testing.assert_array_equal(controls.label(other, RNG(0)).latents, control.latents)
     # on average over projections, every two conditions are equally far apart
-    mean = np.mean([geometry(controls.label_teacher(brain, RNG(s))) for s in range(200)], axis=0)
+    mean = np.mean([geometry(controls.label(brain, RNG(s))) for s in range(200)], axis=0)
     assert np.ptp(mean) < 0.15 * mean.mean()
     assert np.ptp(geometry(brain)) > 0.5 * geometry(brain).mean()
 
 
-def test_label_teacher_of_too_many_latents() -> None:
+def test_label_of_too_many_latents() -> None:
     """Labels of two conditions and one function of time cannot fill two latents."""
     tiny = LatentTeacher(
         np.zeros((2, 5, 2), np.float32), np.ones(5, bool), np.ones(2), np.ones(2), {}
     )
     with pytest.raises(DataError, match=r"2 latents are more than 2 conditions x 1 .*\(1\)"):
-        controls.label_teacher(tiny, RNG(0), bases=1)
+        controls.label(tiny, RNG(0), bases=1)
 
 
-def test_network_teacher_holds_the_networks_states(brain: LatentTeacher) -> None:
+def test_network_holds_the_networks_states(brain: LatentTeacher) -> None:
     """The latents are its principal components in the valid steps: they give its states back."""
     hidden = planted_states(TASK)
-    control = controls.network_teacher(hidden, brain)
+    control = controls.network(brain, hidden)
     x = inside(control).reshape(-1, brain.k)
     y = hidden[:, brain.valid].reshape(-1, hidden.shape[2])
     y = y - y.mean(axis=0)
@@ -206,9 +206,9 @@ def test_network_teacher_holds_the_networks_states(brain: LatentTeacher) -> None
     assert control.explained.sum() == pytest.approx(1)
     np.testing.assert_allclose(covariance(control), np.eye(brain.k), atol=1e-3)
     with pytest.raises(ValueError, match=r"\(12, 44, at least 4\), got \(12, 44, 3\)"):
-        controls.network_teacher(hidden[:, :, :3], brain)
+        controls.network(brain, hidden[:, :, :3])
     with pytest.raises(ValueError, match=r"got \(12, 20, 40\)"):
-        controls.network_teacher(hidden[:, :20], brain)
+        controls.network(brain, hidden[:, :20])
 
 
 # --------------------------------------------------------------------------------------------------
@@ -268,8 +268,8 @@ def test_no_control_knows_more_of_the_future_than_the_brain(task: EpochTask, nam
     brain = causal_brain(task)
     assert 0.9 < reachable(brain, task) < 0.9999
     make = ALL | {
-        "network": lambda t, s: controls.network_teacher(
-            RNG(s).normal(size=(len(task.conditions), task.steps, 9)), t
+        "network": lambda t, s: controls.network(
+            t, RNG(s).normal(size=(len(task.conditions), task.steps, 9))
         )
     }
     for seed in range(3):
@@ -310,7 +310,7 @@ def test_conditions_of_one_recorded_condition_stay_together() -> None:
     latents[:, valid] = x
     brain = replace(brain, latents=latents, valid=valid, recorded=side)
     hidden = RNG(0).normal(size=(10, task.steps, 9))
-    make = ALL | {"network": lambda t, s: controls.network_teacher(hidden, t)}
+    make = ALL | {"network": lambda t, s: controls.network(t, hidden)}
     for seed in range(10):
         for name, control_of in make.items():
             control = control_of(brain, seed)

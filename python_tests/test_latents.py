@@ -12,7 +12,6 @@ from b2m_fast.data import load
 from b2m_fast.data.files import DataError
 from b2m_fast.data.recording import TimeAxis
 from b2m_fast.data.tasks import direction, parametric_working_memory
-from b2m_fast.experiments.transfer_networks import words
 from b2m_fast.teachers.alignment import align
 from b2m_fast.teachers.embeddings import (
     METHODS,
@@ -132,11 +131,8 @@ def test_latents_of_time_alone_are_said_to_be_that(
     assert teacher.reliability.min() > 0.8
     assert teacher.report["conditions_told_apart"] is False
     assert "no better than by chance" in caplog.text
-    said = " ".join(words({"brain": teacher.report}))
-    assert "NOT TELL CONDITIONS APART" in said
     good = make_latents(population, TASK, k=4, splits=1)
     assert good.report["conditions_told_apart"] is True
-    assert "APART" not in " ".join(words({"brain": good.report}))
 
 
 def test_reliability_follows_the_number_of_trials() -> None:

@@ -17,19 +17,7 @@ REGISTRIES = (dataset, task, labels, student)
 # Words that also mean something else, and where they do.
 ALSO = {"synthetic": "a key of reports: whether the responses are simulated"}
 # Files from before the registries, which are still to be written anew: must shrink to nothing.
-OLD = {
-    "cli/_transfer.py",
-    "data/_old.py",
-    "experiments/transfer_arms.py",
-    "experiments/transfer_experiment.py",
-    "experiments/transfer_figure.py",
-    "experiments/transfer_frames.py",
-    "experiments/transfer_lessons.py",
-    "experiments/transfer_presets.py",
-    "experiments/transfer_report.py",
-    "experiments/transfer_settings.py",
-    "experiments/transfer_trials.py",
-}
+OLD: set[str] = set()
 
 
 def strings(path: Path) -> Iterator[str]:

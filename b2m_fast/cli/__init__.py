@@ -6,7 +6,7 @@ import argparse
 import importlib
 import logging
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from b2m_fast.experiments import experiment
 
@@ -43,8 +43,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     logging.basicConfig(format="b2m: %(message)s", level=logging.WARNING)
     arguments = list(sys.argv[1:] if argv is None else argv)
-    if arguments[:1] == ["transfer"] and "brain2model latent" not in experiment.listings():
-        return _former(arguments)
     if arguments and arguments[0] in ALIASES:
         arguments[0] = ALIASES[arguments[0]]
     try:
@@ -64,24 +62,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _former(arguments: list[str]) -> int:
-    """Run a command that is not an experiment of the new kind yet."""
-    from b2m_fast.cli import _transfer  # noqa: PLC0415
-
-    parser = argparse.ArgumentParser(prog="b2m")
-    commands = parser.add_subparsers(required=True)
-    _transfer.add(commands)
-    options = parser.parse_args(arguments)
-    return int(options.action(options))
-
-
 def _parser() -> argparse.ArgumentParser:
     """Return the parser that knows the commands' names alone: it prints help, and refuses what is no command."""
     parser = argparse.ArgumentParser(
         prog="b2m", description="Teach networks with brains: exact losses over all pairs."
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    helps = {name: listing.help for name, listing in experiment.listings().items()}
-    for name, text in (helps | {name: text for name, (text, _) in TOOLS.items()}).items():
+    groups: dict[str, Any] = {}
+    for name, listing in experiment.listings().items():
+        first, _, second = name.partition(" ")
+        if second and first not in groups:
+            made = commands.add_parser(first, help=f"{second}, ...: {listing.help}")
+            groups[first] = made.add_subparsers(metavar="COMMAND", required=True)
+        (groups[first] if second else commands).add_parser(second or first, help=listing.help)
+    for name, (text, _) in TOOLS.items():
         commands.add_parser(name, help=text)
     return parser

@@ -196,9 +196,12 @@ def plan(experiment: Experiment[Any], argv: Sequence[str]) -> Plan:
         for arm in experiment.registered(chosen.settings, arms)
     }
     names = given_names(experiment, (given, config)) | ({"data"} if options.data else set())
+    if lost := sorted(names & given_names(experiment, (experiment.fixed,))):
+        raise ValueError(f"{', '.join(lost)}: this is decided by b2m {experiment.command} itself")
     if options.devices > 1:
         raise ValueError(f"--devices {options.devices}: one device so far")
-    out = Path(options.out or Path("b2m-results") / experiment.folder(chosen.settings)).expanduser()
+    default = Path("b2m-results") / _file_name(experiment.folder(chosen.settings))
+    out = Path(options.out or default).expanduser()
     check_writable(out)
     context = Context(
         data=Path(options.data).expanduser() if options.data else None,

@@ -12,6 +12,10 @@ A preset or configuration file (TOML) holds settings by name, nested ones as tab
     [[preset]]
     when = { task = "digits" }          # a list: any of these
     training = { alpha = 5.0, epochs = 6 }
+
+    [[preset]]
+    when = { "task.kind" = "frames" }   # a fact of what is registered under the name that is set
+    batch = 32
 """
 
 from __future__ import annotations
@@ -19,7 +23,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
+import json
 import re
+import shlex
 import textwrap
 import tomllib
 from importlib import resources
@@ -90,7 +96,7 @@ def _parameters(settings: type) -> dict[str, str]:
     for base in reversed(settings.__mro__):
         text = textwrap.dedent("    " + (base.__doc__ or "")).partition("Parameters\n---")[2]
         for names, body in re.findall(
-            r"^(\w[\w, ]*) :[^\n]*\n((?:[ ]{4}[^\n]*\n?|\n)*)", text, re.MULTILINE
+            r"^(\w[\w., ]*) :[^\n]*\n((?:[ ]{4}[^\n]*\n?|\n)*)", text, re.MULTILINE
         ):
             line = " ".join(body.split())
             found |= dict.fromkeys(re.split(r", ?", names), line)
@@ -201,7 +207,8 @@ def choose(experiment: Experiment[Any], given: Tree, config: Tree | None = None)
             now = defaults
             for tree in (found, experiment.fixed, own, given):
                 now = _merged(now, tree)
-            if all(_fits(now, name, wanted) for name, wanted in preset.get("when", {}).items()):
+            when = preset.get("when", {}).items()
+            if all(_fits(_value(experiment, now, name), wanted) for name, wanted in when):
                 found = _merged(found, {k: v for k, v in preset.items() if k != "when"})
     found = _merged(_merged(found, given), experiment.fixed)
     arms, seeds = found.pop("arms", None), found.pop("seeds", [0, 1, 2])
@@ -212,11 +219,22 @@ def choose(experiment: Experiment[Any], given: Tree, config: Tree | None = None)
     return Chosen(make(experiment.settings, found), unique, list(dict.fromkeys(seeds)))
 
 
-def _fits(tree: Tree, name: str, wanted: Any) -> bool:
+def _value(experiment: Experiment[Any], tree: Tree, name: str) -> Any:
+    """Return what a dotted name stands for: a setting, or a fact of the registered thing that a setting names; None if neither."""
+    owner, _, fact = name.rpartition(".")
+    if owner in experiment.choices:
+        chosen = _value(experiment, tree, owner)
+        return None if chosen is None else experiment.choices[owner][0].about(chosen).get(fact)
     value: Any = tree
     for part in name.split("."):
         value = value.get(part) if isinstance(value, dict) else None
-    return value in wanted if isinstance(wanted, list) else bool(value == wanted)
+    return value
+
+
+def _fits(value: Any, wanted: Any) -> bool:
+    """Return whether a value, or one of several values of a fact, is what is wanted or in the list of that."""
+    values = value if isinstance(value, tuple) else (value,)
+    return any(v in wanted if isinstance(wanted, list) else v == wanted for v in values)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -224,23 +242,22 @@ def _fits(tree: Tree, name: str, wanted: Any) -> bool:
 # --------------------------------------------------------------------------------------------------
 def add_options(parser: argparse.ArgumentParser, experiment: Experiment[Any]) -> None:
     """Add an option for each setting that the experiment gives a flag, and ``--set`` for all others."""
-    known = {f.name: f for f in fields(experiment.settings)}
+    known = _known(experiment)
     rest = dict(known)
-    file = presets(experiment.presets)
     for title, flags in experiment.options.items():
         group = parser.add_argument_group(title)
         for flag, name in flags.items():
-            item = rest.pop(name)
-            text = f"{item.help.rstrip('.')} ({_defaults(item, file)})".replace("%", "%%")
+            item = rest.pop(name, None) or _entry(experiment, known, name)
+            text = f"{item.help.rstrip('.')} ({_defaults(experiment, item)})".replace("%", "%%")
             group.add_argument(
                 flag, dest=name, default=argparse.SUPPRESS, help=text, **_argument(item, flag)
             )
     group = parser.add_argument_group(
         "any setting",
         "Settings without an option of their own, with their defaults: "
-        + ", ".join(f"{name} ({_defaults(item, file)})" for name, item in rest.items()).replace(
-            "%", "%%"
-        ),
+        + ", ".join(
+            f"{name} ({_defaults(experiment, item)})" for name, item in rest.items()
+        ).replace("%", "%%"),
     )
     group.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="set one of them"
@@ -248,8 +265,21 @@ def add_options(parser: argparse.ArgumentParser, experiment: Experiment[Any]) ->
     group.add_argument("--config", metavar="FILE", help="settings, arms and seeds from a TOML file")
 
 
-def _defaults(item: Field, file: Tree) -> str:
+def _known(experiment: Experiment[Any]) -> dict[str, Field]:
+    """Return the settings that the user can set, by dotted name."""
+    fixed = given_names(experiment, [experiment.fixed])
+    return {f.name: f for f in fields(experiment.settings) if f.name not in fixed}
+
+
+def _entry(experiment: Experiment[Any], known: Mapping[str, Field], name: str) -> Field:
+    """Return an entry of a setting that is a dictionary (options of a task, say) as a setting of its own."""
+    about = _parameters(experiment.settings).get(name) or known[name.rpartition(".")[0]].help
+    return Field(name, Any, dataclasses.MISSING, about)
+
+
+def _defaults(experiment: Experiment[Any], item: Field) -> str:
     """Return the default of a setting, and what presets make of it, in words."""
+    file = presets(experiment.presets)
 
     def value(found: Any) -> Any:
         for part in item.name.split("."):
@@ -261,11 +291,16 @@ def _defaults(item: Field, file: Tree) -> str:
     base = item.default if first is dataclasses.MISSING else first
     parts = [] if base is dataclasses.MISSING else [f"default: {_shown(base)}"]
     for preset in file.get("preset", ()):
-        if (here := value(preset)) is not dataclasses.MISSING and here != base:
-            when = ", ".join(
-                f"{k.rpartition('.')[2]} {_shown(v)}" for k, v in preset["when"].items()
-            )
-            parts.append(f"{when}: {_shown(here)}")
+        here, when, others = value(preset), [], False
+        for name, wanted in preset["when"].items():
+            owner, _, last = name.rpartition(".")
+            decided = _value(experiment, experiment.fixed, name)
+            others = others or (decided is not None and not _fits(decided, wanted))
+            if decided is None:
+                which = f"{owner} {last}" if owner in experiment.choices else last
+                when.append(f"{which} {_shown(wanted)}")
+        if here is not dataclasses.MISSING and here != base and not others:
+            parts.append(f"{', '.join(when) or experiment.command}: {_shown(here)}")
     return "; ".join(parts) or "no default"
 
 
@@ -290,6 +325,8 @@ def _argument(item: Field, flag: str) -> dict[str, Any]:
     if get_origin(kind) is Literal:
         return options | {"choices": get_args(kind)}
     metavar = {int: "N", float: "X"}.get(kind, flag.lstrip("-").replace("-", "_").upper())
+    if kind is Any:
+        return options | {"type": _parsed, "metavar": metavar}
 
     def parse(text: str) -> Any:
         try:
@@ -302,30 +339,38 @@ def _argument(item: Field, flag: str) -> dict[str, Any]:
 
 def given_settings(experiment: Experiment[Any], options: argparse.Namespace) -> Tree:
     """Return the settings that the user has set by options and ``--set``, nested."""
-    known = {f.name: f for f in fields(experiment.settings)}
+    known = _known(experiment)
     found: Tree = {}
+    flagged = {name for flags in experiment.options.values() for name in flags.values()}
     for name, value in vars(options).items():
-        if name in known:
+        if name in flagged:
             found = _merged(found, _nested(name, value))
     for text in options.set:
         name, equals, value = text.partition("=")
         name = _full_name(name.strip(), known)
         if not equals:
             raise ValueError(f"--set {text}: write NAME=VALUE")
-        try:
-            parsed = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            parsed = value.strip()  # a string without quotes
-        if isinstance(parsed, int) and name in known and known[name].type is float:
+        parsed, kind = _parsed(value), known[name].type if name in known else Any
+        if isinstance(parsed, int) and kind is float:
             parsed = float(parsed)
+        if str in (kind, *get_args(kind)):  # that looks like a number
+            parsed = parsed if isinstance(parsed, str) else value.strip()
         found = _merged(found, _nested(name, parsed))
     return found
 
 
+def _parsed(text: str) -> Any:
+    """Return a value written as TOML has it; a string needs no quotes."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text.strip()
+
+
 def _full_name(name: str, known: Mapping[str, Field]) -> str:
     """Return the dotted name of a setting that is named in full, or by its last part where only one ends so."""
-    parent = name.rpartition(".")[0]
-    if parent in known and get_origin(known[parent].type) is dict:
+    owner = known.get(name.rpartition(".")[0])
+    if owner is not None and get_origin(owner.type) is dict:  # an entry of it
         return name
     ends = [k for k in known if k == name or k.rpartition(".")[2] == name]
     if name in known or len(ends) == 1:
@@ -347,10 +392,21 @@ def command_line(experiment: Experiment[Any], settings: Settings) -> str:
         usual = values
     words = [f"b2m {experiment.command}"]
     for name, value in values.items():
-        if name in experiment.choices or value != usual[name]:
-            option = f"{flags[name]} " if name in flags else f"--set {name}="
-            words.append(option + _shown(value))
+        changed = {name: value} if name in experiment.choices or value != usual[name] else {}
+        if isinstance(value, dict):
+            changed = {f"{name}.{k}": v for k, v in value.items() if usual[name].get(k) != v}
+        for full, found in changed.items():
+            flag = flags.get(full, "")
+            if isinstance(found, bool) and flag:
+                words.append(flag if found else f"--no-{flag[2:]}")
+            else:
+                words.append(f"{flag} {_shown(found)}" if flag else f"--set {full}={_toml(found)}")
     return " ".join(words)
+
+
+def _toml(value: Any) -> str:
+    """Return a value as ``--set`` reads it, quoted for a shell."""
+    return shlex.quote(json.dumps(plain(value)))
 
 
 def given_names(experiment: Experiment[Any], trees: Sequence[Tree]) -> set[str]:

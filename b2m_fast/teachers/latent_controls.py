@@ -3,7 +3,7 @@
 Each says what it keeps of the brain's latents and what it destroys. All but the label's and the
 network's are functions of the brain's teacher, and so have its rank, scale and steps. All tell
 conditions apart, in the same way in every trial: consistency is no privilege of the brain, and
-`label_teacher`, which has nothing else to offer, is the decisive control.
+`label`, which has nothing else to offer, is the decisive control.
 
 None knows more than the brain did. Conditions of the task that share a recorded condition share the
 control's latents; and as long as inputs do not tell conditions apart (`LatentTeacher.shared_prefix`),
@@ -64,7 +64,7 @@ def phase_randomized(teacher: LatentTeacher, rng: np.random.Generator) -> Latent
     return _control(teacher, "phase", _course(spectrum), brain=False)
 
 
-def gaussian_process(teacher: LatentTeacher, rng: np.random.Generator) -> LatentTeacher:
+def gaussian(teacher: LatentTeacher, rng: np.random.Generator) -> LatentTeacher:
     """Random smooth latents of the same rank, covariance and smoothness.
 
     At each frequency of the cosine transform over the valid steps, what all conditions share and
@@ -85,7 +85,7 @@ def gaussian_process(teacher: LatentTeacher, rng: np.random.Generator) -> Latent
     return _control(teacher, "gaussian", latents, brain=False, known=True)
 
 
-def label_teacher(
+def label(
     teacher: LatentTeacher, rng: np.random.Generator, *, bases: int | None = None
 ) -> LatentTeacher:
     """Latents made of the condition's name and the time alone.
@@ -116,7 +116,7 @@ def label_teacher(
     return _control(teacher, "label", latents, brain=False, known=True)
 
 
-def network_teacher(hidden: NDArray[np.floating], teacher: LatentTeacher) -> LatentTeacher:
+def network(teacher: LatentTeacher, hidden: NDArray[np.floating]) -> LatentTeacher:
     """Principal components of a trained network's hidden states, in place of the brain's latents.
 
     `hidden` (conditions, steps, units): hidden states averaged over trials of each condition.

@@ -1,0 +1,700 @@
+"""Brain2Model (Gallo Aquino et al. 2025): whether a brain helps a student to learn its task, and whether it is the brain.
+
+The method is `b2m_fast.methods.brain2model`; students with their tests, and teachers, are in `b2m_fast.experiments.brain2model_data`.
+Here are the arms, the settings, what is refused, how a run goes, and the numbers that are taken of it.
+
+Two kinds of controls answer two questions. ``shuffled`` and ``gaussian`` say nothing about a trial or image: does a target of the
+same statistics help, whatever it is? ``relabelled``, ``random-code``, ``phase``, ``label`` and ``network`` tell conditions or images
+apart in every trial, as the brain does, but not the way the brain does: is it the brain's geometry that helps, or any code that a
+student is asked to keep in mind? The second question is the hard one.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
+
+from msgspec import Meta
+
+from b2m_fast._registry import Registry
+from b2m_fast.data import dataset, files_of, task
+from b2m_fast.experiments import contract, experiment
+from b2m_fast.experiments.contract import Inputs, Measure, Prepared, finite, or_nan
+from b2m_fast.methods.config import Brain2ModelConfig, BrainWeight, TrainConfig
+from b2m_fast.students import student
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.random import Generator
+    from numpy.typing import NDArray
+
+    from b2m_fast.experiments.brain2model_data import Material
+    from b2m_fast.experiments.contract import Context, Run, Runs
+    from b2m_fast.teachers.latents import LatentTeacher
+    from b2m_fast.teachers.responses import ResponseTeacher
+
+    Teacher = LatentTeacher | ResponseTeacher
+
+__all__ = ["Arm", "Brain2Model", "ContrastiveTransfer", "LatentTransfer", "Settings", "arm"]
+
+
+# --------------------------------------------------------------------------------------------------
+# Arms: what stands in the place of the brain
+# --------------------------------------------------------------------------------------------------
+class Arm(Protocol):
+    """A function that returns the teacher of an arm. Of these arguments it has, by name, those that it uses.
+
+    Parameters
+    ----------
+    teacher : LatentTeacher or ResponseTeacher
+        The brain's: latents of the task's conditions at each step, or responses to samples of conditions or of images.
+    rng : Generator
+        For all random numbers of the arm; the same for every arm of a seed.
+    labels : ndarray or None
+        (training frames, d): what is known of them, where they are what the brain was shown.
+    network : LatentTeacher or ResponseTeacher
+        The same of a trained network like the student; one is trained where an arm has this argument.
+
+    Facts of its decorator: ``role``; ``needs="time"`` (latents at every step) or ``needs="images"``; ``scrambled=True``: the teacher's
+    rows are permuted anew in each training batch; ``weightless=True``: the weight of the brain's loss is 0.
+    """
+
+    def __call__(
+        self, teacher: Teacher, rng: Generator, labels: NDArray[Any] | None, network: Teacher
+    ) -> Teacher | None:
+        """Return the teacher, or None for a student alone."""
+
+
+arm: Registry[Callable[..., Teacher | None]] = Registry(
+    "arm", "arm", "b2m_fast.experiments.brain2model", group="b2m_fast.brain2model_arm"
+)
+
+
+@arm("none", "no teacher: the student alone", role="baseline")
+def none() -> None:
+    """Return no teacher."""
+
+
+@arm("zero", "the brain with weight 0: has to end where none does", role="other", weightless=True)
+@arm("brain", "the recording (synthetic: a network seen through its neurons)", role="tested")
+@arm("shuffled", "the same features, permuted anew in each batch", scrambled=True)
+def brain(teacher: Teacher) -> Teacher:
+    """Return the brain's teacher; arms differ in what is made of it."""
+    return teacher
+
+
+@arm("gaussian", "random features of the same rank and variance, permuted likewise", scrambled=True)
+@arm("random-code", "random features of the same rank and variance, for each condition or image")
+def random_code(teacher: Teacher, rng: Generator) -> Teacher:
+    """Return random features that are the same whenever a condition or image comes again."""
+    return _controls(teacher).gaussian(teacher, rng)
+
+
+@arm("relabelled", "the same features under other conditions or images, for good")
+def relabelled(teacher: Teacher, rng: Generator) -> Teacher:
+    """Return the brain's features of other conditions or images."""
+    return _controls(teacher).relabelled(teacher, rng)
+
+
+@arm("reversed", "the same latents, backwards in time", needs="time")
+def backwards(teacher: Teacher) -> Teacher:
+    """Return the latents in the reverse order of steps."""
+    return _controls(teacher).time_reversed(teacher)
+
+
+@arm("phase", "the same latents with random phases: spectrum and rank kept", needs="time")
+def phase(teacher: Teacher, rng: Generator) -> Teacher:
+    """Return latents of the same spectrum."""
+    return _controls(teacher).phase_randomized(teacher, rng)
+
+
+@arm("label", "what is known without a brain: one-hot condition x time; labels of scenes")
+def label(teacher: Teacher, rng: Generator, labels: NDArray[Any] | None) -> Teacher:
+    """Return condition and time, or what is known of the frames."""
+    controls = _controls(teacher)
+    return controls.label(teacher, rng) if labels is None else controls.known(teacher, labels)
+
+
+@arm("pixel", "principal components of the images' pixels", needs="images")
+def pixel(teacher: Teacher) -> Teacher:
+    """Return what is in the images themselves."""
+    return _controls(teacher).pixel(teacher)
+
+
+@arm("network", "a trained network like the student in the place of the brain")
+def network(network: Teacher) -> Teacher:
+    """Return the teacher that a trained network is."""
+    return network
+
+
+def _controls(teacher: Teacher) -> Any:
+    """Return the module of the controls of latents, or that of responses."""
+    from b2m_fast.teachers import latent_controls, latents, response_controls
+
+    return latent_controls if isinstance(teacher, latents.LatentTeacher) else response_controls
+
+
+# --------------------------------------------------------------------------------------------------
+# Settings
+# --------------------------------------------------------------------------------------------------
+Count = Annotated[int, Meta(ge=1)]
+Positive = Annotated[float, Meta(gt=0, le=sys.float_info.max)]
+NotNegative = Annotated[float, Meta(ge=0, le=sys.float_info.max)]
+
+
+@dataclass(frozen=True)
+class TeacherSettings:
+    """How a recording becomes a teacher.
+
+    Parameters
+    ----------
+    latents : {"pca", "dpca", "fa", "contrastive-embedding"}
+        How latents are found: principal components, demixed ones, factor analysis, or an embedding of ours in the manner of CEBRA,
+        not the package.
+    k : int, optional
+        Latents of the brain, or components; none: as many as are reproducible, or all units.
+    smooth_ms : float
+        Standard deviation of the Gaussian that smooths spikes.
+    stimuli : {"scenes", "images"}
+        Of a brain that was shown images: models of its units answer to the scenes, or its units did to the images.
+    session : str, optional
+        Of the images: the session; none: the one with repeats.
+    neurons : int
+        Neurons of the synthetic brain.
+    repeats : int
+        Trials of each condition, or presentations of each image, of the synthetic brain.
+    rate : float
+        Median spikes per second of the synthetic brain.
+    network_units : int
+        Units, or latents, of the network behind the synthetic brain.
+    network_steps : int
+        Training steps of networks that teach: that one, and the one of the arm network.
+    network_rate : float
+        Learning rate of networks that teach.
+    """
+
+    latents: Literal["pca", "dpca", "fa", "contrastive-embedding"] = "pca"
+    k: Count | None = None
+    smooth_ms: NotNegative = 50.0
+    stimuli: Literal["scenes", "images"] = "scenes"
+    session: str | None = None
+    neurons: Count = 100
+    repeats: Count = 50
+    rate: Positive = 10.0
+    network_units: Count = 128
+    network_steps: Count = 1000
+    network_rate: Positive = 1e-3
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a student is measured by.
+
+    Parameters
+    ----------
+    metric : {"accuracy", "mse", "ssim"}
+        What the criterion is about, on validation data: accuracy of trials; squared error or structural similarity of frames.
+    criterion : float
+        Accuracy or similarity to reach, or squared error to fall to.
+    consecutive : int
+        In how many validations in a row.
+    validation : int
+        Held-out trials of a recurrent student.
+    test : int
+        Test trials of a recurrent student.
+    delays_ms : tuple of float, optional
+        Other delays that a recurrent student is tested on; none: half as long again and twice as long.
+    shares : tuple of float
+        Shares of the training data on which students are trained again.
+    pool : int
+        Trials that count as all training data for these shares.
+    """
+
+    metric: Literal["accuracy", "mse", "ssim"] = "accuracy"
+    criterion: Positive = 0.9
+    consecutive: Count = 3
+    validation: Count = 240
+    test: Count = 960
+    delays_ms: tuple[float, ...] | None = None
+    shares: tuple[float, ...] = ()
+    pool: Count = 2000
+
+    def __post_init__(self) -> None:
+        if self.metric != "mse" and self.criterion > 1:
+            raise ValueError(f"the criterion must be above 0 and at most 1, got {self.criterion}")
+        if any(not 0 < share <= 1 for share in self.shares):
+            raise ValueError(f"shares must be above 0 and at most 1, got {list(self.shares)}")
+        for values in (self.shares, self.delays_ms or ()):
+            if len(set(values)) < len(values):
+                raise ValueError(f"a share or delay is there twice: {list(values)}")
+
+    @property
+    def curve(self) -> str:
+        """Name of the metric in a history."""
+        return f"validation_{'error' if self.metric == 'mse' else self.metric}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(contract.Settings):
+    """Everything the results depend on, but for the arm and the seed.
+
+    Parameters
+    ----------
+    brain : str
+        Who teaches.
+    task : str
+        What is learned: a recurrent student decides trials, an autoencoder reconstructs frames.
+    student : str
+        Who learns.
+    task_options, student_options : dict
+        Options of the task and the student: --set task_options.NAME=VALUE.
+    task_options.directions : int
+        Directions of a task that has them; a recorded brain has those it was recorded with.
+    task_options.delay_ms : float
+        Delay of a decision task, in milliseconds; with a recorded brain, as it was recorded.
+    units : int
+        Hidden units, or latents of an autoencoder.
+    width : int
+        Channels of an autoencoder's first convolution.
+    batch : int
+        Trials or frames of a step.
+    beta : float
+        Weight of an autoencoder's divergence; 0.03 is twice the squared error at the end, the noise that the decoder really has.
+    """
+
+    method_version: ClassVar[int] = 3
+
+    brain: str
+    task: str
+    student: str
+    task_options: dict[str, Any] = field(default_factory=dict)
+    student_options: dict[str, Any] = field(default_factory=dict)
+    units: Count = 64
+    width: Count = 8
+    batch: Count = 64
+    beta: NotNegative = 0.03
+    transfer: Brain2ModelConfig = field(default_factory=Brain2ModelConfig)
+    training: TrainConfig = field(default_factory=TrainConfig)
+    teacher: TeacherSettings = field(default_factory=TeacherSettings)
+    evaluation: Evaluation = field(default_factory=Evaluation)
+
+    @property
+    def frames(self) -> bool:
+        """Whether frames are reconstructed, and not trials decided; `check_choices` sees to it that task and student are so."""
+        return self.evaluation.metric != "accuracy"
+
+
+# --------------------------------------------------------------------------------------------------
+# The experiment
+# --------------------------------------------------------------------------------------------------
+PURPOSE = """\
+A brain as a second teacher (Brain2Model; Gallo Aquino et al. 2025, arXiv 2506.20834): does a student learn faster or better with it,
+and is it the brain? Controls are arms like any other. The idea is the paper's, whose text was not available; equations, sizes and
+numbers are ours."""
+WHAT = {"--student": "student", "--brain": "brain", "--task": "task"}
+WEIGHT = {
+    "--weight": "transfer.weight.value",
+    "--schedule": "transfer.weight.schedule",
+    "--until": "transfer.weight.until",
+}
+HOW = {
+    "--components": "teacher.k",
+    "--stimuli": "teacher.stimuli",
+    "--neurons": "teacher.neurons",
+    "--network-steps": "teacher.network_steps",
+    "--units": "units",
+    "--steps": "training.steps",
+    "--batch": "batch",
+    "--learning-rate": "training.learning_rate",
+    "--directions": "task_options.directions",
+    "--delay": "task_options.delay_ms",
+}
+MEASURE = {
+    "--criterion": "evaluation.criterion",
+    "--every": "training.validate_every",
+    "--delays": "evaluation.delays_ms",
+    "--shares": "evaluation.shares",
+}
+MACHINE = {"accelerator": "cpu", "devices": 1, "precision": "32-true"}  # options of every command
+PROBE = (
+    "how well what is known of a test scene (car, road; classes in its fields) is read from its latents, by ridge regression. The arm "
+    "label was taught just that, so that its probe is circular and no control for the others'."
+)
+
+
+class Brain2Model(contract.Experiment[Settings]):
+    """What both strategies have in common."""
+
+    presets = "brain2model"
+    settings = Settings
+    arms = arm
+    choices = {
+        "brain": (dataset, {"kind": ("trials", "images")}),
+        "task": (task, {"kind": ("trials", "frames")}),
+        "student": (student, {"kind": ("trials", "frames")}),
+    }
+    same = ("task", "evaluation.metric", "evaluation.criterion", "evaluation.consecutive")
+    clock = ("training.steps", "training.validate_every", "evaluation.validation")
+    means_text = "Means over seeds, of the trained students on data they were never trained on. area: mean height of the learning curve."
+    quality: ClassVar[Measure]
+    """Of the brain's loss, on held-out rows."""
+
+    # ------------------------------------------------------------------------------------------ what is refused
+    def possible_arms(self, settings: Settings) -> list[str]:
+        """Return the arms that this method and student can have."""
+        return [n for n, a in arm.listings().items() if not _impossible(a.about, settings)]
+
+    def refuse(self, settings: Settings, arms: Sequence[str], given: set[str]) -> None:
+        """Refuse brains, tasks, students and arms that do not go together, and settings that would change nothing."""
+        from b2m_fast.experiments.brain2model_data import check_choices, delays_of, make_task
+
+        check_choices(settings, given)
+        weight = settings.transfer.weight
+        for name in arms:
+            if reason := _impossible(arm.get(name).about, settings):
+                raise ValueError(
+                    f"--arms {name} is not possible for {settings.transfer.method} transfer to a {settings.student}: {reason}"
+                )
+        if weight.value == 0:
+            raise ValueError("the weight must be positive, got 0: with weight 0 it is the arm zero")
+        if weight.schedule == "constant" and "transfer.weight.until" in given:
+            raise ValueError("--until goes with --schedule cosine or pretrain")
+        flags = {name: flag for group in self.options.values() for flag, name in group.items()}
+        for used, where, owner, names in _uses(settings, arms):
+            for name in (f"{owner}.{part}".lstrip(".") for part in names.split()):
+                if name in given and not used:
+                    raise ValueError(f"{flags.get(name, name)} is for {where}")
+        if not settings.frames:
+            delays_of(settings, make_task(settings))
+
+    # ------------------------------------------------------------------------------------------ what is measured
+    def measures(self, settings: Settings, runs: Runs) -> list[Measure]:
+        """Return learning curves, steps to the criterion, and what the trained students can do."""
+        from b2m_fast.evaluate.convergence import TimeToCriterion
+
+        e, t = settings.evaluation, settings.training
+        lower, digits = ("lower", 5) if e.metric == "mse" else ("higher", 3)
+        sign = "<=" if e.metric == "mse" else ">="
+        every = [run for seeds in runs.values() for run in seeds.values()]
+
+        def test(name: str, key: str, **options: Any) -> Measure:
+            return Measure(name, lambda run: or_nan(run["test"].get(key)), **options)
+
+        def curve(name: str, of: Callable[[Run], Any], x: str, y: str, **options: Any) -> Measure:
+            return Measure(name, of, kind="curve", drawn=True, axes=(x, y), **options)
+
+        learning = f"{e.metric}, validation"
+        found = [
+            curve(
+                learning,
+                lambda run: _columns((p["step"], p.get(e.curve)) for p in run["history"]),
+                "training step",
+                learning,
+                limit=e.criterion,
+                log="y" if e.metric == "mse" else "",
+            ),
+            Measure(
+                "steps to criterion",
+                lambda run: TimeToCriterion(**run["time_to_criterion"]),
+                kind="time",
+                decides=True,
+                drawn=True,
+                note=f"Steps to criterion: {e.metric} {sign} {e.criterion:g} in {e.consecutive} validations in a row, one every "
+                f"{t.validate_every} steps, of {t.steps} steps.",
+            ),
+            Measure(f"area ({e.metric})", lambda run: or_nan(run["area"]), better=lower),
+        ]
+        if settings.frames:
+            found += [
+                test("mse", "mse", decides=True, better="lower", digits=5),
+                test("ssim", "ssim", decides=True, drawn=True),
+                test("probe R2", "probe_r2", note=PROBE),
+            ]
+        else:
+            found.append(test("accuracy", "accuracy", decides=True))
+        for ms in dict.fromkeys(ms for run in every for ms, _ in run["delays"][1:]):
+            found.append(
+                Measure(f"delay {ms:g} ms", lambda run, ms=ms: or_nan(dict(run["delays"]).get(ms)))
+            )
+        if any(run["delays"] for run in every):
+            found.append(
+                curve(
+                    "delays",
+                    lambda run: _columns(run["delays"]),
+                    "delay, ms (first: as trained)",
+                    "accuracy, test trials",
+                )
+            )
+        for share in sorted({less["share"] for run in every for less in run["efficiency"]}):
+            found.append(
+                Measure(
+                    f"{e.metric}, {100 * share:g} % of the data",
+                    lambda run, share=share: _on_share(run, share, e.metric),
+                    better=lower,
+                    digits=digits,
+                    drawn=True,
+                    at=100 * share,
+                    axes=("share of the training data, %", f"{e.metric}, test data"),
+                )
+            )
+        return [*found, self.quality]
+
+    # ------------------------------------------------------------------------------------------ how it is called
+    def title(self, settings: Settings) -> str:
+        """Return student, task, method and brain."""
+        listing = dataset.listings().get(settings.brain)
+        remark = ""
+        if listing is not None and listing.about.get("synthetic"):
+            remark = " (SYNTHETIC, simulated neurons)"
+        elif settings.frames and settings.teacher.stimuli == "scenes":
+            remark = " (a STAND-IN: models of its neurons)"
+        method = settings.transfer.method
+        return f"{settings.student} learns {settings.task}, {method} transfer from {settings.brain}{remark}"
+
+    def folder(self, settings: Settings) -> str:
+        """Return method, student, brain and task."""
+        return f"{settings.transfer.method}-{settings.student}-{settings.brain}-{settings.task}"
+
+    def ticks(self, settings: Settings) -> int:
+        """Return the number of validations."""
+        training = settings.training
+        validations = -(-training.steps // training.validate_every) + training.validate_first
+        return validations * (1 + len(settings.evaluation.shares))
+
+    def brief(self, run: Run) -> float | None:
+        """Return the accuracy, or the squared error."""
+        return run["test"].get("accuracy", run["test"].get("mse"))  # type: ignore[no-any-return]
+
+    def upgrade(self, stored: dict[str, Any]) -> dict[str, Any]:
+        """Return results of the former `b2m transfer` under today's names."""
+        settings, shown, runs = stored["experiment"], stored["settings"], stored["runs"]
+        settings["training"] = settings.pop("loop")
+        teacher, delay = settings["teacher"], shown["delay_ms"]
+        if teacher["latents"] == "cebra":
+            teacher["latents"] = "contrastive-embedding"
+        if teacher["stimuli"] == "scenes":
+            del teacher["session"]
+        if delay is not None:
+            del settings["width"], settings["beta"]
+            if shown["delays_ms"] == [1.5 * delay, 2 * delay]:
+                del settings["evaluation"]["delays_ms"]
+        for run in runs:
+            for part in (run, *run["efficiency"]):
+                part["time_to_criterion"] = part.pop("arrival")
+            if run["delays"]:
+                places = [delay, *shown["delays_ms"]]
+                scores = [run["test"]["accuracy"], *run["delays"]]
+                run["delays"] = [*zip(places, scores, strict=True)]
+        return stored | {"settings": settings}
+
+    # ------------------------------------------------------------------------------------------ what is read, made and run
+    def reads(self, settings: Settings, arms: Sequence[str], context: Context) -> Inputs:
+        """Return the files of brain and task, and what frames are that are rendered and not read."""
+        from b2m_fast.experiments.brain2model_data import make_task
+
+        read = files_of(task.get(settings.task).about, context.data)
+        files = [*files_of(dataset.get(settings.brain).about, context.data), *read]
+        rendered = settings.frames and not read
+        return Inputs(files, [make_task(settings, context.data).digest] if rendered else [])
+
+    def prepare(self, settings: Settings, arms: Sequence[str], context: Context) -> Prepared:
+        """Load task and brain, and make the teachers that these arms need."""
+        from b2m_fast.experiments.brain2model_data import prepare
+
+        taught, with_network = _taught(arms), [n for n in arms if arm.get(n).takes("network")]
+        material, report = prepare(settings, context, bool(taught), bool(with_network))
+
+        def of(name: str) -> Material:
+            return replace(
+                material,
+                teacher=material.teacher if name in taught else None,
+                network=material.network if name in with_network else None,
+            )
+
+        return Prepared(of, report)
+
+    def run(
+        self, settings: Settings, prepared: Material, arm: str, seed: int, context: Context
+    ) -> Run:
+        """Train a student and test it; then again on shares of the data, if asked for."""
+        start = time.perf_counter()
+        whole = _train(settings, prepared, arm, seed, None, context)
+        efficiency = []
+        for share in settings.evaluation.shares:
+            less = _train(settings, prepared, arm, seed, share, context)
+            kept = {key: less[key] for key in ("test", "time_to_criterion")}
+            efficiency.append({"share": share, **kept})
+        return whole | {"efficiency": efficiency, "seconds": time.perf_counter() - start}
+
+
+def _train(
+    settings: Settings,
+    prepared: Material,
+    name: str,
+    seed: int,
+    share: float | None,
+    context: Context,
+) -> Run:
+    """Train one student, and return what was measured."""
+    from b2m_fast.evaluate.convergence import area_under_curve, steps_to_criterion
+    from b2m_fast.experiments.brain2model_data import learner, on_device, test
+    from b2m_fast.methods.brain2model import brain2model_objective
+    from b2m_fast.methods.training import train
+
+    entry, e = arm.get(name), settings.evaluation
+    config = replace(
+        settings.transfer,
+        scramble=bool(entry.about.get("scrambled")),
+        window=settings.transfer.window or prepared.window,
+    )
+    if entry.about.get("weightless"):
+        config = replace(config, weight=BrainWeight(0.0))
+    student_at_task = learner(settings, prepared.task, seed, share)
+    teacher = prepared.teacher_of(entry, seed, share)
+    part = "whole" if share is None else f"share-{share:g}"
+    entries = train(
+        brain2model_objective(student_at_task, teacher, config, seed),
+        on_device(settings.training, context),
+        checkpoint=context.folder / f"{part}.safetensors",
+        identity=f"{name} {seed} {part}",
+        on_validation=lambda _: context.tick(),
+    ).entries
+    reached = steps_to_criterion(
+        entries, e.curve, e.criterion, e.consecutive, lower_is_better=e.metric == "mse"
+    )
+    found, delays = test(settings, student_at_task.student, prepared.task)
+    kept = ("readout_r2", "retrieval", "retrieval_chance")
+    found |= {key: value for key, value in entries[-1].items() if key in kept}
+    return {
+        "time_to_criterion": {"step": reached.step, "censored": reached.censored},
+        "area": area_under_curve(entries, e.curve),
+        "test": {key: finite(value) for key, value in found.items()},
+        "delays": delays,
+        "history": [{key: finite(v) for key, v in entry.items()} for entry in entries],
+    }
+
+
+@experiment(
+    "brain2model latent",
+    "a student's states hold the latents of a brain (Gallo Aquino et al. 2025)",
+    formerly=("transfer latent",),
+)
+class LatentTransfer(Brain2Model):
+    """Brain Latent Transfer."""
+
+    command = "brain2model latent"
+    summary = "a student's states hold the latents of a brain (Gallo Aquino et al. 2025)"
+    purpose = f"""{PURPOSE}
+
+Brain Latent Transfer: a student learns its task and, at the same time, to let the latents of a brain be read from its hidden states:
+
+  loss = loss of the task + weight * mean over steps |W h_t + b - z_t|^2 / k"""
+    fixed = {"transfer": {"method": "latent", "scramble": False}, "training": MACHINE}
+    own = {"--readout": "transfer.readout", "--latents": "teacher.latents"}
+    options = {"what": WHAT, "how": {**WEIGHT, **own, **HOW}, "measure": MEASURE}
+    quality = Measure(
+        "readout R2",
+        lambda run: or_nan(run["test"].get("readout_r2")),
+        better="",
+        note="of the arm's own latents, read from the student on held-out rows; for a recurrent student these are new trials, but of "
+        "the same conditions, whose averages it was taught.",
+    )
+
+
+@experiment(
+    "brain2model contrastive",
+    "a student and a brain tell samples apart alike (Gallo Aquino et al. 2025)",
+    formerly=("transfer contrastive",),
+)
+class ContrastiveTransfer(Brain2Model):
+    """Brain Contrastive Transfer."""
+
+    command = "brain2model contrastive"
+    summary = "a student and a brain tell samples apart alike (Gallo Aquino et al. 2025)"
+    purpose = f"""{PURPOSE}
+
+Brain Contrastive Transfer: a student learns its task and, at the same time, to pick out of a batch the brain activity that belongs to
+its own activations, and the other way round:
+
+  loss = loss of the task + weight * symmetric InfoNCE(W_h h, W_b b; temperature)
+
+Trials of the same condition are positives of one another."""
+    fixed = {"transfer": {"method": "contrastive", "scramble": False}, "training": MACHINE}
+    own = {
+        "--temperature": "transfer.temperature",
+        "--learn-temperature": "transfer.learn_temperature",
+        "--dimension": "transfer.dimension",
+    }
+    options = {"what": WHAT, "how": {**WEIGHT, **own, **HOW}, "measure": MEASURE}
+    quality = Measure(
+        "retrieval",
+        lambda run: or_nan(run["test"].get("retrieval")),
+        better="",
+        note="share of held-out samples whose own features the student finds first among all of them.",
+    )
+
+
+# --------------------------------------------------------------------------------------------------
+# What an arm or a setting is for
+# --------------------------------------------------------------------------------------------------
+def _taught(arms: Sequence[str]) -> list[str]:
+    """Return the arms that have a teacher."""
+    return [name for name in arms if arm.get(name).about.get("role") != "baseline"]
+
+
+def _impossible(about: Mapping[str, Any], settings: Settings) -> str:
+    """Return why an arm with these facts cannot be had, or an empty string."""
+    needs = about.get("needs")
+    if needs == "time" and settings.frames:
+        return "images have no time course"
+    if needs == "time" and settings.transfer.method == "contrastive":
+        return "contrastive transfer averages over time"
+    if needs == "images" and not settings.frames:
+        return "a recurrent student sees no images"
+    return ""
+
+
+def _uses(settings: Settings, arms: Sequence[str]) -> list[tuple[bool, str, str, str]]:
+    """Return what only some experiments use: whether this one does, which do, and the settings."""
+    from b2m_fast.experiments.brain2model_data import observer
+
+    frames, latent = settings.frames, settings.transfer.method == "latent"
+    synthetic = observer(settings) is not None
+    network = synthetic or any(arm.get(name).takes("network") for name in arms)
+    shown, shares = frames and not synthetic, bool(settings.evaluation.shares)
+    images = shown and settings.teacher.stimuli == "images"
+    ridge = latent and settings.transfer.readout == "ridge"
+    return [
+        (synthetic, "a synthetic brain", "teacher", "neurons repeats rate network_units"),
+        (network, "a synthetic brain or the arm network", "teacher", "network_steps network_rate"),
+        (shown, "a brain that was shown images", "teacher", "stimuli"),
+        (images, "a brain that was shown images, with --stimuli images", "teacher", "session"),
+        (latent and not frames, "latent transfer to recurrent students", "teacher", "latents"),
+        (not frames, "recurrent students", "teacher", "smooth_ms"),
+        (not frames, "recurrent students", "transfer", "window average"),
+        (not frames, "recurrent students", "evaluation", "validation test delays_ms"),
+        (not frames and shares, "recurrent students, with --shares", "evaluation", "pool"),
+        (frames, "autoencoders", "", "width beta"),
+        (frames, "autoencoders", "transfer", "batch"),
+        (latent, "latent transfer", "transfer", "readout"),
+        (ridge, "--readout ridge", "transfer", "rho"),
+        (not latent, "contrastive transfer", "transfer", "temperature learn_temperature dimension"),
+        (frames or not latent, "autoencoders and contrastive transfer", "transfer", "held_out"),
+        (bool(_taught(arms)), "arms with a teacher", "transfer.weight", "value schedule until"),
+        (bool(_taught(arms)), "arms with a teacher", "teacher", "k smooth_ms stimuli latents"),
+    ]
+
+
+def _columns(pairs: Any) -> tuple[list[Any], list[float]]:
+    """Return pairs as two lists; NaN for None."""
+    x, y = zip(*pairs, strict=True)
+    return list(x), [or_nan(v) for v in y]
+
+
+def _on_share(run: Run, share: float, metric: str) -> float:
+    """Return the result on test data of a student that was trained on a share of the data."""
+    found = {less["share"]: less["test"] for less in run["efficiency"]}
+    return or_nan(found.get(share, {}).get(metric))
