@@ -102,7 +102,7 @@ def _cuda_driver(root: Path = _DRIVER) -> str:
 
 
 def _cuda_devices(root: Path = _DRIVER) -> list[str]:
-    """List the names of the machine's NVIDIA devices, from the kernel, or from torch if it is up."""
+    """List the names of the NVIDIA devices, from the kernel, or from torch if it is up."""
     if torch.cuda.is_initialized():
         return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     names: list[str] = []
