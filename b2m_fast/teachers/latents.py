@@ -72,8 +72,8 @@ class LatentTeacher:
 
     latents: NDArray[np.float32]
     valid: NDArray[np.bool_]
-    reliability: Array
-    explained: Array
+    reliability: NDArray[np.float64]
+    explained: NDArray[np.float64]
     report: dict[str, Any]
     recorded: NDArray[np.int64] | None = None
     shared_prefix: NDArray[np.int64] | None = None
