@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
     from types import ModuleType
 
-__all__ = ["Entry", "Listing", "Registry"]
+__all__ = ["Entry", "Listing", "Registry", "has"]
 
 T = TypeVar("T")
 Made = TypeVar("Made")
@@ -44,16 +44,17 @@ class Listing:
     about: Mapping[str, Any]  # facts that are literals
     source: str  # a module, or the distribution that offers it
 
-    def has(self, wanted: Mapping[str, Any]) -> bool:
-        """Return whether it has these facts; of several values in a tuple, here or there, one is enough; not stated: any."""
 
-        def several(value: Any) -> tuple[Any, ...]:
-            return value if isinstance(value, tuple) else (value,)
+def has(about: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Return whether facts are as wanted; of several values in a tuple, here or there, one is enough; a fact not stated is any."""
 
-        return all(
-            any(value in several(self.about.get(key, value)) for value in several(values))
-            for key, values in wanted.items()
-        )
+    def several(value: Any) -> tuple[Any, ...]:
+        return value if isinstance(value, tuple) else (value,)
+
+    return all(
+        any(value in several(about.get(key, value)) for value in several(values))
+        for key, values in wanted.items()
+    )
 
 
 @dataclass(frozen=True)
@@ -192,13 +193,13 @@ class Registry(Generic[T]):
     # Without importing anything
     # ----------------------------------------------------------------------------------------------
     def listings(self, **wanted: Any) -> dict[str, Listing]:
-        """Return the built-in and installed ones by name; `wanted` keeps those with these facts (`Listing.has`)."""
+        """Return the built-in and installed ones by name; `wanted` keeps those with these facts (`has`)."""
         found = dict(self._built_in)
         for point in metadata.entry_points(group=self.group):
             distribution = point.dist.name if point.dist else point.value
             listing = Listing(point.name, f"from {distribution}", {}, distribution)
             found.setdefault(point.name, listing)
-        return {name: listing for name, listing in found.items() if listing.has(wanted)}
+        return {name: listing for name, listing in found.items() if has(listing.about, wanted)}
 
     @cached_property
     def _built_in(self) -> dict[str, Listing]:

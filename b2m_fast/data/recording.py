@@ -488,6 +488,12 @@ class Brain:
         """Number of units of all recordings."""
         return sum(recording.unit_count for recording in self.recordings)
 
+    @property
+    def words(self) -> list[str]:
+        """Sentences that every report must have: that the brain is simulated, if it is, and its remarks."""
+        said = "The brain is SYNTHETIC: this shows that the method runs, not what a brain does."
+        return [said] * self.synthetic + list(self.remarks)
+
     def recording(self, session: str) -> Recording:
         """Return the recording of a session; DataError lists those there are."""
         found = {recording.session: recording for recording in self.recordings}
