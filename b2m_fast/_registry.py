@@ -246,6 +246,13 @@ class Registry(Generic[T]):
                 return entry
         return Entry(name, (made.__doc__ or "").strip().partition("\n")[0], {}, made)
 
+    def name_of(self, made: object) -> str:
+        """Return the name under which something was registered; ValueError if it was not."""
+        for entry in self._entries.values():
+            if entry.make is made:
+                return entry.name
+        raise ValueError(f"{made!r} is not registered as a {self.kind}: decorate it")
+
     def _installed(self, name: str) -> EntryPoint:
         points = list(metadata.entry_points(group=self.group, name=name))
         if len(points) == 1:

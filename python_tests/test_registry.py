@@ -130,6 +130,7 @@ def test_facts_are_found_in_the_text(toys: Registry[Any]) -> None:
     assert list(toys.listings(size=3)) == ["car", "bus"]
     entry = toys.get("car")
     assert entry.about["things"] == (sys.modules["heavy"],)
+    assert toys.name_of(entry.make) == "car"
 
 
 def test_two_of_one_name_are_refused(toys: Registry[Any], tmp_path: Path) -> None:
@@ -200,6 +201,12 @@ def test_two_distributions_of_one_name(tmp_path: Path, monkeypatch: pytest.Monke
         ValueError, match=r"2 installed distributions offer.*plug:thing, torch.nn:GRU"
     ):
         registry().get("thing")
+
+
+def test_name_of_what_is_not_registered() -> None:
+    """A thing without a name is refused."""
+    with pytest.raises(ValueError, match="is not registered as a student"):
+        registry().name_of(print)
 
 
 # --------------------------------------------------------------------------------------------------

@@ -82,7 +82,7 @@ def test_passages_through_the_track(tmp_path: Path) -> None:
 def test_conditions_are_those_of_a_task(name: str) -> None:
     """A recording names tasks that there are, by options they have, and each of their conditions and epochs maps to its own."""
     for match in dataset.get(name).about.get("tasks", ()):
-        (entry,) = (e for e in map(task.get, task.listings()) if e.make is match.task)
+        entry = task.get(task.name_of(match.task))
         assert entry.about["kind"] == "trials"
         made = entry.build({**match.options, **match.defaults})
         names = match.names(made)
