@@ -271,9 +271,9 @@ class RSAPenalty(_Options):
     ``center="ema"`` the mean pattern that is subtracted is an exponential moving average over the
     batches seen in training mode,
 
-    .. math:: \mu \leftarrow m \mu + (1 - m) \, \mathrm{mean}(f), \qquad \mu = 0 \text{ at the start},
+    .. math:: \mu \leftarrow m \mu + (1 - m) \, \mathrm{mean}(f),
 
-    which is updated with a batch before it is subtracted from it, and has no gradient.
+    which starts at 0, is updated with a batch before it is subtracted from it, and has no gradient.
 
     Parameters
     ----------
@@ -460,8 +460,8 @@ class RSAPenalty(_Options):
             with torch.no_grad():
                 for mean, x in zip(means, maps, strict=True):
                     if len(x):
-                        own = x.detach().mean(dim=(0, *range(2, x.ndim)), dtype=mean.dtype)
-                        mean.lerp_(own, 1 - self.momentum)
+                        batch = x.detach().mean(dim=(0, *range(2, x.ndim)), dtype=mean.dtype)
+                        mean.lerp_(batch, 1 - self.momentum)
         return means
 
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *arguments: Any) -> None:

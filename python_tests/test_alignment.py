@@ -369,7 +369,7 @@ def test_teachers_and_tasks_that_do_not_fit() -> None:
         ({"responses": np.full((4, 2), np.nan, np.float32)}, "NaN"),
         ({"stimuli": np.zeros((3, 1, 16, 16), np.float32)}, "stimuli have shape"),
         ({"stimuli": np.zeros((4, 1, 16, 16), np.uint8)}, "stimuli must be floats.*uint8: divide"),
-        ({"stimuli": np.full((4, 1, 16, 16), 255.0)}, "stimuli must be from 0 to 1, got 255 to"),
+        ({"stimuli": np.full((4, 1, 16, 16), 255.0)}, "stimuli must be floats from 0 to 1, got"),
         ({"stimuli": np.zeros((4, 16, 16))}, "stimuli must have 4 dimensions"),
         ({"responses": np.zeros((4, 2), complex)}, "responses must be real numbers"),
         ({"label": np.array(["a", "b", "c", "d"])}, "label must be real numbers"),

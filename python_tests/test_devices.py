@@ -10,7 +10,7 @@ import torch
 
 from b2m_fast import encoding
 from b2m_fast.evaluate import reconstruction, robustness
-from pretend_cuda import pretend_cuda
+from device_mode import pretend_cuda
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(60, 8)), RNG.normal(size=(60, 3))

@@ -186,12 +186,12 @@ def test_label_knows_condition_and_clock_and_nothing_else(brain: LatentTeacher) 
 
 
 def test_label_of_too_many_latents() -> None:
-    """Labels of two conditions and one function of time cannot fill two latents."""
+    """Labels of two conditions at one step cannot fill two latents."""
     tiny = LatentTeacher(
-        np.zeros((2, 5, 2), np.float32), np.ones(5, bool), np.ones(2), np.ones(2), {}
+        np.zeros((2, 1, 2), np.float32), np.ones(1, bool), np.ones(2), np.ones(2), {}
     )
     with pytest.raises(DataError, match=r"2 latents are more than 2 conditions x 1 .*\(1\)"):
-        controls.label(tiny, RNG(0), bases=1)
+        controls.label(tiny, RNG(0))
 
 
 def test_network_holds_the_networks_states(brain: LatentTeacher) -> None:

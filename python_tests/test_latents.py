@@ -24,8 +24,8 @@ from b2m_fast.teachers.embeddings import (
 from b2m_fast.teachers.latents import make_latents, rank_of_averages
 from b2m_fast.teachers.population import Population, Session, make_population
 from b2m_fast.teachers.synthetic import observe
+from device_mode import pretend_cuda
 from latent_helpers import planted_recording, planted_states, planted_teacher, trials
-from pretend_cuda import pretend_cuda
 from test_data import real
 
 RNG = np.random.default_rng

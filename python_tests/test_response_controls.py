@@ -183,7 +183,5 @@ def test_synthetic_neurons_see_what_the_network_sees() -> None:
     assert reduced.responses.shape == (60, 3)
     with pytest.raises(ValueError, match=r"\(60, units\)"):
         observe_images(features[:5], frames, RNG(0))
-    with pytest.raises(ValueError, match="window_ms"):
-        observe_images(features, frames, RNG(0), window_ms=0)
     with pytest.raises(ValueError, match="NaN"):
         observe_images(np.full_like(features, np.nan), frames, RNG(0))

@@ -93,13 +93,14 @@ def test_one_recorded_condition_for_several_of_the_task(population: Population) 
     assert np.corrcoef(means[0] - means[1], truth[0] - truth[1])[0, 1] > 0.8
 
 
-def test_window_is_what_is_averaged(population: Population) -> None:
+def test_only_what_was_recorded_is_averaged(population: Population) -> None:
     """Before the cue nothing is known of the direction; in the delay it is."""
     early, late = (
-        condition_responses(population, TASK, RNG(0), window=[name])
+        condition_responses(population, TASK, RNG(0), epochs={name: name})
         for name in ("fixation", "delay")
     )
     assert (early.report["steps"], late.report["steps"]) == (10, 20)
+    assert late.report["responses_per_condition"] == 12
 
     def between(responses: np.ndarray, label: np.ndarray) -> float:
         """Share of variance between directions, within a rule."""
@@ -111,18 +112,6 @@ def test_window_is_what_is_averaged(population: Population) -> None:
         return float(np.mean(share))
 
     assert between(late.responses, late.label) > 3 * between(early.responses, early.label)
-    with pytest.raises(ValueError, match=r"unknown epochs \['nap'\] of direction"):
-        condition_responses(population, TASK, RNG(0), window=["nap"])
-
-
-def test_trials_used_again_are_reported(population: Population) -> None:
-    """More responses than trials are possible, and said so; fewer than two are not."""
-    assert not condition_responses(population, TASK, RNG(0)).report["trials_used_again"]
-    assert condition_responses(population, TASK, RNG(0), per_condition=20).report[
-        "trials_used_again"
-    ]
-    with pytest.raises(ValueError, match="per_condition must be at least 2, got 1"):
-        condition_responses(population, TASK, RNG(0), per_condition=1)
 
 
 def test_components_are_uncorrelated(population: Population) -> None:
@@ -135,10 +124,10 @@ def test_components_are_uncorrelated(population: Population) -> None:
         condition_responses(population, TASK, RNG(0), k=61)
 
 
-def looked(repeats: bool = True) -> Brain:
+def looked() -> Brain:
     """Three neurons, four images, two presentations of each but the third."""
     shown = RNG(1).integers(0, 255, (4, 16, 16, 3)).astype(np.uint8)
-    ids = np.array(list("abcdabd" if repeats else "abcd"))
+    ids = np.array(list("abcdabd"))
     recording = Recording(RNG(0).normal(5, 1, (len(ids), 3)), ids, "monday")
     return Brain("test", [recording], [Stimuli(tuple("dabc"), shown[[3, 0, 1, 2]], "set")])
 
@@ -157,23 +146,6 @@ def test_images_beside_their_responses() -> None:
     expected = (expected - expected.mean(axis=0)) / expected.std(axis=0)
     np.testing.assert_allclose(teacher.responses, expected, atol=1e-4)
     assert teacher.report["recording"] == "test-monday"
-
-
-def test_repeats_share_a_label() -> None:
-    """Single repeats are rows of their own under their image's label; missing ones are no row."""
-    brain = looked()
-    (recording,) = brain.recordings
-    teacher = image_responses(brain, recording, (8, 8), repeats=True)
-    assert teacher.label.tolist() == [0, 0, 1, 1, 2, 3, 3]
-    assert teacher.stimuli is not None
-    assert (teacher.stimuli[0] == teacher.stimuli[1]).all()
-    order = np.asarray(recording.responses)[[0, 4, 1, 5, 2, 3, 6], 0]
-    np.testing.assert_allclose(
-        teacher.responses[:, 0], (order - order.mean()) / order.std(), atol=1e-4
-    )
-    once = looked(repeats=False)
-    with pytest.raises(DataError, match="test, monday: no image was shown twice"):
-        image_responses(once, once.recordings[0], (8, 8), repeats=True)
 
 
 def test_categories_are_not_images() -> None:

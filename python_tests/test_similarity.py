@@ -15,7 +15,7 @@ from b2m_fast.data.recording import Brain, Recording, Stimuli
 from b2m_fast.ops import rsa_penalty
 from b2m_fast.teachers import similarity, synthetic
 from b2m_fast.teachers.similarity import SimilarityTarget, SimilarityTeacher, unit_rows
-from pretend_cuda import pretend_cuda
+from device_mode import pretend_cuda
 
 RNG = np.random.default_rng
 

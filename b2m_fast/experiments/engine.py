@@ -86,41 +86,30 @@ def parser(experiment: Experiment[Any]) -> argparse.ArgumentParser:
     which = made.add_argument_group("which runs")
     which.add_argument("--data", metavar="DIR", help="your recordings (default: $B2M_DATA)")
     which.add_argument(
-        "--arms", nargs="+", metavar="ARM", help="see below (default: all that are possible)"
+        "--arms", nargs="+", metavar="ARM", help="see below (default: as the preset says, or all)"
     )
     which.add_argument(
         "--seeds", nargs="+", type=int, metavar="N", help="(default: as the preset says)"
     )
     which.add_argument("--out", metavar="DIR", help="(default: below b2m-results/)")
     add_options(made, experiment)
-    machine_ = made.add_argument_group("machine")
-    count = min(2, os.cpu_count() or 1)
-    machine_.add_argument(
-        "--workers",
-        type=_positive,
-        metavar="N",
-        default=experiment.workers or count,
-        help="runs at a time, each a process (default: %(default)s)",
-    )
-    machine_.add_argument(
-        "--threads", type=_positive, metavar="N", default=1, help="threads a run (default: 1)"
-    )
-    machine_.add_argument(
-        "--accelerator",
-        choices=("cpu", "cuda", "auto"),
-        default="cpu",
-        help="where torch computes (default: cpu)",
-    )
-    machine_.add_argument(
-        "--devices", type=_positive, metavar="N", default=1, help="only 1 so far (default: 1)"
-    )
-    machine_.add_argument(
-        "--precision",
-        choices=("32-true", "bf16-mixed"),
-        default="32-true",
-        help="of training (default: 32-true)",
-    )
-    machine_.add_argument("--quiet", action="store_true", help="no progress bar")
+    group = made.add_argument_group("machine")
+    workers = experiment.workers or min(2, os.cpu_count() or 1)
+    for flag, count, text in (
+        ("--workers", workers, "runs at a time, each a process"),
+        ("--threads", 1, "threads a run"),
+        ("--devices", 1, "only 1 so far"),
+    ):
+        said = f"{text} (default: {count})"
+        group.add_argument(flag, type=_positive, metavar="N", default=count, help=said)
+    for flag, names, text in (
+        ("--accelerator", ("cpu", "cuda", "auto"), "where torch computes"),
+        ("--precision", ("32-true", "bf16-mixed"), "of training"),
+    ):
+        group.add_argument(
+            flag, choices=names, default=names[0], help=f"{text} (default: {names[0]})"
+        )
+    group.add_argument("--quiet", action="store_true", help="no progress bar")
     return made
 
 
@@ -305,37 +294,32 @@ def execute(todo: Plan) -> int:
         else:
             runs[job.config["arm"]][job.config["seed"]] = result
     count = len(todo.arms) * len(todo.seeds)
-    if not todo.quiet:
-        print(
-            f"arms {len(todo.arms)}, seeds {len(todo.seeds)}: {len(waiting)} runs to do, "
-            f"{count - len(waiting)} found in {todo.out}"
-        )
-    code = OK
+    todo.context.log(
+        f"{count} runs: {len(waiting)} to do, {count - len(waiting)} found in {todo.out}"
+    )
+    code, report = OK, {}
     failed: dict[tuple[str, int], str] = {}
     if waiting:
         todo.context.log("preparing the teachers ...")
         prepared = todo.experiment.prepare(todo.settings, todo.arms, todo.context)
-        _note_teacher(todo, dict(prepared.report))
-        ready = [replace(job, payload=_payload(todo, prepared.of, job)) for job in waiting]
+        report = _note_teacher(todo, dict(prepared.report))
+        parts = {arm: pickle.dumps(prepared.of(arm)) for arm in {j.config["arm"] for j in waiting}}
+        ready = [replace(job, payload=_payload(todo, parts, job)) for job in waiting]
         code, failed = _perform(todo, ready, store, runs)
+    there = {arm: seeds for arm, seeds in runs.items() if seeds}
+    if not there:
+        print("no run finished: nothing to report")
+        return code
     missing = [
         {"arm": arm, "seed": seed, "failed": failed.get((arm, seed))}
         for arm in todo.arms
         for seed in todo.seeds
         if seed not in runs[arm]
     ]
-    file = _teacher_file(todo)
-    there = {arm: seeds for arm, seeds in runs.items() if seeds}
-    if not there:
-        print("no run finished: nothing to report")
-        return code
-    made_on = machine(todo.context.threads) | {
-        "workers": todo.workers,
-        "accelerator": todo.context.accelerator,
-        "precision": todo.context.precision,
-    }
-    teacher = json.loads(file.read_text()) if file.is_file() else {}
+    where = {"accelerator": todo.context.accelerator, "precision": todo.context.precision}
+    made_on = machine(todo.context.threads) | {"workers": todo.workers} | where
     made_with = {"versions": versions(), "machine": made_on}
+    teacher = _note_teacher(todo, report)
     write(Results(todo.experiment, todo.settings, there, missing, teacher, made_with), todo.out)
     return code
 
@@ -351,13 +335,13 @@ class _Payload:
     context: dict[str, Any]
 
 
-def _payload(todo: Plan, part: Callable[[str], Any], job: Job) -> _Payload:
+def _payload(todo: Plan, parts: dict[str, bytes], job: Job) -> _Payload:
     context = {k: v for k, v in asdict(todo.context).items() if k not in {"tick", "log"}}
     return _Payload(
         todo.experiment.reference,
         plain(todo.settings),
         todo.sources_of(job.config["arm"]),
-        pickle.dumps(part(job.config["arm"])),
+        parts[job.config["arm"]],
         context | {"folder": todo.out / "checkpoints" / job.key},
     )
 
@@ -382,59 +366,36 @@ def run_job(job: Job, tick: Callable[[], object]) -> Run:
     context = Context(tick=tick, **given.context)
     arm, seed = job.config["arm"], job.config["seed"]
     result = made.run(settings, pickle.loads(given.prepared), arm, seed, context)  # noqa: S301
-    return {
-        "arm": arm,
-        "seed": seed,
-        **result,
-        "versions": versions(),
-        "machine": machine(context.threads),
-    }
+    made_with = {"versions": versions(), "machine": machine(context.threads)}
+    return {"arm": arm, "seed": seed, **result, **made_with}
 
 
-def _teacher_file(todo: Plan) -> Path:
-    """Return the file on the teachers of an experiment; other settings have a file of their own."""
-    return todo.out / "teachers" / f"report-{digest([plain(todo.settings), todo.fingerprint])}.json"
+def _note_teacher(todo: Plan, report: dict[str, Any]) -> dict[str, Any]:
+    """Return what is known of the teachers, with what was known of those of arms run before, and keep it.
 
-
-def _note_teacher(todo: Plan, report: dict[str, Any]) -> None:
-    """Keep what is known of the teachers, with what was known of those of arms run before."""
-    path = _teacher_file(todo)
+    Other settings have a file of their own.
+    """
+    name = digest([plain(todo.settings), todo.fingerprint])
+    path = todo.out / "teachers" / f"report-{name}.json"
     with contextlib.suppress(FileNotFoundError, ValueError):
         before = json.loads(path.read_text())
         words = dict.fromkeys([*before.get("words", []), *report.get("words", [])])
         report = before | report | ({"words": list(words)} if words else {})
-    write_atomically(path, json.dumps(report, indent=1) + "\n")
-
-
-class _NoBar:
-    """A progress bar that only passes messages on."""
-
-    def update(self) -> None: ...
-
-    def set_postfix_str(self, text: str) -> None: ...
-
-    def write(self, text: str, file: Any) -> None:
-        print(text, file=file, flush=True)
-
-    def close(self) -> None: ...
-
-
-def _bar(total: int, unit: str, *, quiet: bool) -> Any:
-    if quiet:
-        return _NoBar()
-    from tqdm import tqdm
-
-    return tqdm(total=total, unit=unit, dynamic_ncols=True)
+    if report:
+        write_atomically(path, json.dumps(report, indent=1) + "\n")
+    return report
 
 
 def _perform(
     todo: Plan, ready: list[Job], store: RunStore, runs: Runs
 ) -> tuple[int, dict[tuple[str, int], str]]:
     """Do runs under a progress bar, results into `runs`; return the exit code, and why runs failed."""
+    from tqdm import tqdm
+
     code, done = OK, 0
     failed: dict[tuple[str, int], str] = {}
     total = len(ready) * todo.experiment.ticks(todo.settings)
-    bar = _bar(total, todo.experiment.unit, quiet=todo.quiet)
+    bar = tqdm(total=total, unit=todo.experiment.unit, dynamic_ncols=True, disable=todo.quiet)
     outcomes = perform(run_job, ready, store, workers=todo.workers, tick=bar.update)
     try:
         for outcome in outcomes:

@@ -26,14 +26,7 @@ from b2m_fast.data.files import digest, write_atomically
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
-__all__ = [
-    "Job",
-    "Outcome",
-    "RunStore",
-    "machine",
-    "perform",
-    "versions",
-]
+__all__ = ["Job", "Outcome", "RunStore", "machine", "perform", "versions"]
 
 log = logging.getLogger("b2m_fast")
 
@@ -260,7 +253,7 @@ def perform(
 # --------------------------------------------------------------------------------------------------
 # What a result was made with
 # --------------------------------------------------------------------------------------------------
-_PACKAGES = (
+_PACKAGES = [
     "b2m-fast",
     "torch",
     "numpy",
@@ -272,7 +265,7 @@ _PACKAGES = (
     "lightning-fabric",
     "timm",
     "torchvision",
-)
+]
 
 
 def versions() -> dict[str, str]:

@@ -409,7 +409,7 @@ def _toml(value: Any) -> str:
     return shlex.quote(json.dumps(plain(value)))
 
 
-def given_names(experiment: Experiment[Any], trees: Sequence[Tree]) -> set[str]:
+def given_names(experiment: Experiment[Any], trees: Sequence[Mapping[str, Any]]) -> set[str]:
     """Return the dotted names of settings in nested dictionaries."""
     known = {f.name: f for f in fields(experiment.settings)}
     return {name for tree in trees for name in _flat(tree, known) if name in known}

@@ -359,7 +359,7 @@ class ConditionAlignment(Resumable):
             )
         self.streams = RandomStreams(seed, Stream.TEACHER)
         self.steps = _steps(decisions, config.window)
-        self.recorded = torch.from_numpy(recorded)
+        self.recorded = recorded
         self.average, self.scramble = config.averages, config.scramble
         members = [np.flatnonzero(teacher.label == c) for c in range(count)]
         splits = [_split(m, config.held_out, self.streams.numpy) for m in members]
@@ -374,19 +374,20 @@ class ConditionAlignment(Resumable):
 
         Held-out responses take turns.
         """
-        label = self.recorded[activity.condition]
-        chosen = np.empty(len(label), np.int64)
-        if held_out:
-            for c, kept in enumerate(self.kept):
-                trials = np.flatnonzero(label.numpy() == c)
-                chosen[trials] = np.resize(kept, len(trials))
-        else:
-            uniform = self.streams.numpy.random(len(label))
-            for k, c in enumerate(label.tolist()):
-                chosen[k] = self.train[c][int(uniform[k] * len(self.train[c]))]
-            if self.scramble:
-                chosen = chosen[self.streams.numpy.permutation(len(chosen))]
+        condition = self.recorded[activity.condition.numpy()]
+        uniform = None if held_out else self.streams.numpy.random(len(condition))
+        chosen = np.empty(len(condition), np.int64)
+        for c in np.unique(condition):
+            trials = np.flatnonzero(condition == c)
+            if uniform is None:
+                chosen[trials] = np.resize(self.kept[c], len(trials))
+            else:
+                place = (uniform[trials] * len(self.train[c])).astype(np.int64)
+                chosen[trials] = self.train[c][place]
+        if self.scramble and not held_out:
+            chosen = chosen[self.streams.numpy.permutation(len(chosen))]
         hidden, brain = activity.hidden[self.steps], self.responses[chosen]
+        label = torch.from_numpy(condition)
         if self.average:
             return AlignedRows(hidden.mean(0), *fabric.to_device((brain, label)))
         times = len(self.steps)

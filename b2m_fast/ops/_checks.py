@@ -1,8 +1,8 @@
 """Checks of what callers pass: every error names the argument, what it got and what it expected.
 
 All tensors of a call are on one device; only what is read part by part may be in the host's memory
-instead. Only shapes, dtypes and devices are looked at, so that the public functions can be traced by
-torch.compile; what depends on values is checked inside the ops.
+instead. Only shapes, dtypes and devices are looked at, so that torch.compile can trace the public
+functions; what depends on values is checked inside the ops.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ KINDS = ("responses", "similarity")
 FORMS = ("auto", "pair", "feature")
 _WITH_GAMMA = ", ".join(repr(name) for name, metric in METRICS.items() if metric.has_gamma)
 
-# ------------------------------------------------------------------------------------ tensors and numbers
+# ------------------------------------------------------------------------ tensors and numbers
 
 
 def shape_of(x: Tensor) -> str:
@@ -223,7 +223,7 @@ def from_array(x: Tensor | Array, name: str) -> Tensor:
             raise TypeError(f"{name}: {error}") from None
 
 
-# ------------------------------------------------------------------------------------ comparisons
+# ------------------------------------------------------------------------ comparisons
 
 
 def device_of(*sides: Target) -> torch.device:

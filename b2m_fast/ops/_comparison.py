@@ -50,7 +50,7 @@ _ROUNDING_ERRORS = 8
 
 
 def side(data: Tensor, kind: str, scoring: Scoring) -> Similarities:
-    """Make one side: patterns ("responses"), or stored scores ("similarity"; a vector is condensed)."""
+    """Make one side: patterns ("responses"), or stored scores ("similarity", or any vector)."""
     if data.ndim == 1:
         return Similarities(data, "condensed", scoring)
     return Similarities(data, "patterns" if kind == "responses" else "matrix", scoring)
@@ -119,7 +119,7 @@ def score(comparison: Comparison, compare: str, epsilon: float, form: str) -> Sc
 def _may_use_feature_space(comparison: Comparison, compare: str, form: str) -> bool:
     """Return whether the sums may come from feature space; `form` was checked to be possible.
 
-    "auto" has to look at them before it takes them, which a CUDA graph cannot: there it means pairs.
+    "auto" has to look at them before it takes them, which a CUDA graph cannot: there it is "pair".
     """
     if form == "pair" or compare in DIFFERENCES or not feature_form_possible(comparison):
         return False
@@ -277,7 +277,7 @@ def _size(pairs: Scalar, squares: Scalar, total: Scalar, shift: Scalar) -> Scala
     return 2 * (squares + 2 * shift * total + pairs * shift * shift)
 
 
-# ------------------------------------------------------------------------------------ feature space
+# ------------------------------------------------------------------------ feature space
 
 # For scores that are dot products of prepared rows, c_ij = z_i . z_j and t_ij = u_i . u_j,
 #
@@ -288,16 +288,16 @@ def _size(pairs: Scalar, squares: Scalar, total: Scalar, shift: Scalar) -> Scala
 # 2019, section 3); the other comparisons follow once the diagonal is taken out. All in float64,
 # since the means of the scores are subtracted only afterwards; rows are prepared in chunks.
 #
-# Where float32 may lose a little ("high", see `_single_allowed`) the products of a chunk are float32,
-# which takes half the time; their sums stay float64, and where too much of them cancels they are
-# not taken.
+# Where float32 may lose a little ("high", see `_single_allowed`) the products of a chunk are in
+# float32, which takes half the time; their sums stay float64, and where too much of them cancels
+# they are not taken.
 
 # Prepared values (64 MiB) up to which they are kept for the passes that follow.
 _KEPT = 2**23
 
 # What must be left of a sum over all entries after its diagonal and its mean are taken out, by the
-# dtype of the result: for products in float64 (eps 2.2e-16) to keep as many digits of it as the tile
-# engine would, and for products in float32 (errors of about 1e-7) to keep five of a gradient.
+# dtype of the result: for products in float64 (eps 2.2e-16) to keep as many digits of it as the
+# tile engine would, and for products in float32 (errors of about 1e-7) to keep five of a gradient.
 _LEFT_OVER = {torch.float64: 1e-2, torch.float32: 1e-7}
 _LEFT_OVER_OF_SINGLE = 1e-2
 
@@ -312,7 +312,7 @@ def feature_form_possible(comparison: Comparison) -> bool:
 
 
 def _single_allowed(comparison: Comparison) -> bool:
-    """Return whether products may be float32: on the CPU, for float32, if torch's setting is "high".
+    """Return whether products may be float32: on the CPU, if torch's setting is "high".
 
     (Whether they keep enough digits has to be looked at, for which a device would have to be waited
     for; and "medium" would make bfloat16 products of torch's own.)
@@ -327,7 +327,7 @@ def _single_allowed(comparison: Comparison) -> bool:
 def _feature_form_cheaper(comparison: Comparison) -> bool:
     """Return whether it has fewer multiplications; float64 counts double if pairs use float32.
 
-    Those of value and gradient, even if only the value is asked for: it has the same bits either way.
+    Those of value and gradient, even for the value alone: it has the same bits either way.
     """
     n, d, k = comparison.items, comparison.c.data.shape[1], comparison.t.data.shape[1]
     precision = 1 if comparison.dtype == torch.float64 or _single_allowed(comparison) else 2

@@ -87,7 +87,7 @@ class _Scores:
         return [-math.inf, *sorted({cut for cut in cuts if math.isfinite(cut)}), math.inf]
 
     def collect(self, side: int, low: float, high: float) -> tuple[Tensor, Tensor]:
-        """Return (c, t) of the pairs whose score on `side` is in [low, high), or is `high` = inf."""
+        """Return (c, t) of the pairs whose score on `side` is in [low, high), or is high = inf."""
         kept = []
         for block in self.blocks():
             inside = _inside(block[side], low, high)

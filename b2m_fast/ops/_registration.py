@@ -88,7 +88,7 @@ def _of_scalar(gradient: Scalar, x: Tensor) -> Tensor:
     return gradient.to(x) if isinstance(gradient, Tensor) else torch.full_like(x, gradient)
 
 
-# ------------------------------------------------------------------------------------ info_nce
+# ------------------------------------------------------------------------ info_nce
 
 # The fields of `Contrastive`. Labels are int32, those of the keys with those of the extra keys at
 # their end.
@@ -208,7 +208,7 @@ def _if_needed(gradients: Sequence[Tensor], needed: Sequence[bool]) -> Iterator[
 _differentiable("info_nce", _info_nce_setup, _info_nce_gradient)
 
 
-# ------------------------------------------------------------------------------------ sigmoid_contrastive
+# ------------------------------------------------------------------------ sigmoid_contrastive
 
 _SIGMOID = f"{_CONTRASTIVE}, Tensor logit_bias"
 
@@ -271,7 +271,7 @@ def _sigmoid_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 _differentiable("sigmoid_contrastive", _sigmoid_setup, _sigmoid_gradient)
 
 
-# ------------------------------------------------------------------------------------ pairwise_similarity
+# ------------------------------------------------------------------------ pairwise_similarity
 
 
 @_op("pairwise_similarity(Tensor x, Tensor? y, str metric, float gamma, bool condensed) -> Tensor")
@@ -335,7 +335,7 @@ def _pairwise_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 _differentiable("pairwise_similarity", _pairwise_setup, _pairwise_gradient)
 
 
-# ------------------------------------------------------------------------------------ pair_similarity
+# ------------------------------------------------------------------------ pair_similarity
 
 
 @_op("pair_similarity(Tensor x, Tensor i, Tensor j, str metric, float gamma) -> Tensor")
@@ -393,7 +393,7 @@ def _pair_list_gradient(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 _differentiable("pair_similarity", _pair_list_setup, _pair_list_gradient)
 
 
-# ------------------------------------------------------------------------------------ topk_similarity
+# ------------------------------------------------------------------------ topk_similarity
 
 
 @_op("topk_similarity(Tensor x, Tensor? y, int k, str metric, float gamma) -> (Tensor, Tensor)")
@@ -411,10 +411,10 @@ def _(x: Tensor, y: Tensor | None, k: int, metric: str, gamma: float) -> tuple[T
     return x.new_empty(shape), x.new_empty(shape, dtype=torch.int64)
 
 
-# ------------------------------------------------------------------------------------ mixed_layers
+# ------------------------------------------------------------------------ mixed_layers
 
 # centers: a mean or another center (d,) of each layer, or nothing (0,). own_mean: it is the mean of
-# the layer's own rows, and the gradient goes through it. needed: gradients of each layer, and of the
+# the layer's rows, and the gradient goes through it. needed: gradients of each layer, and of the
 # roots of the weights.
 _LAYERS = "Tensor[] layers, Tensor[] centers, bool[] own_mean, Tensor roots, str metric"
 
@@ -454,7 +454,7 @@ def _(layers: list[Tensor], *_others: Any) -> Tensor:
 
 
 def _mixed_rows(layers: Sequence[Tensor]) -> Tensor:
-    """Return room for the rows of all layers, side by side: float64 if any layer is, else float32."""
+    """Return room for the rows of all layers, side by side; float64 if a layer is, else float32."""
     wide = any(x.dtype == torch.float64 for x in layers)
     shape = (layers[0].shape[0], sum(x.shape[1] for x in layers))
     return layers[0].new_empty(shape, dtype=torch.float64 if wide else torch.float32)
@@ -513,7 +513,7 @@ def _mixed_layers_gradient(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
 _differentiable("mixed_layers", _mixed_layers_setup, _mixed_layers_gradient, public="rsa_penalty")
 
 
-# ------------------------------------------------------------------------------------ rsa_penalty
+# ------------------------------------------------------------------------ rsa_penalty
 
 
 class _Penalty(NamedTuple):
@@ -566,8 +566,8 @@ def _(features: Tensor, *options: Any) -> tuple[Tensor, Tensor]:
     return value, _shape_of_gradient(features, with_gradient).to(dtype)
 
 
-# An op rather than `grad * gradient`: it has no derivative, so that a second backward raises instead
-# of giving a wrong result.
+# An op rather than `grad * gradient`: it has no derivative, so that a second backward raises
+# instead of giving a wrong result.
 @_op("rsa_penalty_backward(Tensor grad, Tensor gradient, ScalarType dtype) -> Tensor")
 def rsa_penalty_backward(grad: Tensor, gradient: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the kept gradient scaled, in the dtype of the features."""
@@ -583,8 +583,8 @@ def _rsa_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor])
     features, *_, ctx.with_gradient = inputs
     _, gradient = output
     ctx.dtype = features.dtype
-    # `gradient` counts as differentiable, so that the backward op sees whoever differentiates again;
-    # nobody else uses it, and without zeros made for it that costs nothing.
+    # `gradient` counts as differentiable, so that the backward op notices a second derivative;
+    # nothing else uses it, and without zeros made for it that costs nothing.
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(gradient)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# ------------------------------------------------------------------------------------ metrics
+# ------------------------------------------------------------------------ metrics
 
 
 class Metric(NamedTuple):
@@ -32,8 +32,8 @@ class Metric(NamedTuple):
         return self.bilinear and not self.normalised
 
 
-#: Every metric of the kernels: what checks, engines and comparisons know of it. The numbers they have
-#: in the kernels are those of `_C.METRICS`, their formulas those of `reference`; tests compare all.
+#: Every metric of the kernels, for checks, engines and comparisons. Their numbers in the kernels are
+#: those of `_C.METRICS`, their formulas those of `reference`; a test compares the three.
 METRICS = {
     "dot": Metric(bilinear=True),
     "cosine": Metric(bilinear=True, normalised=True),
@@ -67,7 +67,7 @@ def condensed_start(i: int, count: int) -> int:
     return i * count - i * (i + 1) // 2
 
 
-# ------------------------------------------------------------------------------------ contrastive
+# ------------------------------------------------------------------------ contrastive
 
 
 class Contrastive(NamedTuple):
@@ -100,7 +100,7 @@ class Direction(NamedTuple):
     weight: Tensor  # (count,) float64
 
 
-# ------------------------------------------------------------------------------------ comparisons
+# ------------------------------------------------------------------------ comparisons
 
 DIFFERENCES = ("mse", "atanh")
 MATRIX_COMPARISONS = ("cka", "cka_debiased", "whitened_cosine")
@@ -132,7 +132,7 @@ class Comparison(NamedTuple):
 
     @property
     def device(self) -> torch.device:
-        """Device it is computed on: that of the patterns; of the stored scores if there are none."""
+        """Device it is computed on: that of the patterns, else that of the stored scores."""
         if self.c.kind == "patterns":
             return self.c.data.device
         if self.t.kind == "patterns" or self.c.data.device.type == "cpu":
@@ -164,7 +164,7 @@ class PairMoments(NamedTuple):
     t_row: Tensor
 
 
-# ------------------------------------------------------------------------------------ results
+# ------------------------------------------------------------------------ results
 
 # Results are Python floats on the CPU and 0-d tensors on other devices. A number on a device is
 # known to the host only after waiting for everything before it, so formulas over results are

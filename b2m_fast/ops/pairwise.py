@@ -91,9 +91,9 @@ def pairwise_similarity(
     rows by 2^-17, and of float32 rows by 2^-24, 2^-17 or 2^-9 as
     `torch.set_float32_matmul_precision` says ("highest", which is PyTorch's default, "high" or
     "medium"). A processor takes parts only where that is faster than float32, which it computes in
-    otherwise: with AMX from some depth on, with AVX512-BF16 for one part (bfloat16 rows, and "medium"). Infinite
-    values of a row may give NaN there. Distances and float64 are always exact. Gradients come from
-    products of the same precision (on CUDA torch's own, at the same setting).
+    otherwise: with AMX from some depth on, with AVX512-BF16 for one part (bfloat16 rows, and
+    "medium"). Infinite values of a row may give NaN there. Distances and float64 are always exact.
+    Gradients come from products of the same precision (on CUDA torch's own, at the same setting).
 
     Examples
     --------

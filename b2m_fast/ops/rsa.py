@@ -109,13 +109,13 @@ def rsa_penalty(
 
     The gradient is computed in the forward pass, if features require one and gradients are enabled,
     and kept, in the dtype of the scores, for the backward pass, which only scales it: under
-    `torch.no_grad` the value costs less, and a graph traced or exported there cannot go backwards. Cost of the pair form: n^2 (d + k) operations for the value;
-    n^2 (3 d + k) with the gradient of mse and atanh, which compute the scores of both sides once, and
-    n^2 (4 d + 2 k) with that of the others; weighted pearson takes its value twice, about the weighted
-    means the second time. Of the feature form: 2 n (d^2 + d k + k^2) and
-    2 n (2 d^2 + 2 d k + k^2), in float64; on the CPU in float32 where
-    `torch.set_float32_matmul_precision` says "high" and not too much of the sums cancels. Memory
-    O(n (d + k)), whatever n.
+    `torch.no_grad` the value costs less, and a graph traced or exported there cannot go backwards.
+    Cost of the pair form: n^2 (d + k) operations for the value; n^2 (3 d + k) with the gradient of
+    mse and atanh, which compute the scores of both sides once, and n^2 (4 d + 2 k) with that of the
+    others; weighted pearson takes its value twice, about the weighted means the second time. Of the
+    feature form: 2 n (d^2 + d k + k^2) and 2 n (2 d^2 + 2 d k + k^2), in float64; on the CPU in
+    float32 where `torch.set_float32_matmul_precision` says "high" and not too much of the sums
+    cancels. Memory O(n (d + k)), whatever n.
 
     Scores have the precision that `pairwise_similarity` tells of, but for atanh, which takes full
     float32 products for every dtype: rounding must not carry a similarity past 1 + epsilon. Stored

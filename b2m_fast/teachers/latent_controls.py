@@ -85,21 +85,17 @@ def gaussian(teacher: LatentTeacher, rng: np.random.Generator) -> LatentTeacher:
     return _control(teacher, "gaussian", latents, brain=False, known=True)
 
 
-def label(
-    teacher: LatentTeacher, rng: np.random.Generator, *, bases: int | None = None
-) -> LatentTeacher:
+def label(teacher: LatentTeacher, rng: np.random.Generator) -> LatentTeacher:
     """Latents made of the condition's name and the time alone.
 
-    One-hot condition x slow cosines of time (the first is constant), projected at random onto as
-    many uncorrelated latents as the brain has. On average every two conditions are equally far
-    apart. Of the brain, only the number of latents, the steps and the distinct conditions are used.
-
-    `bases` is the number of cosines; default: 3, or as many as that many latents need. DataError if
-    conditions and cosines span fewer dimensions than there are latents.
+    One-hot condition x slow cosines of time (the first is constant; three, or as many as are
+    needed), projected at random onto as many uncorrelated latents as the brain has. On average every
+    two conditions are equally far apart. Of the brain, only the number of latents, the steps and the
+    distinct conditions are used. DataError if conditions and cosines cannot span as many dimensions.
     """
     conditions, steps, k = _recorded(teacher).shape
     cosines = fft.idct(np.eye(steps), axis=0, norm="ortho")
-    for number in range(min(3, steps), steps + 1) if bases is None else [min(bases, steps)]:
+    for number in range(min(3, steps), steps + 1):
         design = np.einsum("cd,sb->csdb", np.eye(conditions), cosines[:, :number])
         design = _known(teacher, design.reshape(conditions, steps, -1))
         design = design.reshape(-1, conditions * number)
@@ -109,7 +105,7 @@ def label(
     else:
         raise DataError(
             f"{k} latents are more than {conditions} conditions x {number} functions of time can "
-            f"tell apart ({rank}): give fewer latents or more bases"
+            f"tell apart ({rank}): take fewer latents"
         )
     mixed = design @ rng.normal(size=(conditions * number, k))
     latents = np.linalg.qr(mixed - mixed.mean(axis=0))[0].reshape(-1, steps, k)

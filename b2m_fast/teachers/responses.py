@@ -167,9 +167,7 @@ def condition_responses(
     task: DecisionTask,
     rng: np.random.Generator,
     *,
-    per_condition: int | None = None,
     k: int | None = None,
-    window: Sequence[str] | None = None,
     **matching: Any,
 ) -> ResponseTeacher:
     """Single (pseudo-)trials of a population, averaged over time, labelled with conditions.
@@ -182,56 +180,39 @@ def condition_responses(
         The student's task.
     rng : Generator
         Draws the pseudo-trials.
-    per_condition : int, optional
-        Responses of each condition; default: as many as the unit with the fewest trials has. More
-        use some trials again, so that responses held out are no longer new to the last unit.
     k : int, optional
         Principal components to teach with instead of units (`ResponseTeacher.components`).
-    window : sequence of str, optional
-        Epochs of the task to average over; default: all that were recorded.
     **matching
         ``epochs``, ``conditions`` and ``max_stretch`` of `b2m_fast.teachers.alignment.align`.
 
     Returns
     -------
     ResponseTeacher
-        Without stimuli. Labels are recorded conditions: each response is a row once, however many
-        conditions of the task it stands for (`ResponseTeacher.condition`); numbered as the task's
-        conditions where each has its own.
+        Without stimuli. Each condition has as many responses as the unit with the fewest trials,
+        so that no trial is used twice. Labels are recorded conditions: each response is a row once,
+        however many conditions of the task it stands for (`ResponseTeacher.condition`); numbered as
+        the task's conditions where each has its own.
 
     Raises
     ------
     DataError
-        If epochs or conditions do not match, nothing was recorded in the window, or `k` exceeds
-        units or responses.
+        If epochs or conditions do not match, or `k` exceeds units or responses.
     ValueError
-        If `per_condition` is less than 2, an epoch of the window is unknown, or a number is not
-        whole.
+        If `k` is no whole number above 0.
     """
-    count = population.fewest_trials if per_condition is None else per_condition
-    whole_number("per_condition", count, 2)
     if k is not None:
         whole_number("k", k, 1)
     clock = align(population, task, **matching)
-    averaged = clock.valid.copy()
-    if window is not None:
-        if unknown := [name for name in window if name not in task.epochs]:
-            raise ValueError(f"unknown epochs {unknown} of {task.name}: {list(task.epochs)}")
-        steps = [step for name in window for step in range(*task.epochs[name])]
-        averaged &= np.isin(np.arange(task.steps), steps)
-    if not averaged.any():
-        raise DataError(f"{population.name}: nothing was recorded in the window {window}")
-    weights = clock.weights[averaged[clock.valid]].mean(axis=0)
+    count = population.fewest_trials
     rates, recorded = population.pseudo_trials(count, rng)
-    means = np.einsum("b,nbu->nu", weights, rates)
+    means = np.einsum("b,nbu->nu", clock.weights.mean(axis=0), rates)
     used = list(dict.fromkeys(clock.condition.tolist()))
     rows = np.concatenate([np.flatnonzero(recorded == c) for c in used])
     report = {
         **population.report,
         "task": task.name,
         "responses_per_condition": count,
-        "trials_used_again": count > population.fewest_trials,
-        "steps": int(averaged.sum()),
+        "steps": int(clock.valid.sum()),
         "components": k,
         "recorded_conditions": len(used),
     }
@@ -254,40 +235,25 @@ def images_shown(
 
 
 def image_responses(
-    brain: Brain,
-    recording: Recording,
-    size: tuple[int, int],
-    *,
-    k: int | None = None,
-    repeats: bool = False,
+    brain: Brain, recording: Recording, size: tuple[int, int], *, k: int | None = None
 ) -> ResponseTeacher:
-    """Responses of one recording to images, with the images as frames (height, width) of a student.
+    """Mean responses of one recording to images, with the images as frames (height, width).
 
-    Labels are places in `Recording.shown`. `repeats`: one sample for each
-    presentation of an image instead of their mean. DataError if repeats are asked for and none were
-    recorded, or `k` (components to teach with instead of units) exceeds units or samples.
+    Labels are places in `Recording.shown`. `k`: components to teach with instead of units; DataError
+    if there are fewer.
     """
     images = images_shown(brain, recording)
-    label = np.arange(len(images))
-    if repeats:
-        if not recording.repeated:
-            raise DataError(f"{brain.name}, {recording.session}: no image was shown twice")
-        responses = recording.repeats()
-        there = np.isfinite(responses).all(axis=2)
-        label, responses = np.repeat(label, there.sum(axis=1)), responses[there]
-    else:
-        responses = recording.mean()
     report = {
         "recording": f"{brain.name}-{recording.session}",
         "synthetic": brain.synthetic,
         "units": recording.unit_count,
         "images": len(images),
-        "samples": len(label),
+        "samples": len(images),
         "components": k,
         "stand_in": False,
     }
-    frames = to_frames(images, size)[label]
-    return ResponseTeacher(frames, z_scored(responses), label, report, k)
+    label, responses = np.arange(len(images)), z_scored(recording.mean())
+    return ResponseTeacher(to_frames(images, size), responses, label, report, k)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -333,8 +299,6 @@ def fit_sensory_model(
     pixels: int,
     *,
     minimum: float = 0.2,
-    folds: int = 5,
-    seed: int = 0,
     device: str | torch.device = "cpu",
 ) -> SensoryModel:
     """Fit models of neurons at the resolution of the scenes they are to respond to.
@@ -351,8 +315,6 @@ def fit_sensory_model(
     minimum : float, default 0.2
         Neurons with a lower correlation of predicted and recorded responses to held-out images are
         left out.
-    folds, seed : int
-        Folds of the cross-fitting, and the seed that assigns images to them.
     device : str or torch.device
         Where image features are computed and models fitted.
 
@@ -375,7 +337,7 @@ def fit_sensory_model(
         images = images_shown(brain, recording)
         bank = gabor_pyramid(_bytes(to_frames(images, (pixels, pixels))), pixels, device=device)
         responses = recording.mean()
-        held_out = crossfit(bank, responses, folds=folds, seed=seed, device=device)
+        held_out = crossfit(bank, responses, device=device)
         good = held_out.predictability >= minimum
         encoders.append(fit_encoder(bank, responses, device=device))
         kept.append(good)

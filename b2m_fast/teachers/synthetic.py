@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from b2m_fast.data.tasks import DecisionTask
 
 Array = NDArray[np.float64]
+WINDOW_S = 0.2  # in which responses to images are counted
 
 
 # --------------------------------------------------------------------------------------------------
@@ -189,12 +190,11 @@ def observe_images(
     repeats: int = 10,
     rate: float = 10.0,
     modulation: float = 0.5,
-    window_ms: float = 200.0,
     components: int | None = None,
 ) -> ResponseTeacher:
     """Responses of neurons that each see a random mixture of a network's features of an image.
 
-    Rates are those of `observe`; a response is the mean count in a window over repeats, z-scored.
+    Rates are those of `observe`; a response is the mean count in 200 ms over repeats, z-scored.
 
     Parameters
     ----------
@@ -208,8 +208,6 @@ def observe_images(
         Neurons, and presentations of each image.
     rate, modulation : float
         As for `observe`.
-    window_ms : float, default 200
-        Time in which spikes are counted, in milliseconds.
     components : int, optional
         Principal components instead of neurons.
 
@@ -226,9 +224,7 @@ def observe_images(
     """
     if features.ndim != 2 or len(features) != len(images):
         raise ValueError(f"features must be ({len(images)}, units), got {features.shape}")
-    if not window_ms > 0:
-        raise ValueError(f"window_ms must be positive, got {window_ms}")
-    expected = _rates(features, rng, neurons, repeats, rate, modulation) * (window_ms / 1e3)
+    expected = _rates(features, rng, neurons, repeats, rate, modulation) * WINDOW_S
     counts = rng.poisson(expected, (repeats, *expected.shape))
     split_half = None
     if repeats > 1:

@@ -19,7 +19,7 @@ from .._types import (
     Similarities,
 )
 
-# ------------------------------------------------------------------------------------ addresses
+# ------------------------------------------------------------------------ addresses
 
 # The one place where the addresses of tensors are taken, for this engine and for the CUDA kernels.
 
@@ -61,7 +61,7 @@ def part_of_matrix(part: Tensor, row: int, column: int) -> Matrix:
     return start, dtype, row + rows, column + columns, row_stride, column_stride
 
 
-# ------------------------------------------------------------------------------------ settings
+# ------------------------------------------------------------------------ settings
 
 
 def scalar(x: Tensor) -> float:
@@ -91,7 +91,7 @@ def _gradient_of(x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     return torch.empty(x.shape, dtype=dtype or x.dtype, device="cpu")
 
 
-# ------------------------------------------------------------------------------------ pairwise scores
+# ------------------------------------------------------------------------ pairwise scores
 
 
 def pairwise(x: Tensor, y: Tensor | None, scoring: Scoring, condensed: bool, out: Tensor) -> None:
@@ -184,7 +184,7 @@ def sum_of_products(a: Tensor, x: Tensor, b: Tensor, y: Tensor) -> Tensor:
 
 
 def scaled_rows(x: Tensor, center: Tensor | None, metric: str, factor: Tensor, out: Tensor) -> None:
-    """Write factor times the rows of x, minus a center and prepared for a bilinear metric, to `out`."""
+    """Write factor times the rows of x, minus a center and prepared for a metric, to `out`."""
     code = _C.METRICS[metric]
     _C.scaled_rows(matrix(x), address(center), code, float(factor), matrix(out), _executor())
 
@@ -206,7 +206,7 @@ def scaled_rows_backward(
     return dx, dfactor
 
 
-# ------------------------------------------------------------------------------------ contrastive
+# ------------------------------------------------------------------------ contrastive
 
 
 def _sides(arguments: Contrastive) -> tuple[Matrix, Matrix, int, float]:
@@ -221,7 +221,7 @@ def _labels(arguments: Contrastive) -> tuple[int, int]:
 def info_nce(
     arguments: Contrastive, symmetric: bool, *, top1: bool, logit_mean: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Return the statistics (6, n) of the rows and (6, m) of the columns; top1 0 if not asked for."""
+    """Return the statistics (6, n) of the rows and (6, m) of the columns."""
     del logit_mean  # costs next to nothing
     query, key = arguments.query, arguments.key
     top1 = top1 and len(query) > 0  # without queries nothing can come first
@@ -305,7 +305,7 @@ def sigmoid_contrastive_backward(
     return dquery, dkey, dscale, dbias
 
 
-# ------------------------------------------------------------------------------------ comparisons
+# ------------------------------------------------------------------------ comparisons
 
 _Side = tuple[int, Matrix, int, float]
 

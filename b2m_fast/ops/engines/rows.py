@@ -17,7 +17,7 @@ from .._types import METRICS, Contrastive, Direction, computing_dtype
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-# ------------------------------------------------------------------------------------ the walk
+# ------------------------------------------------------------------------ the walk
 
 
 def bands(count: int, rows_at: Callable[[int], int]) -> Iterator[slice]:
@@ -39,7 +39,7 @@ def size_of(span: slice) -> int:
     return int(span.stop - span.start)
 
 
-# ------------------------------------------------------------------------------------ prepared rows
+# ------------------------------------------------------------------------ prepared rows
 
 # Scores of bilinear metrics are dot products of prepared rows. In float64 throughout, a chunk of
 # rows at a time; zero rows stay zero, and get no gradient.
@@ -123,7 +123,7 @@ def finish(gradient: Tensor, x: Tensor, metric: str, factor: Tensor | None, out:
         out[chunk] = part if factor is None else part * factor
 
 
-# ------------------------------------------------------------------------------------ gradients
+# ------------------------------------------------------------------------ gradients
 
 # With weights G_ij = dL/draw_ij of the raw scores (dot products, or squared distances) a block adds
 # G Y to the gradient of the rows and G'X to that of the columns. For squared distances that is
@@ -181,7 +181,7 @@ class GradientSums:
         return (2 * (self.totals * self.values - self.sums)).to(self.sums.dtype)
 
 
-# ------------------------------------------------------------------------------------ InfoNCE
+# ------------------------------------------------------------------------ InfoNCE
 
 # Before and after the pairs come these few operations on n numbers, in float64. See
 # csrc/include/b2m/cuda.h for the quantities.

@@ -74,7 +74,7 @@ class Engine(Protocol):
     def scaled_rows(
         self, x: Tensor, center: Tensor | None, metric: str, factor: Tensor, out: Tensor
     ) -> None:
-        """Write factor times the rows of x, minus a center and prepared for a bilinear metric, to `out`.
+        """Write factor times the rows of x, minus a center and prepared for a metric, to `out`.
 
         x, `out` (n, d); center (d,), factor () float64. Computed in the dtype of `out`.
         """
@@ -96,7 +96,7 @@ class Engine(Protocol):
     def info_nce(
         self, arguments: Contrastive, symmetric: bool, *, top1: bool, logit_mean: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Return the statistics (6, n) of the rows and (6, m) of the columns; 0 if not asked for."""
+        """Return the statistics (6, n) of the rows, (6, m) of the columns; 0 if not asked for."""
 
     def info_nce_backward(
         self,
@@ -131,7 +131,7 @@ class Engine(Protocol):
     def mean_squared_difference(
         self, comparison: Comparison, *, atanh: bool, epsilon: float, with_gradient: bool
     ) -> tuple[Scalar, Tensor | None]:
-        """Return the mean of (F(c) - F(t))^2 under w, F the identity or Fisher's z; 0 if w sums to 0.
+        """Return the mean of (F(c) - F(t))^2 under w; 0 if w sums to 0. F: the identity or Fisher's z.
 
         And, if asked for, its gradient for the patterns of c, as `linear_gradient` gives one.
         """
@@ -183,5 +183,5 @@ def forced(name: str) -> Iterator[None]:
 
 
 def may_wait(device: torch.device) -> bool:
-    """Return whether the host may look at a value on the device: not while a CUDA graph is captured."""
+    """Return whether the host may look at a value: not while a CUDA graph is captured."""
     return device.type != "cuda" or not torch.cuda.is_current_stream_capturing()

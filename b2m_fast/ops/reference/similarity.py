@@ -271,7 +271,7 @@ def upper_triangle(matrix: Tensor) -> Tensor:
     return matrix[i, j]
 
 
-# ------------------------------------------------------------------------------------ the metrics
+# ------------------------------------------------------------------------ the metrics
 
 
 def _correlation(x: Tensor) -> Tensor:

@@ -107,7 +107,7 @@ def pair_moments(
     rows_of = torch.zeros(2, n if row_sums else 0, dtype=torch.float64, device=device)
     with running_on(device) as stream:
         pairs = _Pairs(comparison, stream, atanh=False)
-        # Row sums: for c and t, a number for each row and tile across, and each column and tile down.
+        # Row sums: for c and t, a number for each row and tile across, each column and tile down.
         for rows in pairs.bands(4 * 8 / tile if row_sums else 6 * 8 / tile**2):
             partials = pairs.partials(rows, len(sums))
             workspace = None
@@ -173,7 +173,7 @@ class _PatternGradient:
 def mean_squared_difference(
     comparison: Comparison, *, atanh: bool, epsilon: float, with_gradient: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Return the mean of (F(c) - F(t))^2 under w, F the identity or Fisher's z, and its gradient."""
+    """Return the mean of (F(c) - F(t))^2 under w, and its gradient."""
     totals = torch.zeros(2, dtype=torch.float64, device=comparison.device)
     transform = _C.TRANSFORMS["atanh" if atanh else "identity"]
     with running_on(comparison.device) as stream:

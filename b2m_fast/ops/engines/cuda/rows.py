@@ -25,8 +25,8 @@ class Precision(NamedTuple):
 
 # Parts and products of bilinear scores on tensor cores, all sums in float32: relative error about
 # 2^-9 (1, 1), 2^-17 (2, 3), 2^-24 (3, 6). float32 as `torch.get_float32_matmul_precision()` says.
-# The last for every dtype: Fisher's z, for rounding must not carry a similarity past 1 + epsilon; and
-# the choice of the best keys, whose result is compared by equality.
+# "highest" for every dtype: Fisher's z, for rounding must not carry a similarity past 1 + epsilon;
+# and the choice of the best keys, whose result is compared by equality.
 _TENSOR_CORES = {
     torch.bfloat16: Precision("bfloat16", 1, 1),
     torch.float16: Precision("bfloat16", 2, 3),
@@ -161,7 +161,7 @@ class Operand:
 
 
 def scaled_rows(x: Tensor, center: Tensor | None, metric: str, factor: Tensor, out: Tensor) -> None:
-    """Write factor times the rows of x, minus a center and prepared for a bilinear metric, to `out`."""
+    """Write factor times the rows of x, minus a center and prepared for a metric, to `out`."""
     with running_on(x.device) as stream:
         rows = prepare(x, metric, _exact(out.dtype), stream, center)
     torch.mul(rows.data, factor, out=out)

@@ -171,7 +171,7 @@ class _PatternGradient:
 def mean_squared_difference(
     comparison: Comparison, *, atanh: bool, epsilon: float, with_gradient: bool
 ) -> tuple[Tensor, Tensor | None]:
-    """Return the mean of (F(c) - F(t))^2 under w, F the identity or Fisher's z, and its gradient."""
+    """Return the mean of (F(c) - F(t))^2 under w, and its gradient."""
     weight = torch.zeros((), dtype=torch.float64, device=comparison.device)
     total = torch.zeros_like(weight)
     pairs = _Pairs(comparison)

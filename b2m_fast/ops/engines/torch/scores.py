@@ -152,7 +152,7 @@ def self_scores(x: Tensor, scoring: Scoring) -> Tensor:
     return out
 
 
-# ----------------------------------------------------------------------------------- best of each row
+# ------------------------------------------------------------------------ best of each row
 
 
 def topk(x: Tensor, y: Tensor | None, k: int, scoring: Scoring) -> tuple[Tensor, Tensor]:
@@ -243,11 +243,11 @@ def _smallest_floats(block: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return block.gather(1, places), places
 
 
-# ------------------------------------------------------------------------------------ rows side by side
+# ------------------------------------------------------------------------ rows side by side
 
 
 def scaled_rows(x: Tensor, center: Tensor | None, metric: str, factor: Tensor, out: Tensor) -> None:
-    """Write factor times the rows of x, minus a center and prepared for a bilinear metric, to `out`."""
+    """Write factor times the rows of x, minus a center and prepared for a metric, to `out`."""
     torch.mul(prepare(_centred(x, center, out.dtype), metric), factor, out=out)
 
 
