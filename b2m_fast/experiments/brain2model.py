@@ -397,7 +397,7 @@ class Brain2Model(contract.Experiment[Settings]):
             settings.evaluation.metric,
         )
         error = metric == "mse"
-        side: Any = {"better": "lower", "digits": 5} if error else {}
+        better: Literal["higher", "lower"] = "lower" if error else "higher"
         all_runs = [run for seeds in runs.values() for run in seeds.values()]
         delays = dict.fromkeys(ms for run in all_runs for ms in run["delays"])
         shares = sorted({share for run in all_runs for share in run["shares"]}, key=float)
@@ -429,7 +429,7 @@ class Brain2Model(contract.Experiment[Settings]):
         found = [
             curve(label, learning, step, label, limit=e.criterion, log="y" if error else ""),
             reached,
-            value(f"area ({metric})", "area", better=side.get("better", "higher")),
+            value(f"area ({metric})", "area", better=better),
         ]
         if settings.frames:
             found.append(value("mse", "test", "mse", decides=True, better="lower", digits=5))
@@ -441,10 +441,16 @@ class Brain2Model(contract.Experiment[Settings]):
         if delays:
             axes = "delay, ms (first: as trained)", "accuracy, test trials"
             found.append(curve("accuracy by delay", by_delay, *axes))
-        side |= {"drawn": True, "axes": ("share of the training data, %", f"{metric}, test data")}
         for share in shares:
-            name, at = f"{metric}, {100 * float(share):g} % of the data", 100 * float(share)
-            found.append(value(name, "shares", share, "test", metric, at=at, **side))
+            percent, axes = (
+                100 * float(share),
+                ("share of the training data, %", f"{metric}, test data"),
+            )
+            less = value(f"{metric}, {percent:g} % of the data", "shares", share, "test", metric)
+            digits = 5 if error else 3
+            found.append(
+                replace(less, better=better, digits=digits, drawn=True, at=percent, axes=axes)
+            )
         label, key, note = self.quality
         return [*found, value(label, "test", key, better="", note=note)]
 
