@@ -16,7 +16,6 @@ from b2m_fast.experiments.contract import (
     Experiment,
     Inputs,
     Measure,
-    Panel,
     Prepared,
     Run,
     Runs,
@@ -252,7 +251,15 @@ Controls are arms like any other, because a gain over no teacher alone proves no
         half, top = _level(e.noise, max(e.noise) / 2), _level(e.noise, max(e.noise))
         a, b = len(e.linf) // 2, len(e.l2) // 2
         robust: dict[str, Any] = {"decides": True}
+        smallest = "smallest perturbation that changes the class, "
         return [
+            Measure(
+                "accuracy under noise",
+                lambda r: (e.noise, r["noise"]),
+                kind="curve",
+                drawn=True,
+                axes=("noise, standard deviation", "accuracy, test images"),
+            ),
             Measure("clean", lambda r: float(r["accuracy"])),
             Measure(f"noise {e.noise[half]:g}", lambda r: float(r["noise"][half]), **robust),
             Measure(f"noise {e.noise[top]:g}", lambda r: float(r["noise"][top]), **robust),
@@ -261,27 +268,34 @@ Controls are arms like any other, because a gain over no teacher alone proves no
             ),
             Measure(f"PGD L2 {e.l2[b]:g}", lambda r: float(r["pgd_l2"][b]), **robust),
             Measure(
-                "median Linf", lambda r: or_nan(r["minimal_linf"]), digits=4, drawn=True, **robust
+                "median Linf",
+                lambda r: or_nan(r["minimal_linf"]),
+                digits=4,
+                drawn=True,
+                axes=("", f"{smallest}Linf"),
+                **robust,
             ),
-            Measure("median L2", lambda r: or_nan(r["minimal_l2"]), drawn=True, **robust),
             Measure(
-                "accuracy against noise",
-                lambda r: (list(e.noise), r["noise"]),
+                "median L2",
+                lambda r: or_nan(r["minimal_l2"]),
+                drawn=True,
+                axes=("", f"{smallest}L2"),
+                **robust,
+            ),
+            Measure(
+                "mixture of layers",
+                lambda r: (range(1, len(r["gamma"] or ()) + 1), r["gamma"] or ()),
                 kind="curve",
-                axes=("noise, standard deviation", "accuracy, test images"),
+                drawn=any(r["gamma"] for seeds in runs.values() for r in seeds.values()),
+                axes=("layer", "learned weight gamma"),
             ),
         ]
 
-    def contrasts(self, settings: RegularizeSettings, arms: Sequence[str]) -> list[tuple[str, str]]:
-        """Return each arm with no teacher, and the neural one with each other."""
-        roles = self.roles(settings)
-        by_role = {
-            role: [a for a in arms if roles.get(a) == role] for role in ("baseline", "tested")
-        }
-        pairs = [(a, b) for b in by_role["baseline"] for a in arms if a != b]
-        return pairs + [
-            (t, a) for t in by_role["tested"] for a in arms if (t, a) not in pairs and a != t
-        ]
+    def told(
+        self, settings: RegularizeSettings, pairs: Sequence[tuple[str, str]]
+    ) -> list[tuple[str, str]]:
+        """Return the pairs of the arm under test: those of controls with no teacher are in the table."""
+        return [(a, b) for a, b in pairs if self.role(settings, a) == "tested"]
 
     def tables(self, settings: RegularizeSettings, runs: Runs) -> list[Table]:
         """Return what the penalty did to the students."""
@@ -323,27 +337,12 @@ Controls are arms like any other, because a gain over no teacher alone proves no
         cells = ["-" if v is None else f"{v:.3f}" for v in (own, base, r)]
         return [name, *cells, "-" if gamma is None else " ".join(f"{g:.2f}" for g in gamma)]
 
-    def panels(self, settings: RegularizeSettings, runs: Runs) -> list[Panel]:
-        """Return the learned mixture of layers."""
-        from b2m_fast.experiments.figures import curves
-
-        mixtures = {
-            a: [(list(range(1, len(r["gamma"]) + 1)), r["gamma"]) for r in seeds.values()]
-            for a, seeds in runs.items()
-            if all(r["gamma"] for r in seeds.values())
-        }
-
-        def draw(panel: Any, styles: Mapping[str, Any]) -> None:
-            curves(panel, mixtures, styles)
-            panel.set(xlabel="layer", ylabel="learned weight gamma", ylim=(0, 1))
-
-        return [Panel(draw)] if mixtures else []
-
     def upgrade(self, stored: dict[str, Any]) -> dict[str, Any]:
-        """Return older results with the settings that newer ones have."""
-        return {
-            **stored,
+        """Return older results with the settings and the words on the teacher that newer ones have."""
+        teacher = stored["teacher"]
+        return stored | {
             "settings": {"student": presets(self.presets)["student"]} | stored["experiment"],
+            "teacher": teacher | {"words": _words(teacher.get("recordings", {}))},
         }
 
     # ------------------------------------------------------------------------------------------ how it is called
@@ -396,9 +395,9 @@ Controls are arms like any other, because a gain over no teacher alone proves no
         probes = {
             a: [t.take(picked[t.name]) for t in found] for a, found in targets.items() if found
         }
-        return Prepared(
-            lambda name: _Material(images, targets[name], probes), teacher.report(targets)
-        )
+        report = teacher.report(targets)
+        report["words"] = _words(report["recordings"])
+        return Prepared(lambda name: _Material(images, targets[name], probes), report)
 
     def run(
         self,
@@ -452,6 +451,35 @@ Controls are arms like any other, because a gain over no teacher alone proves no
             "seconds_evaluation": time.perf_counter() - middle,
             "parameters": sum(p.numel() for p in model.parameters()),
         }
+
+
+def _words(recordings: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return sentences on how good the teacher is: what is predicted, and whether denoising helps."""
+
+    def mean(key: str, which: Sequence[Mapping[str, Any]]) -> float:
+        return float(sum(r[key] for r in which) / len(which))
+
+    every, out = list(recordings.values()), []
+    if any(r["synthetic"] for r in every):
+        out.append(
+            "The brain is SYNTHETIC: this shows that the method runs, not what a brain does."
+        )
+    if every:
+        out.append(
+            "Cross-fitted predictions of held-out images correlate with the recorded responses at "
+            f"r = {mean('predictability_mean', every):.2f} (mean over neurons)."
+        )
+    for key, what in (("truth", "the noise-free responses"), ("repeats", "other repeats")):
+        which = [r for r in every if r.get(f"denoised_vs_{key}_r") is not None]
+        if which:
+            denoised = mean(f"denoised_vs_{key}_r", which)
+            single = mean(f"single_trial_vs_{key}_r", which)
+            nearer = "nearer" if denoised > single else "NOT nearer"
+            out.append(
+                f"Similarity from denoised responses is {nearer} to that of {what} than a single trial's (r = {denoised:.2f} "
+                f"against {single:.2f}; mean over {len(which)} of {len(every)} recordings)."
+            )
+    return out
 
 
 def _level(levels: Sequence[float], wanted: float) -> int:
