@@ -20,8 +20,6 @@ from b2m_fast import _C
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["collect", "main", "render"]
-
 _DRIVER = Path("/proc/driver/nvidia")
 
 
@@ -35,6 +33,7 @@ def collect() -> dict[str, dict[str, str]]:
         so that it can be written as JSON as it is.
     """
     build = _C.build_info()
+    affinity = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))
     return {
         "versions": {
             "b2m_fast": metadata.version("b2m-fast"),
@@ -45,11 +44,12 @@ def collect() -> dict[str, dict[str, str]]:
             "system": f"{platform.system()} {platform.machine()}",
         },
         "cpu": {
+            "processor": _found(Path("/proc/cpuinfo"), r"^model name\s*:\s*(.+?)\s*$"),
             "levels compiled": ", ".join(_C.isa_compiled()),
             "levels available": ", ".join(_C.isa_available()),
             "level chosen": _C.isa_chosen(),
             "B2M_ISA": os.environ.get("B2M_ISA", "not set"),
-            "processors": str(_processors()),
+            "processors": str(len(affinity(0))),
             "threads": str(torch.get_num_threads()),
             "OpenMP": build["openmp"],
         },
@@ -79,41 +79,29 @@ def render(info: dict[str, dict[str, str]]) -> str:
     width = max((len(name) for facts in info.values() for name in facts), default=0)
     lines: list[str] = []
     for section, facts in info.items():
-        lines.append(section)
-        lines.extend(f"  {name:<{width}}  {value}" for name, value in facts.items())
+        lines += [section, *(f"  {name:<{width}}  {value}" for name, value in facts.items())]
     return "\n".join(lines)
 
 
-def _processors() -> int:
-    """Count the processors this process may run on."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def _found(path: Path, pattern: str) -> str:
+    """Return what a pattern finds in a file that the kernel writes; "none found" where there is no such file."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return "none found"
+    found = re.search(pattern, text, re.MULTILINE)
+    return found[1] if found else "unknown"
 
 
 def _cuda_driver(root: Path = _DRIVER) -> str:
-    """Read the version of the NVIDIA kernel driver where the system tells it."""
-    try:
-        text = (root / "version").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return "none found"
-    found = re.search(r"Kernel Module.*?\s(\d+(?:\.\d+)+)\s", text)
-    return found.group(1) if found else "unknown"
+    """Return the version of the NVIDIA kernel driver where the system tells it."""
+    return _found(root / "version", r"Kernel Module.*?\s(\d+(?:\.\d+)+)\s")
 
 
 def _cuda_devices(root: Path = _DRIVER) -> list[str]:
-    """List the names of the NVIDIA devices, from the kernel, or from torch if it is up."""
-    if torch.cuda.is_initialized():
-        return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    names: list[str] = []
-    for page in sorted(root.glob("gpus/*/information")):
-        try:
-            text = page.read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            continue
-        found = re.search(r"^Model:\s*(.+?)\s*$", text, re.MULTILINE)
-        names.append(found.group(1) if found else "unknown")
-    return names
+    """Return the names of the machine's NVIDIA devices, from the kernel."""
+    pages = sorted(root.glob("gpus/*/information"))
+    return [_found(page, r"^Model:\s*(.+?)\s*$") for page in pages]
 
 
 def main(_: Sequence[str] = ()) -> int:

@@ -51,7 +51,10 @@ def variance_explained(latents: np.ndarray, truth: np.ndarray) -> float:
     return float(1 - (left**2).sum() / (y**2).sum())
 
 
-@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize(
+    "method",
+    ["pca", "dpca", "fa", pytest.param("contrastive-embedding", marks=pytest.mark.slow)],
+)
 def test_planted_latents_are_found(population: Population, method: str) -> None:
     """Latents of every method hold the hidden states the spikes were drawn from, and reliably."""
     teacher = make_latents(population, TASK, method=method, k=4, splits=2)
@@ -323,8 +326,8 @@ def test_the_contrastive_embedding_follows_its_device(population: Population) ->
 
 def test_the_former_name_of_the_contrastive_embedding(population: Population) -> None:
     """It is not the package CEBRA, after which it was called; the name is still taken."""
-    teacher = make_latents(population, TASK, method="cebra", k=2, splits=1)
-    assert teacher.report["method"] == "contrastive-embedding"
+    with pytest.raises(ValueError, match="a contrastive embedding lies on a sphere"):
+        make_latents(population, TASK, method="cebra", k=1)
 
 
 @pytest.mark.parametrize("method", sorted(METHODS))
@@ -333,9 +336,11 @@ def test_latents_are_repeatable(population: Population, method: str) -> None:
     import torch
 
     torch.manual_seed(1)
-    first = METHODS[method](population, 3, seed=5)(population)
+    first = METHODS[method](population, 3, seed=5, steps=30)(population)
     torch.manual_seed(2)
-    np.testing.assert_array_equal(first, METHODS[method](population, 3, seed=5)(population))
+    np.testing.assert_array_equal(
+        first, METHODS[method](population, 3, seed=5, steps=30)(population)
+    )
 
 
 def test_observation_is_linear_on_average_and_poisson() -> None:

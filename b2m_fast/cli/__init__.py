@@ -17,6 +17,7 @@ __all__ = ["main"]
 
 # Commands that are no experiment: what they are for, and the module whose `main(arguments)` they are.
 TOOLS = {
+    "demo": ("what the package does, in two minutes", "b2m_fast.cli.demo"),
     "compare": (
         "draw the arms of several finished experiments together",
         "b2m_fast.experiments.compare",

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 Kind = Literal["counts", "rate", "trace", "beta"]
+SYNTHETIC = "The brain is SYNTHETIC: this shows that the method runs, not what a brain does."
 BLOCK = 2**24  # numbers read at a time from responses that need not fit into memory
 
 
@@ -491,8 +492,7 @@ class Brain:
     @property
     def words(self) -> list[str]:
         """Sentences that every report must have: that the brain is simulated, if it is, and its remarks."""
-        said = "The brain is SYNTHETIC: this shows that the method runs, not what a brain does."
-        return [said] * self.synthetic + list(self.remarks)
+        return [SYNTHETIC] * self.synthetic + list(self.remarks)
 
     def recording(self, session: str) -> Recording:
         """Return the recording of a session; DataError lists those there are."""

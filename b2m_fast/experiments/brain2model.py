@@ -90,38 +90,38 @@ def brain(teacher: Teacher) -> Teacher:
 @arm("random-code", "random features of the same rank and variance, for each condition or image")
 def random_code(teacher: Teacher, rng: Generator) -> Teacher:
     """Return random features that are the same whenever a condition or image comes again."""
-    return _controls(teacher).gaussian(teacher, rng)
+    return _control("gaussian", teacher, rng)
 
 
 @arm("relabelled", "the same features under other conditions or images, for good")
 def relabelled(teacher: Teacher, rng: Generator) -> Teacher:
     """Return the brain's features of other conditions or images."""
-    return _controls(teacher).relabelled(teacher, rng)
+    return _control("relabelled", teacher, rng)
 
 
 @arm("reversed", "the same latents, backwards in time", needs="time")
 def backwards(teacher: Teacher) -> Teacher:
     """Return the latents in the reverse order of steps."""
-    return _controls(teacher).time_reversed(teacher)
+    return _control("time_reversed", teacher)
 
 
 @arm("phase", "the same latents with random phases: spectrum and rank kept", needs="time")
 def phase(teacher: Teacher, rng: Generator) -> Teacher:
     """Return latents of the same spectrum."""
-    return _controls(teacher).phase_randomized(teacher, rng)
+    return _control("phase_randomized", teacher, rng)
 
 
 @arm("label", "what is known without a brain: one-hot condition x time; labels of scenes")
 def label(teacher: Teacher, rng: Generator, labels: NDArray[Any] | None) -> Teacher:
     """Return condition and time, or what is known of the frames."""
-    controls = _controls(teacher)
-    return controls.label(teacher, rng) if labels is None else controls.known(teacher, labels)
+    known = labels is not None
+    return _control("known", teacher, labels) if known else _control("label", teacher, rng)
 
 
 @arm("pixel", "principal components of the images' pixels", needs="images")
 def pixel(teacher: Teacher) -> Teacher:
     """Return what is in the images themselves."""
-    return _controls(teacher).pixel(teacher)
+    return _control("pixel", teacher)
 
 
 @arm("network", "a trained network like the student in the place of the brain")
@@ -130,11 +130,15 @@ def network(network: Teacher) -> Teacher:
     return network
 
 
-def _controls(teacher: Teacher) -> Any:
-    """Return the module of the controls of latents, or that of responses."""
+def _control(name: str, teacher: Teacher, *arguments: Any) -> Teacher:
+    """Return a control of latents or of responses: the function of this name in the module of each."""
     from b2m_fast.teachers import latent_controls, latents, response_controls
 
-    return latent_controls if isinstance(teacher, latents.LatentTeacher) else response_controls
+    of_latents = isinstance(teacher, latents.LatentTeacher)
+    made: Teacher = getattr(latent_controls if of_latents else response_controls, name)(
+        teacher, *arguments
+    )
+    return made
 
 
 # --------------------------------------------------------------------------------------------------
@@ -294,31 +298,43 @@ PURPOSE = """\
 A brain as a second teacher (Brain2Model; Gallo Aquino et al. 2025, arXiv 2506.20834): does a student learn faster or better with it,
 and is it the brain? Controls are arms like any other. The idea is the paper's, whose text was not available; equations, sizes and
 numbers are ours."""
-WHAT = {"--student": "student", "--brain": "brain", "--task": "task"}
-WEIGHT = {
-    "--weight": "transfer.weight.value",
-    "--schedule": "transfer.weight.schedule",
-    "--until": "transfer.weight.until",
-}
-HOW = {
-    "--components": "teacher.k",
-    "--stimuli": "teacher.stimuli",
-    "--neurons": "teacher.neurons",
-    "--network-steps": "teacher.network_steps",
-    "--units": "units",
-    "--steps": "training.steps",
-    "--batch": "batch",
-    "--learning-rate": "training.learning_rate",
-    "--directions": "task_options.directions",
-    "--delay": "task_options.delay_ms",
-}
-MEASURE = {
-    "--criterion": "evaluation.criterion",
-    "--every": "training.validate_every",
-    "--delays": "evaluation.delays_ms",
-    "--shares": "evaluation.shares",
-}
-MACHINE = {"accelerator": "cpu", "devices": 1, "precision": "32-true"}  # options of every command
+
+
+def _fixed(method: str) -> dict[str, Any]:
+    """Return what a command decides itself; the device has options that all commands have."""
+    machine = {"accelerator": "cpu", "devices": 1, "precision": "32-true"}
+    return {"transfer": {"method": method, "scramble": False}, "training": machine}
+
+
+def _options(own: dict[str, str]) -> dict[str, dict[str, str]]:
+    """Return the options of a command: its own, and those of both."""
+    return {
+        "what": {"--student": "student", "--brain": "brain", "--task": "task"},
+        "how": {
+            "--weight": "transfer.weight.value",
+            "--schedule": "transfer.weight.schedule",
+            "--until": "transfer.weight.until",
+            **own,
+            "--components": "teacher.k",
+            "--stimuli": "teacher.stimuli",
+            "--neurons": "teacher.neurons",
+            "--network-steps": "teacher.network_steps",
+            "--units": "units",
+            "--steps": "training.steps",
+            "--batch": "batch",
+            "--learning-rate": "training.learning_rate",
+            "--directions": "task_options.directions",
+            "--delay": "task_options.delay_ms",
+        },
+        "measure": {
+            "--criterion": "evaluation.criterion",
+            "--every": "training.validate_every",
+            "--delays": "evaluation.delays_ms",
+            "--shares": "evaluation.shares",
+        },
+    }
+
+
 PROBE = (
     "how well what is known of a test scene (car, road; classes in its fields) is read from its latents, by ridge regression. The arm "
     "label was taught just that, so that its probe is circular and no control for the others'."
@@ -339,8 +355,8 @@ class Brain2Model(contract.Experiment[Settings]):
     same = ("task", "evaluation.metric", "evaluation.criterion", "evaluation.consecutive")
     clock = ("training.steps", "training.validate_every", "evaluation.validation")
     means_text = "Means over seeds, of the trained students on data they were never trained on. area: mean height of the learning curve."
-    quality: ClassVar[Measure]
-    """Of the brain's loss, on held-out rows."""
+    quality: ClassVar[tuple[str, str, str]]
+    """How well the brain's loss is met on held-out rows: its label, its key, and what it says."""
 
     # ------------------------------------------------------------------------------------------ what is refused
     def possible_arms(self, settings: Settings) -> list[str]:
@@ -375,72 +391,68 @@ class Brain2Model(contract.Experiment[Settings]):
         """Return learning curves, steps to the criterion, and what the trained students can do."""
         from b2m_fast.evaluate.convergence import TimeToCriterion
 
-        e, t = settings.evaluation, settings.training
-        lower, digits = ("lower", 5) if e.metric == "mse" else ("higher", 3)
-        sign = "<=" if e.metric == "mse" else ">="
-        every = [run for seeds in runs.values() for run in seeds.values()]
+        e, every, metric = (
+            settings.evaluation,
+            settings.training.validate_every,
+            settings.evaluation.metric,
+        )
+        error = metric == "mse"
+        better: Literal["higher", "lower"] = "lower" if error else "higher"
+        all_runs = [run for seeds in runs.values() for run in seeds.values()]
+        delays = dict.fromkeys(ms for run in all_runs for ms in run["delays"])
+        shares = sorted({share for run in all_runs for share in run["shares"]}, key=float)
 
-        def test(name: str, key: str, **options: Any) -> Measure:
-            return Measure(name, lambda run: or_nan(run["test"].get(key)), **options)
+        def value(label: str, *path: str, **options: Any) -> Measure:
+            return Measure(label, lambda run: or_nan(_inside(run, path)), **options)
 
-        def curve(name: str, of: Callable[[Run], Any], x: str, y: str, **options: Any) -> Measure:
-            return Measure(name, of, kind="curve", drawn=True, axes=(x, y), **options)
+        def curve(label: str, of: Callable[[Run], Any], x: str, y: str, **options: Any) -> Measure:
+            return Measure(label, of, kind="curve", drawn=True, axes=(x, y), **options)
 
-        learning = f"{e.metric}, validation"
+        def learning(run: Run) -> Any:
+            return [p["step"] for p in run["history"]], [
+                or_nan(p.get(e.curve)) for p in run["history"]
+            ]
+
+        def by_delay(run: Run) -> Any:
+            return [float(ms) for ms in run["delays"]], [or_nan(v) for v in run["delays"].values()]
+
+        reached = Measure(
+            "steps to criterion",
+            lambda run: TimeToCriterion(**run["time_to_criterion"]),
+            kind="time",
+            decides=True,
+            drawn=True,
+            note=f"Steps to criterion: {metric} {'<=' if error else '>='} {e.criterion:g} in {e.consecutive} validations in a row, "
+            f"one every {every} steps, of {settings.training.steps} steps.",
+        )
+        label, step = f"{metric}, validation", "training step"
         found = [
-            curve(
-                learning,
-                lambda run: _columns((p["step"], p.get(e.curve)) for p in run["history"]),
-                "training step",
-                learning,
-                limit=e.criterion,
-                log="y" if e.metric == "mse" else "",
-            ),
-            Measure(
-                "steps to criterion",
-                lambda run: TimeToCriterion(**run["time_to_criterion"]),
-                kind="time",
-                decides=True,
-                drawn=True,
-                note=f"Steps to criterion: {e.metric} {sign} {e.criterion:g} in {e.consecutive} validations in a row, one every "
-                f"{t.validate_every} steps, of {t.steps} steps.",
-            ),
-            Measure(f"area ({e.metric})", lambda run: or_nan(run["area"]), better=lower),
+            curve(label, learning, step, label, limit=e.criterion, log="y" if error else ""),
+            reached,
+            value(f"area ({metric})", "area", better=better),
         ]
         if settings.frames:
-            found += [
-                test("mse", "mse", decides=True, better="lower", digits=5),
-                test("ssim", "ssim", decides=True, drawn=True),
-                test("probe R2", "probe_r2", note=PROBE),
-            ]
+            found.append(value("mse", "test", "mse", decides=True, better="lower", digits=5))
+            found.append(value("ssim", "test", "ssim", decides=True, drawn=True))
+            found.append(value("probe R2", "test", "probe_r2", note=PROBE))
         else:
-            found.append(test("accuracy", "accuracy", decides=True))
-        for ms in dict.fromkeys(ms for run in every for ms, _ in run["delays"][1:]):
-            found.append(
-                Measure(f"delay {ms:g} ms", lambda run, ms=ms: or_nan(dict(run["delays"]).get(ms)))
+            found.append(value("accuracy", "test", "accuracy", decides=True))
+            found += [value(f"delay {ms} ms", "delays", ms) for ms in [*delays][1:]]
+        if delays:
+            axes = "delay, ms (first: as trained)", "accuracy, test trials"
+            found.append(curve("accuracy by delay", by_delay, *axes))
+        for share in shares:
+            percent, axes = (
+                100 * float(share),
+                ("share of the training data, %", f"{metric}, test data"),
             )
-        if any(run["delays"] for run in every):
+            less = value(f"{metric}, {percent:g} % of the data", "shares", share, "test", metric)
+            digits = 5 if error else 3
             found.append(
-                curve(
-                    "delays",
-                    lambda run: _columns(run["delays"]),
-                    "delay, ms (first: as trained)",
-                    "accuracy, test trials",
-                )
+                replace(less, better=better, digits=digits, drawn=True, at=percent, axes=axes)
             )
-        for share in sorted({less["share"] for run in every for less in run["efficiency"]}):
-            found.append(
-                Measure(
-                    f"{e.metric}, {100 * share:g} % of the data",
-                    lambda run, share=share: _on_share(run, share, e.metric),
-                    better=lower,
-                    digits=digits,
-                    drawn=True,
-                    at=100 * share,
-                    axes=("share of the training data, %", f"{e.metric}, test data"),
-                )
-            )
-        return [*found, self.quality]
+        label, key, note = self.quality
+        return [*found, value(label, "test", key, better="", note=note)]
 
     # ------------------------------------------------------------------------------------------ how it is called
     def title(self, settings: Settings) -> str:
@@ -484,10 +496,10 @@ class Brain2Model(contract.Experiment[Settings]):
         for run in runs:
             for part in (run, *run["efficiency"]):
                 part["time_to_criterion"] = part.pop("arrival")
-            if run["delays"]:
-                places = [delay, *shown["delays_ms"]]
-                scores = [run["test"]["accuracy"], *run["delays"]]
-                run["delays"] = [*zip(places, scores, strict=True)]
+            run["shares"] = {f"{less['share']:g}": less for less in run.pop("efficiency")}
+            places = [] if delay is None else [delay, *shown["delays_ms"]]
+            scores = [run["test"].get("accuracy"), *run["delays"]]
+            run["delays"] = {f"{ms:g}": score for ms, score in zip(places, scores, strict=False)}
         return stored | {"settings": settings}
 
     # ------------------------------------------------------------------------------------------ what is read, made and run
@@ -522,12 +534,11 @@ class Brain2Model(contract.Experiment[Settings]):
         """Train a student and test it; then again on shares of the data, if asked for."""
         start = time.perf_counter()
         whole = _train(settings, prepared, arm, seed, None, context)
-        efficiency = []
+        shares = {}
         for share in settings.evaluation.shares:
             less = _train(settings, prepared, arm, seed, share, context)
-            kept = {key: less[key] for key in ("test", "time_to_criterion")}
-            efficiency.append({"share": share, **kept})
-        return whole | {"efficiency": efficiency, "seconds": time.perf_counter() - start}
+            shares[f"{share:g}"] = {key: less[key] for key in ("test", "time_to_criterion")}
+        return whole | {"shares": shares, "seconds": time.perf_counter() - start}
 
 
 def _train(
@@ -586,21 +597,18 @@ class LatentTransfer(Brain2Model):
     """Brain Latent Transfer."""
 
     command = "brain2model latent"
-    summary = "a student's states hold the latents of a brain (Gallo Aquino et al. 2025)"
     purpose = f"""{PURPOSE}
 
 Brain Latent Transfer: a student learns its task and, at the same time, to let the latents of a brain be read from its hidden states:
 
   loss = loss of the task + weight * mean over steps |W h_t + b - z_t|^2 / k"""
-    fixed = {"transfer": {"method": "latent", "scramble": False}, "training": MACHINE}
-    own = {"--readout": "transfer.readout", "--latents": "teacher.latents"}
-    options = {"what": WHAT, "how": {**WEIGHT, **own, **HOW}, "measure": MEASURE}
-    quality = Measure(
+    fixed = _fixed("latent")
+    options = _options({"--readout": "transfer.readout", "--latents": "teacher.latents"})
+    quality = (
         "readout R2",
-        lambda run: or_nan(run["test"].get("readout_r2")),
-        better="",
-        note="of the arm's own latents, read from the student on held-out rows; for a recurrent student these are new trials, but of "
-        "the same conditions, whose averages it was taught.",
+        "readout_r2",
+        "of the arm's own latents, read from the student on held-out rows; for a recurrent student these are new trials, but of the "
+        "same conditions, whose averages it was taught.",
     )
 
 
@@ -613,7 +621,6 @@ class ContrastiveTransfer(Brain2Model):
     """Brain Contrastive Transfer."""
 
     command = "brain2model contrastive"
-    summary = "a student and a brain tell samples apart alike (Gallo Aquino et al. 2025)"
     purpose = f"""{PURPOSE}
 
 Brain Contrastive Transfer: a student learns its task and, at the same time, to pick out of a batch the brain activity that belongs to
@@ -622,18 +629,18 @@ its own activations, and the other way round:
   loss = loss of the task + weight * symmetric InfoNCE(W_h h, W_b b; temperature)
 
 Trials of the same condition are positives of one another."""
-    fixed = {"transfer": {"method": "contrastive", "scramble": False}, "training": MACHINE}
-    own = {
-        "--temperature": "transfer.temperature",
-        "--learn-temperature": "transfer.learn_temperature",
-        "--dimension": "transfer.dimension",
-    }
-    options = {"what": WHAT, "how": {**WEIGHT, **own, **HOW}, "measure": MEASURE}
-    quality = Measure(
+    fixed = _fixed("contrastive")
+    options = _options(
+        {
+            "--temperature": "transfer.temperature",
+            "--learn-temperature": "transfer.learn_temperature",
+            "--dimension": "transfer.dimension",
+        }
+    )
+    quality = (
         "retrieval",
-        lambda run: or_nan(run["test"].get("retrieval")),
-        better="",
-        note="share of held-out samples whose own features the student finds first among all of them.",
+        "retrieval",
+        "share of held-out samples whose own features the student finds first among all of them.",
     )
 
 
@@ -688,13 +695,9 @@ def _uses(settings: Settings, arms: Sequence[str]) -> list[tuple[bool, str, str,
     ]
 
 
-def _columns(pairs: Any) -> tuple[list[Any], list[float]]:
-    """Return pairs as two lists; NaN for None."""
-    x, y = zip(*pairs, strict=True)
-    return list(x), [or_nan(v) for v in y]
-
-
-def _on_share(run: Run, share: float, metric: str) -> float:
-    """Return the result on test data of a student that was trained on a share of the data."""
-    found = {less["share"]: less["test"] for less in run["efficiency"]}
-    return or_nan(found.get(share, {}).get(metric))
+def _inside(run: Run, path: Sequence[str]) -> Any:
+    """Return a number of a run by the keys that lead to it, None where there is none."""
+    found: Any = run
+    for key in path:
+        found = None if found is None else found.get(key)
+    return found

@@ -69,7 +69,11 @@ def check_choices(settings: Settings, given: set[str]) -> None:
     about, made = dataset.get(settings.brain).about, task.get(settings.task)
     kind, learns = made.about.get("kind"), student.about(settings.student).get("kind")
     can = [task.name_of(match.task) for match in about.get("tasks", ())]
-    shown = {"frames": "images"}.get(kind, kind)
+    if kind is None:
+        raise ValueError(
+            f"--task {settings.task} does not say its kind: @task(NAME, HELP, kind=...)"
+        )
+    shown = "images" if kind == "frames" else kind
     fits = observer(settings) or about.get("kind", shown) == shown
     if made.name not in can if can else not fits:
         which = f"can teach {', '.join(can)}, not" if can else "cannot teach"
@@ -181,8 +185,8 @@ def learner(
         network = student.get(name or settings.student).build(options, **context)
     if settings.frames:
         frames = made.train[kept_frames(made, seed, share)]
-        common = {"seed": seed, "batch": settings.batch, "beta": settings.beta}
-        return SceneTask(network, frames, made.validation, **common)
+        batch, beta = settings.batch, settings.beta
+        return SceneTask(network, frames, made.validation, seed=seed, batch=batch, beta=beta)
     pool = None if share is None else max(1, round(share * evaluation.pool))
     held_out = evaluation.validation
     return TrialTask(network, made, seed=seed, batch=settings.batch, validation=held_out, pool=pool)
@@ -197,17 +201,15 @@ def kept_frames(scenes: Scenes, seed: int, share: float | None) -> NDArray[np.in
 
 
 @torch.no_grad()
-def test(
-    settings: Settings, network: Any, made: Any
-) -> tuple[dict[str, float], list[tuple[float, float]]]:
-    """Return what a student does on data that none was trained on, and (delay in ms, accuracy) pairs of a recurrent one.
+def test(settings: Settings, network: Any, made: Any) -> tuple[dict[str, float], dict[str, float]]:
+    """Return what a student does on data that none was trained on, and the accuracy of a recurrent one by delay, in ms.
 
     ``accuracy`` at the steps that count, on the same trials for all; or ``mse``, ``ssim`` and ``probe_r2`` of frames.
     """
     network.eval()
     if settings.frames:
         mse, ssim = _reconstruction(network, torch.from_numpy(made.test))
-        return {"mse": mse, "ssim": ssim, "probe_r2": _probe(network, made)}, []
+        return {"mse": mse, "ssim": ssim, "probe_r2": _probe(network, made)}, {}
     device = next(network.parameters()).device
 
     def accuracy(delay_ms: float | None) -> float:
@@ -217,9 +219,8 @@ def test(
         return float(right.sum() / trials.mask.sum())
 
     own = accuracy(None)
-    first, *others = delays_of(settings, made) or [None]
-    delays = [] if first is None else [(first, own), *((ms, accuracy(ms)) for ms in others)]
-    return {"accuracy": own}, delays
+    delays = [(ms, accuracy(ms) if k else own) for k, ms in enumerate(delays_of(settings, made))]
+    return {"accuracy": own}, {f"{ms:g}": score for ms, score in delays}
 
 
 def _reconstruction(network: Any, frames: Tensor) -> tuple[float, float]:
@@ -351,11 +352,12 @@ def _trial_teacher(
     trials, names = match.minimum_trials, match.names(made)
     population = make_population(brain, smooth_ms=teaching.smooth_ms, minimum_trials=trials)
     if settings.transfer.method == "latent":
-        how = {"method": teaching.latents, "k": teaching.k, "device": context.accelerator}
-        return Material(made, make_latents(population, made, **how, **names))
+        method, k, device = teaching.latents, teaching.k, context.accelerator
+        teacher = make_latents(population, made, method=method, k=k, device=device, **names)
+        return Material(made, teacher)
     rng, steps = _rng(TRUTH_SEED, CONTROLS), np.flatnonzero(align(population, made, **names).valid)
-    teacher = responses.condition_responses(population, made, rng, k=teaching.k, **names)
-    return Material(made, teacher, window=(int(steps[0]), int(steps[-1]) + 1))
+    answers = responses.condition_responses(population, made, rng, k=teaching.k, **names)
+    return Material(made, answers, window=(int(steps[0]), int(steps[-1]) + 1))
 
 
 def _frame_teacher(

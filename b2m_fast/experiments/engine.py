@@ -187,7 +187,7 @@ def plan(experiment: Experiment[Any], argv: Sequence[str]) -> Plan:
         for arm in experiment.registered(chosen.settings, arms)
     }
     names = given_names(experiment, (given, config)) | ({"data"} if options.data else set())
-    if lost := sorted(names & given_names(experiment, (experiment.fixed,))):
+    if lost := sorted(names & given_names(experiment, (dict(experiment.fixed),))):
         raise ValueError(f"{', '.join(lost)}: this is decided by b2m {experiment.command} itself")
     if options.devices > 1:
         raise ValueError(f"--devices {options.devices}: one device so far")

@@ -113,6 +113,8 @@ def curves(
     for arm, single in runs.items():
         tables = [dict(zip(x, y, strict=True)) for x, y in single]
         places = [x for x in tables[0] if all(x in table for table in tables)]
+        if all(float(x).is_integer() for x in places):
+            panel.xaxis.get_major_locator().set_params(integer=True)
         columns = ([t[x] for t in tables if math.isfinite(t[x])] for x in places)
         found[arm] = places, [t_interval(column) if column else None for column in columns]
     _lines(panel, found, arms)

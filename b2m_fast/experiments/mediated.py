@@ -325,9 +325,11 @@ ours."""
         """Return the arm under test."""
         return f"brain-{settings.combine}"
 
-    def roles(self, settings: MediatedSettings) -> dict[str, str]:
-        """Return the role of each arm: tested is the way of combining brains that the settings name."""
-        return super().roles(settings) | {self.main(settings): "tested"}
+    def role(self, settings: MediatedSettings, arm: str) -> str:
+        """Return the role of an arm: tested is the way of combining brains that the settings name, a single brain is no control."""
+        if arm == self.main(settings):
+            return "tested"
+        return "other" if self._brain_of(arm) else super().role(settings, arm)
 
     def possible_arms(self, settings: MediatedSettings) -> list[str]:
         """Return all arms, measured responses only where there are any."""
@@ -370,18 +372,12 @@ ours."""
 
     def contrasts(self, settings: MediatedSettings, arms: Sequence[str]) -> list[tuple[str, str]]:
         """Return each arm with no brain, the tested arm with its controls and the other combination, and with what was measured."""
-        main, roles = self.main(settings), self.roles(settings)
-        base = [a for a in arms if roles.get(a) == "baseline"]
-        pairs = [(a, b) for b in base for a in arms if a != b]
-        others = [a for a in arms if roles.get(a) == "control" and not self._brain_of(a)]
-        others += [a for a in arms if a != main and a in self.arms.listings() and self._combines(a)]
-        pairs += [(main, a) for a in others if main in arms]
-        for name in (
-            a for a in arms if a in self.arms.listings() and self.arms.get(a).make is measured
-        ):
-            one = dataset.get(settings.brain).about.get(
-                "labelled"
-            )  # like with like: the brains that were measured
+        main, pairs = self.main(settings), super().contrasts(settings, arms)
+        known = [a for a in arms if a in self.arms.listings()]
+        pairs += [(main, a) for a in known if main in arms and a != main and self._combines(a)]
+        for name in (a for a in known if self.arms.get(a).make is measured):
+            # like with like: the brains that were measured
+            one = dataset.get(settings.brain).about.get("labelled")
             like = main if one is None else f"brain-{settings.session or one}"
             pairs += [(like, name)] if like in arms else []
         return pairs

@@ -389,7 +389,7 @@ Controls are arms like any other, because a gain over no teacher alone proves no
         teacher = SimilarityTeacher(
             brain, images.size, denoiser=settings.denoiser, device=context.accelerator
         )
-        targets = {name: arm.get(name).make(teacher) for name in arms}
+        targets: dict[str, Any] = {name: arm.get(name).make(teacher) for name in arms}
         rng, picked = np.random.default_rng(0), {}
         for name, found in targets.items():
             right = isinstance(found, list) and all(isinstance(t, SimilarityTarget) for t in found)
@@ -488,7 +488,7 @@ def _evaluate(model: nn.Module, images: ImageTask, evaluation: Evaluation) -> Ru
     norms: dict[Literal["linf", "l2"], tuple[float, ...]]
     norms = {"linf": evaluation.linf, "l2": evaluation.l2}
     for norm, radii in norms.items():
-        attacked: Any = (model, x[chosen], y[chosen], norm)
+        attacked = model, x[chosen], y[chosen], norm
         found[f"pgd_{norm}"] = robustness.pgd_accuracy(*attacked, radii, evaluation.pgd_steps)
         size = robustness.minimal_perturbation(*attacked, evaluation.minimal_steps)
         right = size[size > 0]
@@ -532,6 +532,8 @@ def _compare(model: Any, gamma: Tensor | None, targets: Sequence[SimilarityTarge
 def _words(recordings: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Return sentences on the teacher: whether it is simulated, how well responses are predicted, and whether denoising helps."""
     import numpy as np
+
+    from b2m_fast.data.recording import SYNTHETIC
 
     every = list(recordings.values())
     if not every:

@@ -269,7 +269,7 @@ def add_options(parser: argparse.ArgumentParser, experiment: Experiment[Any]) ->
 
 def _known(experiment: Experiment[Any]) -> dict[str, Field]:
     """Return the settings that the user can set, by dotted name."""
-    fixed = given_names(experiment, [experiment.fixed])
+    fixed = given_names(experiment, [dict(experiment.fixed)])
     return {f.name: f for f in fields(experiment.settings) if f.name not in fixed}
 
 
@@ -296,7 +296,7 @@ def _defaults(experiment: Experiment[Any], item: Field) -> str:
         here, when, others = value(preset), [], False
         for name, wanted in preset["when"].items():
             owner, _, last = name.rpartition(".")
-            decided = _value(experiment, experiment.fixed, name)
+            decided = _value(experiment, dict(experiment.fixed), name)
             others = others or (decided is not None and not _fits(decided, wanted))
             if decided is None:
                 which = f"{owner} {last}" if owner in experiment.choices else last

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from b2m_fast.data.files import DataError, numbers, whole_number
 from b2m_fast.encoding.columns import column_correlation
 from b2m_fast.teachers.alignment import Alignment, align
-from b2m_fast.teachers.embeddings import METHODS
+from b2m_fast.teachers.embeddings import METHODS, fit_contrastive
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -187,6 +187,7 @@ def make_latents(
     method = ALIASES.get(method, method)
     if method not in METHODS:
         raise ValueError(f"unknown method {method!r}; there are {list(METHODS)}")
+    fitter = METHODS[method]
     for name, value in (("k", k), ("maximum", maximum), ("splits", splits)):
         if value is not None:
             whole_number(name, value, 1)
@@ -194,16 +195,8 @@ def make_latents(
     rng = np.random.default_rng([seed, 34])
     halves = [population.halves(rng) for _ in range(splits)]
     averages = [(clock(a.average()), clock(b.average())) for a, b in halves]
-    limits = _limits(population, clock)
-    if k is None:
-        k = rank_of_averages(averages, min(maximum, *limits.values()))
-        k = max(k, 2) if method == "contrastive-embedding" else k
-    for what, count in limits.items():
-        if count < k:
-            raise DataError(
-                f"{population.name}: {k} latents need at least as many {what}, got {count}"
-            )
-    fit = partial(METHODS[method], k=k, seed=seed, device=device)
+    k = _number(population, clock, averages, k, maximum, least=1 + (fitter is fit_contrastive))
+    fit = partial(fitter, k=k, seed=seed, device=device)
     latents = clock(fit(population)(population))
     evidence = [
         _compare_halves(pair, means, clock, latents, fit)
@@ -231,14 +224,29 @@ def make_latents(
     )
 
 
-def _limits(population: Population, clock: Alignment) -> dict[str, int]:
-    """Return the numbers that the number of latents may not exceed, by what they count."""
+def _number(
+    population: Population,
+    clock: Alignment,
+    averages: Sequence[tuple[Array, Array]],
+    k: int | None,
+    maximum: int,
+    least: int,
+) -> int:
+    """Return k, or the number that is reproducible; DataError where latents cannot be told apart."""
     bins = min(population.bins, int(clock.valid.sum()))
-    return {
+    limits = {
         "units": population.units,
         "trials (of the unit with the fewest)": min(len(s.condition) for s in population.sessions),
         "distinct condition averages less one": len(np.unique(clock.condition)) * bins - 1,
     }
+    if k is None:
+        k = max(least, rank_of_averages(averages, min(maximum, *limits.values())))
+    for what, count in limits.items():
+        if count < k:
+            raise DataError(
+                f"{population.name}: {k} latents need at least as many {what}, got {count}"
+            )
+    return k
 
 
 class _Evidence(NamedTuple):

@@ -169,23 +169,8 @@ def make_population(
         raise ValueError(f"smooth_ms must not be negative, and finite, got {smooth_ms}")
     if minimum_trials < 2:
         raise ValueError(f"minimum_trials must be at least 2, got {minimum_trials}")
-    name, conditions, n = brain.name, tuple(brain.conditions), len(brain.conditions)
-    if n < 2:
-        raise DataError(f"{name}: a teacher needs at least two conditions, got {list(conditions)}")
-    time = brain.recordings[0].time
-    if time is None or any(r.time is None for r in brain.recordings):
-        raise DataError(f"{name}: responses have no bins: their time course is needed")
-    trials = [np.bincount(r.codes(conditions), minlength=n) for r in brain.recordings]
-    best = max(trials, key=min)
-    if best.min() < minimum_trials:
-        few = ", ".join(
-            f"{conditions[c]!r} {best[c]}" for c in range(n) if best[c] < minimum_trials
-        )
-        raise DataError(
-            f"{name}: no unit has {minimum_trials} trials of each of the {n} conditions (at most "
-            f"{best.min()}; the best one has of {few}): without repeats signal and noise cannot be "
-            "told apart"
-        )
+    name, conditions = brain.name, tuple(brain.conditions)
+    time, trials = _checked(brain, minimum_trials)
     sessions, kept_trials, enough, slow = [], [], 0, 0
     for recording, count in zip(brain.recordings, trials, strict=True):
         if count.min() >= minimum_trials:
@@ -211,13 +196,35 @@ def make_population(
         "units_too_slow": slow,
         "units_constant": enough - slow - population.units,
         "sessions": len(sessions),
-        "conditions": n,
+        "conditions": len(conditions),
         "trials_per_condition_median": float(np.median(kept_trials)),
         "trials_per_condition_min": population.fewest_trials,
         "bin_ms": time.bin_ms,
         "smooth_ms": smooth_ms,
     }
     return replace(population, report=report)
+
+
+def _checked(brain: Brain, minimum_trials: int) -> tuple[TimeAxis, list[NDArray[np.int64]]]:
+    """Return the bins, and each recording's trials of each condition; DataError if none is enough."""
+    name, conditions, n = brain.name, tuple(brain.conditions), len(brain.conditions)
+    if n < 2:
+        raise DataError(f"{name}: a teacher needs at least two conditions, got {list(conditions)}")
+    time = brain.recordings[0].time
+    if time is None or any(r.time is None for r in brain.recordings):
+        raise DataError(f"{name}: responses have no bins: their time course is needed")
+    trials = [np.bincount(r.codes(conditions), minlength=n) for r in brain.recordings]
+    best = max(trials, key=min)
+    if best.min() < minimum_trials:
+        few = ", ".join(
+            f"{conditions[c]!r} {best[c]}" for c in range(n) if best[c] < minimum_trials
+        )
+        raise DataError(
+            f"{name}: no unit has {minimum_trials} trials of each of the {n} conditions (at most "
+            f"{best.min()}; the best one has of {few}): without repeats signal and noise cannot be "
+            "told apart"
+        )
+    return time, trials
 
 
 def _rates(
