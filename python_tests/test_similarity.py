@@ -304,7 +304,7 @@ def test_memory_grows_with_images_not_with_pairs() -> None:
     batch = RNG(2).permutation(n)[:32]
     penalty = rsa_penalty(torch.randn(32, 16), target.rows[batch], target_metric="dot")
     r = similarity.agreement(unit_rows(x[0]), target.rows)
-    described = teacher.report({"neural": teacher.mean, "pixel-threshold": [control]})
+    described = teacher.report({"pixel-threshold": [control]}, teacher.mean)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert torch.isfinite(penalty)
