@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from b2m_fast import ops
 from b2m_fast.data.tasks import delay_match_sample
 from b2m_fast.methods.alignment import TrialTask
-from b2m_fast.methods.brain2model import Brain2ModelConfig, BrainWeight, brain2model_objective
+from b2m_fast.methods.brain2model import brain2model_objective
+from b2m_fast.methods.config import Brain2ModelConfig, BrainWeight
 from b2m_fast.students.recurrent import GRUStudent
 from b2m_fast.teachers.responses import ResponseTeacher
 

@@ -8,11 +8,8 @@ import numpy as np
 
 from b2m_fast.data.tasks import EpochTask, delay_match_sample
 from b2m_fast.methods.alignment import FrameTask, TrialTask
-from b2m_fast.methods.brain2model import (
-    Brain2ModelConfig,
-    Brain2ModelObjective,
-    brain2model_objective,
-)
+from b2m_fast.methods.brain2model import Brain2ModelObjective, brain2model_objective
+from b2m_fast.methods.config import Brain2ModelConfig
 from b2m_fast.methods.training import seeded
 from b2m_fast.students.recurrent import GRUStudent, LeakyRNN
 from b2m_fast.students.vae import ConvVAE

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from b2m_fast.methods.checkpoints import write_checkpoint
-from b2m_fast.methods.training import History, ShuffledIndices, TrainConfig, train
+from b2m_fast.methods.config import TrainConfig
+from b2m_fast.methods.training import History, ShuffledIndices, train
 
 CONFIG = TrainConfig(
     steps=40, validate_every=4, schedule="cosine", clip=0.5, keep_best="validation_loss"

@@ -16,14 +16,13 @@ from torch.nn import functional
 
 from b2m_fast.methods.alignment import AlignedRows
 from b2m_fast.methods.brain2model import (
-    Brain2ModelConfig,
-    BrainWeight,
     ContrastiveLoss,
     LatentLoss,
     brain2model_objective,
     ridge_solution,
 )
-from b2m_fast.methods.training import History, TrainConfig, train
+from b2m_fast.methods.config import Brain2ModelConfig, BrainWeight, TrainConfig
+from b2m_fast.methods.training import History, train
 from small_tasks import (
     COMBINATIONS,
     condition_teacher,

@@ -104,7 +104,7 @@ def test_broken_files(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.npz"
     path.write_bytes(content)
     with pytest.raises(DataError, match=r"a\.npz.*fetch it again"):
-        files.load_npz(path, ["x"])
+        files.load_npz(path, {"x": None})
     with pytest.raises(DataError, match=r"a\.npz"):
         files.load_npy(path, ndim=2)
     with pytest.raises(DataError, match=r"a\.npz"):
@@ -115,10 +115,27 @@ def test_missing_key_and_wrong_dimensions(tmp_path: Path) -> None:
     """The error says which arrays there are, and which dimensions were expected."""
     np.savez(tmp_path / "a.npz", x=np.zeros(3))
     with pytest.raises(DataError, match=r"lacks the arrays \['y'\].*'x'"):
-        files.load_npz(tmp_path / "a.npz", ["y"])
+        files.load_npz(tmp_path / "a.npz", {"y": None})
     np.save(tmp_path / "a.npy", np.zeros(3))
     with pytest.raises(DataError, match=r"2 dimensions, got \(3,\)"):
         files.load_npy(tmp_path / "a.npy", ndim=2)
+
+
+def test_axes_of_arrays(tmp_path: Path) -> None:
+    """A number is the length of an axis; a word has one length in all arrays; other shapes are named."""
+    path = tmp_path / "a.npz"
+    np.savez(path, x=np.zeros((3, 2)), y=np.zeros(3), z=np.zeros(2))
+    found = files.load_npz(path, {"x": ("rows", 2), "y": ("rows",), "z": ("columns",)})
+    assert [a.shape for a in found.values()] == [(3, 2), (3,), (2,)]
+    wrong: dict[str, Any] = {
+        r"z must be \(rows\), got \(2,\)": {"y": ("rows",), "z": ("rows",)},
+        r"x must be \(rows, 3\), got \(3, 2\)": {"x": ("rows", 3)},
+        r"x must be \(rows\), got \(3, 2\)": {"x": ("rows",)},
+        r"y must be \(rows, columns\), got \(3,\)": {"y": ("rows", "columns")},
+    }
+    for message, axes in wrong.items():
+        with pytest.raises(DataError, match=r"a\.npz: " + message):
+            files.load_npz(path, axes)
 
 
 def test_fingerprint_follows_the_content(tmp_path: Path) -> None:

@@ -169,11 +169,14 @@ def test_malformed_camvid(tmp_path: Path) -> None:
     """Missing, misshapen and unknown classes are explained."""
     with pytest.raises(DataError, match=r"(?s)camvid_64x48\.npz is missing.*Licence: .*Brostow"):
         driving.camvid(tmp_path)
+    write_camvid(tmp_path, val_img=np.zeros((2, 48, 64, 3)))
+    with pytest.raises(DataError, match="val_img must be uint8, got float64"):
+        driving.camvid(tmp_path)
     write_camvid(tmp_path, val_img=np.zeros((2, 64, 48, 3), np.uint8))
-    with pytest.raises(DataError, match="val_img must be uint8"):
+    with pytest.raises(DataError, match=r"val_img must be \(val, 48, 64, 3\), got \(2, 64"):
         driving.camvid(tmp_path)
     write_camvid(tmp_path, test_lab=np.full((2, 48, 64), 12, np.uint8))
-    with pytest.raises(DataError, match=r"test_lab must be .* values 0 to 11.* up to 12"):
+    with pytest.raises(DataError, match=r"test_lab must be 0 to 11, got up to 12"):
         driving.camvid(tmp_path)
 
 

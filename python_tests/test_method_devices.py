@@ -18,9 +18,9 @@ from torch.utils._pytree import tree_map_only
 
 from b2m_fast.data.tasks import EpochTask
 from b2m_fast.methods.alignment import ConditionAlignment
-from b2m_fast.methods.config import Brain2ModelConfig
-from b2m_fast.methods.regularization import Regularization, RegularizationObjective
-from b2m_fast.methods.training import TrainConfig, train
+from b2m_fast.methods.config import Brain2ModelConfig, Regularization, TrainConfig
+from b2m_fast.methods.regularization import RegularizationObjective
+from b2m_fast.methods.training import train
 from device_mode import PACKAGE, pretend_cuda
 from small_tasks import condition_teacher, objective, trial_task
 from test_regularization import random_target, sign, tiny_student, tiny_task

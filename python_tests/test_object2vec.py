@@ -73,7 +73,7 @@ def test_real_areas() -> None:
     [
         ({"betas": np.full((3, 5), np.nan, np.float32)}, r"units hold NaN"),
         ({"roi_index": np.array([1, 1, 1, 1, 1])}, "an area for each voxel"),
-        ({"fold": np.array([0, 1])}, "2 folds"),
+        ({"fold": np.array([0, 1])}, r"fold must be \(categories\), got \(2,\)"),
         ({"shown": ("bench", "cup", "lamp")}, r"not so: \['lamp', 'tree'\]"),
     ],
 )

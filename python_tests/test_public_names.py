@@ -27,6 +27,7 @@ PACKAGES = (
     "b2m_fast.students",
     "b2m_fast.drop_in",
     "b2m_fast.teachers",
+    "b2m_fast.methods",
     "b2m_fast",
 )
 FROZEN = Path(__file__).with_name("public_names.txt")

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from b2m_fast.data.images import ImageTask
+from b2m_fast.methods.config import Regularization
 from b2m_fast.methods.regularization import (
     NeuralBatches,
-    Regularization,
     RegularizationObjective,
     augment,
     train_regularized,

@@ -49,7 +49,7 @@ def test_malformed_pfc_file(tmp_path: Path) -> None:
         ("delay_rate", np.zeros((2, 19)), r"\(trials, 20\)"),
         ("delay_look", np.array([0, 2]), "must be 0 or 1"),
         ("delay_direction", np.array([0, 6]), "must be 1 to 6"),
-        ("delay_unit", np.zeros(3, np.uint16), "one entry a trial"),
+        ("delay_unit", np.zeros(3, np.uint16), r"must be \(trials\), got \(3,\)"),
     ):
         np.savez(tmp_path / "pfc_memory" / "pfc_memory_park.npz", **{**good, key: value})
         with pytest.raises(DataError, match=r"pfc_memory_park\.npz.*" + message):

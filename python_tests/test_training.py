@@ -18,13 +18,8 @@ import torch
 from torch import Tensor
 
 from b2m_fast.methods.checkpoints import CheckpointError, read_checkpoint, write_checkpoint
-from b2m_fast.methods.training import (
-    RandomStreams,
-    ShuffledIndices,
-    TrainConfig,
-    seeded,
-    train,
-)
+from b2m_fast.methods.config import TrainConfig
+from b2m_fast.methods.training import RandomStreams, ShuffledIndices, seeded, train
 from small_training import CONFIG, Circle, assert_same, end_of
 
 pytest.importorskip("lightning_fabric", reason="the loop needs Lightning Fabric")
@@ -375,9 +370,11 @@ def test_without_fabric_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_
 
 
 def test_the_loop_is_imported_without_its_packages() -> None:
-    """Importing the methods does not import Lightning Fabric, an extra that is slow to load."""
+    """Importing the methods does not import Lightning Fabric, an extra that is slow to load; their
+    settings, which `--help` shows, are read without PyTorch."""
     code = (
-        "import sys, b2m_fast.methods.regularization, b2m_fast.methods.brain2model; "
+        "import sys, b2m_fast.methods.config; assert 'torch' not in sys.modules; "
+        "import b2m_fast.methods.regularization, b2m_fast.methods.brain2model; "
         "sys.exit(any(n in sys.modules for n in ('lightning_fabric', 'safetensors')))"
     )
     package = Path(sys.modules["b2m_fast"].__file__ or "").parents[1]

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.nn import functional
 
 from b2m_fast.data import car_racing as simulator
 from b2m_fast.data import task
 from b2m_fast.data.files import Root, Source, cache_root, load_npz, require
+from b2m_fast.data.images import resized
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -102,11 +102,7 @@ def to_frames(images: NDArray[np.uint8], size: tuple[int, int]) -> Frames:
     kept = round(height * scale), round(width * scale)
     top, left = (images.shape[1] - kept[0]) // 2, (images.shape[2] - kept[1]) // 2
     x = torch.from_numpy(images[:, top : top + kept[0], left : left + kept[1]])
-    x = x.permute(0, 3, 1, 2).float() / 255
-    if scale > 1:
-        x = functional.interpolate(x, size=size, mode="area")
-    elif scale < 1:
-        x = functional.interpolate(x, size=size, mode="bilinear", align_corners=False)
+    x = resized(x.permute(0, 3, 1, 2).float() / 255, size)
     frames: Frames = x.expand(-1, 3, -1, -1).contiguous().numpy()
     return frames
 
@@ -121,18 +117,13 @@ def camvid(root: Root = None, *, rows: int = 3, columns: int = 4) -> Scenes:
         pixels = "48 rows and 64 columns of pixels"
         raise ValueError(f"fields must divide {pixels}, got {rows} and {columns}")
     (path,) = CAMVID.paths(root)
-    parts = ("train", "val", "test")
-    data = load_npz(path, [f"{part}_{kind}" for part in parts for kind in ("img", "lab")])
     frames, known = [], []
-    for part in parts:
-        image, mask = data[f"{part}_img"], data[f"{part}_lab"]
-        got = f"got {image.dtype} {image.shape} and masks {mask.shape}"
-        right = image.dtype == np.uint8 and image.shape == (len(mask), 48, 64, 3)
-        expected = f"{path}: {part}_img must be uint8 (n, 48, 64, 3) with a mask each"
-        require(right, f"{expected}, {got}")
-        right = mask.shape[1:] == (48, 64) and mask.max(initial=0) <= len(CLASSES)
-        expected = f"{path}: {part}_lab must be (n, 48, 64) with values 0 to 11"
-        require(right, f"{expected}, got {mask.shape} up to {mask.max(initial=0)}")
+    for part in ("train", "val", "test"):
+        axes = {f"{part}_img": (part, 48, 64, 3), f"{part}_lab": (part, 48, 64)}
+        image, mask = load_npz(path, axes).values()
+        most, dtype = mask.max(initial=0), image.dtype
+        require(dtype == np.uint8, f"{path}: {part}_img must be uint8, got {dtype}")
+        require(most <= len(CLASSES), f"{path}: {part}_lab must be 0 to 11, got up to {most}")
         frames.append(to_frames(image, (48, 64)))
         known.append(_shares(mask, rows, columns))
     fields = product(range(1, rows + 1), range(1, columns + 1), CLASSES)

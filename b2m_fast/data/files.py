@@ -25,10 +25,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
+Axes = tuple[str | int, ...]
 log = logging.getLogger("b2m_fast")
 Root = str | Path | None  # the data directory; None: what B2M_DATA names
-ENVIRONMENT = "B2M_DATA"
-CACHE = "B2M_CACHE"
 
 
 class DataError(RuntimeError):
@@ -89,9 +88,11 @@ def data_root(given: Root = None) -> Path:
     DataError
         If neither names one, or it is no directory.
     """
-    name = given or os.environ.get(ENVIRONMENT, "")
-    how = f"name their directory with --data DIR or {ENVIRONMENT}"
-    require(bool(name), f"this needs recordings: {how}")
+    name, how = (
+        given or os.environ.get("B2M_DATA", ""),
+        "name their directory with --data DIR or B2M_DATA",
+    )
+    require(name, f"this needs recordings: {how}")
     root = Path(name).expanduser()
     wrong = "is no folder" if root.exists() else "does not exist"
     require(root.is_dir(), f"the data directory {root} {wrong}: {how}")
@@ -101,7 +102,7 @@ def data_root(given: Root = None) -> Path:
 def cache_root() -> Path:
     """Return the folder for what can be made again: B2M_CACHE, or b2m_fast in XDG_CACHE_HOME (by default ~/.cache)."""
     default = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "b2m_fast")
-    return Path(os.environ.get(CACHE) or default).expanduser()
+    return Path(os.environ.get("B2M_CACHE") or default).expanduser()
 
 
 def cached(
@@ -110,7 +111,7 @@ def cached(
     """Return arrays by name from a ``.npz`` file of the cache, or make them and keep them there."""
     if path.is_file():
         try:
-            return load_npz(path, keys)
+            return load_npz(path, dict.fromkeys(keys))
         except DataError:
             log.warning("%s cannot be read: what it held is made again", path)
     found = dict(make())
@@ -136,26 +137,34 @@ def _reading(path: Path, what: str) -> Iterator[None]:
 def load_npy(path: Path, *, ndim: int) -> NDArray[Any]:
     """Return the array of a ``.npy`` file, which must have `ndim` dimensions; never unpickles."""
     with _reading(path, "a NumPy array"), path.open("rb") as stream:
-        array: Any = np.load(stream, allow_pickle=False)
-    got = getattr(array, "shape", type(array).__name__)
-    require(
-        getattr(array, "ndim", None) == ndim,
-        f"{path} must hold one array of {ndim} dimensions, got {got}",
-    )
-    return np.asarray(array)
+        array: NDArray[Any] = np.lib.format.read_array(stream, allow_pickle=False)
+    expected = f"{path} must hold an array of {ndim} dimensions"
+    require(array.ndim == ndim, f"{expected}, got {array.shape}")
+    return array
 
 
-def load_npz(path: Path, keys: Iterable[str]) -> dict[str, NDArray[Any]]:
-    """Return arrays of a ``.npz`` archive by name; never unpickles."""
+def load_npz(path: Path, arrays: Mapping[str, Axes | None]) -> dict[str, NDArray[Any]]:
+    """Return arrays of a ``.npz`` archive by name; never unpickles.
+
+    `arrays` says which, and their axes: a number is an axis of this length, a word one of the same length wherever the word stands;
+    None takes any shape.
+    """
     with (
         _reading(path, "a NumPy archive"),
         path.open("rb") as stream,
         np.load(stream, allow_pickle=False) as archive,
     ):
-        wanted, there = tuple(keys), archive.files
-        missing = [key for key in wanted if key not in there]
-        require(not missing, f"{path} lacks the arrays {missing}; it holds {sorted(there)}")
-        return {key: archive[key] for key in wanted}
+        missing, there = [key for key in arrays if key not in archive.files], sorted(archive.files)
+        require(not missing, f"{path} lacks the arrays {missing}; it holds {there}")
+        found = {key: np.asarray(archive[key]) for key in arrays}
+    lengths: dict[str | int, int] = {}
+    for key, axes in arrays.items():
+        if axes is not None:
+            shape, words = found[key].shape, ", ".join(map(str, axes))
+            lengths = dict(zip(axes, shape, strict=False)) | lengths
+            right = shape == tuple(lengths.get(a, -1) if isinstance(a, str) else a for a in axes)
+            require(right, f"{path}: {key} must be ({words}), got {shape}")
+    return found
 
 
 def load_jpegs(path: Path) -> tuple[list[str], NDArray[np.uint8]]:
@@ -170,12 +179,12 @@ def load_jpegs(path: Path) -> tuple[list[str], NDArray[np.uint8]]:
     return names, np.stack(frames)
 
 
-def optional(module: str, why: str) -> Any:
-    """Return a module of the extra ``experiments``; ImportError says why it is needed and how to install it."""
+def optional(module: str, why: str, install: str = "'b2m-fast[experiments]'") -> Any:
+    """Return a module that need not be installed; ImportError says why it is needed and how to install it."""
     try:
         return import_module(module)
     except ImportError as error:
-        raise ImportError(f"{why}: pip install 'b2m-fast[experiments]'") from error
+        raise ImportError(f"{why}: pip install {install}") from error
 
 
 # --------------------------------------------------------------------------------------------------
@@ -220,9 +229,8 @@ def numbers(name: str, value: object, ndim: int, axes: str) -> NDArray[Any]:
     except (ValueError, TypeError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         raise DataError(f"{name} must be an array {axes} of numbers: {reason}") from None
-    real, shape = array.dtype.kind in "biuf", array.shape
-    require(real, f"{name} must be real numbers {axes}, got dtype {array.dtype}")
-    require(len(shape) == ndim, f"{name} must have {ndim} dimensions {axes}, got shape {shape}")
+    expected, got = f"{name} must be real numbers {axes}", f"{array.dtype} {array.shape}"
+    require(array.dtype.kind in "biuf" and array.ndim == ndim, f"{expected}, got {got}")
     return array
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from b2m_fast.data import dataset
-from b2m_fast.data.files import Root, Source, load_npz, require
+from b2m_fast.data.files import Axes, Root, Source, load_npz
 from b2m_fast.data.recording import Brain, Recording, TaskMatch, TimeAxis, bin_spikes
 from b2m_fast.data.tasks import EpochTask, delay_match_sample
 
@@ -47,11 +47,13 @@ def hippocampus(root: Root = None, *, bin_ms: float = 100.0) -> Brain:
     3,000.
     """
     (path,) = SOURCE.paths(root)
-    names = [f"linear_track_{name}" for name in ("spike_t", "spike_unit", "pos")]
-    times, unit, position = load_npz(path, names).values()
-    samples = f"{path}: {names[2]} must be (samples, 3), got {position.shape}"
-    require(position.shape[1:] == (3,), samples)
-    require(times.shape == unit.shape, f"{path}: {names[1]} must be as long as {names[0]}")
+    axes: dict[str, Axes] = {
+        "spike_t": ("spikes",),
+        "spike_unit": ("spikes",),
+        "pos": ("samples", 3),
+    }
+    data = load_npz(path, {f"linear_track_{name}": shape for name, shape in axes.items()})
+    times, unit, position = data.values()
     events, way = _track_passages(position[np.argsort(position[:, 0], kind="stable")])
     window = (-1500.0, 1500.0)
     unit = unit.astype(np.int64)

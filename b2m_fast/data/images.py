@@ -7,10 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from torch.nn import functional
 
 from b2m_fast.data import labels, task
-from b2m_fast.data.files import Root, Source, load_npz, optional, require
+from b2m_fast.data.files import Axes, Root, Source, load_npz, optional, require
 from b2m_fast.data.recording import LabelledImages
 
 Images = NDArray[np.float32]
@@ -99,13 +100,15 @@ def to_gray(images: Bytes, size: int) -> Images:
     weight = [0.299, 0.587, 0.114] if images.shape[3] == 3 else [1.0]
     gray_of = torch.from_numpy(np.array(weight, np.float32))
     x = torch.from_numpy(images).float() @ gray_of[:, None] / 255
-    x = x.permute(0, 3, 1, 2)
-    if size < images.shape[1]:
-        x = functional.interpolate(x, size=(size, size), mode="area")
-    elif size > images.shape[1]:
-        x = functional.interpolate(x, size=(size, size), mode="bilinear", align_corners=False)
-    gray: Images = x[:, 0].clamp(0, 1).contiguous().numpy()
+    gray: Images = resized(x.permute(0, 3, 1, 2), (size, size))[:, 0].clamp(0, 1).numpy()
     return gray
+
+
+def resized(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return images (n, channels, H, W) of another size: means over the area a new pixel covers, or bilinear where they grow."""
+    if x.shape[2] * x.shape[3] < size[0] * size[1]:
+        return functional.interpolate(x, size=size, mode="bilinear", align_corners=False)
+    return functional.interpolate(x, size=size, mode="area")
 
 
 def _split(count: int, held_out: int, seed: int) -> tuple[Codes, Codes]:
@@ -138,13 +141,14 @@ def digit_classes() -> LabelledImages:
 def _cifar10(root: Root) -> list[Bytes]:
     """Return training images (n, 32, 32, 3) and classes, test images and classes."""
     (path,) = CIFAR10.paths(root)
-    data = load_npz(path, ("train_images", "train_labels", "test_images", "test_labels"))
+    axes: dict[str, Axes] = {}
     for part in ("train", "test"):
-        images, classes = data[f"{part}_images"], data[f"{part}_labels"]
-        right = images.dtype == np.uint8 and images.shape == (len(classes), 32, 32, 3)
-        expected = f"{path}: {part}_images must be uint8 (n, 32, 32, 3) with one label each"
-        require(right, f"{expected}, got {images.dtype} {images.shape}, {len(classes)} labels")
-    return list(data.values())
+        axes |= {f"{part}_images": (part, 32, 32, 3), f"{part}_labels": (part,)}
+    found = load_npz(path, axes)
+    for name in ("train_images", "test_images"):
+        got = found[name].dtype
+        require(got == np.uint8, f"{path}: {name} must be uint8, got {got}")
+    return list(found.values())
 
 
 @task("cifar10-subset", "10,000 + 2,000 images of CIFAR-10, in gray", kind="images", source=CIFAR10)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from b2m_fast.data import dataset
-from b2m_fast.data.files import Root, Source, load_jpegs, load_npz, require
+from b2m_fast.data.files import Axes, Root, Source, load_jpegs, load_npz, require
 from b2m_fast.data.recording import Brain, Recording, Stimuli
 
 SOURCE = Source(
@@ -26,22 +26,19 @@ SOURCE = Source(
 def object2vec(root: Root = None) -> Brain:
     """One person, 1,870 voxels: a recording for each area, one beta for each category of ten images, the authors' folds."""
     responses, zipped = SOURCE.paths(root)
-    data = load_npz(responses, ("betas", "categories", "roi_index", "roi_names", "fold"))
-    betas, categories = data["betas"], data["categories"].astype(str)
-    index, areas = data["roi_index"], data["roi_names"].astype(str).tolist()
-    folds, names = len(data["fold"]), len(categories)
-    fits = betas.shape == (names, len(index)) and folds == names
+    axes: dict[str, Axes] = {"betas": ("categories", "voxels"), "roi_index": ("voxels",)}
+    axes |= {"categories": ("categories",), "fold": ("categories",), "roi_names": ("areas",)}
+    betas, index, *words = load_npz(responses, axes).values()
+    categories, fold, areas = (names.astype(str) for names in words)
     each = set(index.tolist()) == set(range(1, len(areas) + 1))
-    expected = "(categories, voxels) with a name and a fold for each category and an area for each"
-    got = f"{betas.shape}, {names} names, {folds} folds, {len(index)} areas of voxels"
-    require(fits and each, f"{responses}: betas must be {expected} voxel, got {got}")
+    require(each, f"{responses}: roi_index must name an area for each voxel, and every area")
     files, images = load_jpegs(zipped)
     presented = tuple(file.rpartition("/")[0].rpartition("/")[2] for file in files)
     strange = sorted(set(presented) ^ set(categories.tolist()))
     known = f"{zipped}: folders must be the categories of the betas, not so: {strange}"
     require(not strange, known)
-    recordings, fold = [], data["fold"].astype(str)
-    for k, area in enumerate(areas, start=1):
+    recordings = []
+    for k, area in enumerate(areas.tolist(), start=1):
         voxels = betas[:, index == k].astype(np.float32)
         recordings.append(Recording(voxels, categories, area, "subj001", kind="beta", split=fold))
     stimuli = Stimuli(tuple(files), images, name="Object2Vec", presented=presented)

@@ -37,18 +37,12 @@ def pfc_memory(root: Root = None) -> Brain:
     could help to tell look from no-look.
     """
     (path,) = SOURCE.paths(root)
-    data = load_npz(path, ("delay_rate", "delay_unit", "delay_look", "delay_direction"))
-    rate, unit = data["delay_rate"], data["delay_unit"].astype(np.int64)
-    look, place = data["delay_look"], data["delay_direction"].astype(np.int64)
-    fits = rate.ndim == 2 and rate.shape[1] == 20
-    require(fits, f"{path}: delay_rate must be (trials, 20), got {rate.shape}")
-    for name, values in data.items():
-        one = f"{path}: {name} must have one entry a trial, got {len(values)} of {len(rate)}"
-        require(len(values) == len(rate), one)
+    axes = dict.fromkeys(("delay_unit", "delay_look", "delay_direction"), ("trials",))
+    rate, unit, look, place = load_npz(path, {"delay_rate": ("trials", 20), **axes}).values()
     require(np.isin(look, (0, 1)).all(), f"{path}: delay_look must be 0 or 1")
     require(np.isin(place, range(1, 7)).all(), f"{path}: delay_direction must be 1 to 6")
     counts = np.asarray(rate * 0.05, dtype=np.float32)  # spikes/s in bins of 50 ms
-    condition = np.array(CONDITIONS)[np.where(look == 1, 0, 6) + place - 1]
+    condition = np.array(CONDITIONS)[np.where(look == 1, 0, 6) + place.astype(np.int64) - 1]
     order = np.argsort(unit, kind="stable")
     ends = np.flatnonzero(np.diff(unit[order])) + 1
     time = TimeAxis(50.0, {"delay": (0.0, 1000.0)})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from b2m_fast.data import dataset
-from b2m_fast.data.files import Root, Source, load_npz, require
+from b2m_fast.data.files import Axes, Root, Source, load_npz
 from b2m_fast.data.recording import Brain, Recording, TaskMatch, TimeAxis
 from b2m_fast.data.tasks import EpochTask, parametric_working_memory
 
@@ -39,17 +39,13 @@ TASK = TaskMatch(
 def steinmetz(root: Root = None) -> Brain:
     """Five sessions of 99 to 533 units, all trials by the stronger side ("equal": contrasts above zero, "none": no grating), 39 bins of 10 ms from its onset."""
     (path,) = SOURCE.paths(root)
-    fields = ("spikes", "contrast_left", "contrast_right")
-    data = load_npz(path, [f"s{i}_{field}" for i in range(1, 6) for field in fields])
     time = TimeAxis(10.0, {"stimulus": (0.0, 390.0)})
     recordings = []
     for i in range(1, 6):
-        spikes, left, right = (data[f"s{i}_{field}"] for field in fields)
-        fits = spikes.ndim == 3 and left.shape == right.shape == spikes.shape[:1]
-        right_form = f"{path}: s{i}_spikes must be (trials, neurons, bins), contrasts (trials,)"
-        require(fits, f"{right_form}, got {spikes.shape}, {left.shape}, {right.shape}")
-        condition = np.select([left > right, right > left, left > 0], [0, 1, 2], 3)
-        recordings.append(
-            Recording(spikes, np.array(CONDITIONS)[condition], f"session {i}", time=time)
-        )
+        axes: dict[str, Axes] = {f"s{i}_spikes": ("trials", "neurons", 39)}
+        axes |= {f"s{i}_contrast_{side}": ("trials",) for side in CONDITIONS[:2]}
+        spikes, left, right = load_npz(path, axes).values()
+        cases = [left > right, right > left, left > 0]
+        condition = np.select(cases, list(CONDITIONS[:3]), CONDITIONS[3])
+        recordings.append(Recording(spikes, condition, f"session {i}", time=time))
     return Brain("steinmetz", recordings, conditions=CONDITIONS)

@@ -11,12 +11,8 @@ import torch
 
 from b2m_fast.data import TaskMatch, dataset, task
 from b2m_fast.evaluate.reconstruction import mean_squared_error, structural_similarity
-from b2m_fast.methods.brain2model import (
-    Brain2ModelObjective,
-    FrameTask,
-    TrialTask,
-    ridge_solution,
-)
+from b2m_fast.methods.alignment import FrameTask, TrialTask
+from b2m_fast.methods.brain2model import Brain2ModelObjective, ridge_solution
 from b2m_fast.methods.training import seeded, train
 from b2m_fast.students import student
 from b2m_fast.students.recurrent import LeakyRNN

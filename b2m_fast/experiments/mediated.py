@@ -723,7 +723,7 @@ def _variability_table(runs: Runs) -> list[Table]:
 
 def _penalty_words(settings: MediatedSettings, runs: Runs) -> list[str]:
     """Return where penalties were not chosen, and where the grid may have been too narrow."""
-    from b2m_fast.methods.mediated import PENALTIES
+    from b2m_fast.methods.config import PENALTIES
 
     labelled, out = _any(runs)["labelled"], []
     alone = [size for size, count in labelled.items() if count < 2 * _classes(settings)]

@@ -22,7 +22,8 @@ from b2m_fast.encoding.quality import EncoderQuality, encoder_quality
 from b2m_fast.encoding.ridge import fit_ridge
 from b2m_fast.evaluate.variability import correlation_distance, representational_distance
 from b2m_fast.experiments.contract import Run, finite
-from b2m_fast.methods.mediated import PENALTIES, fit_readout
+from b2m_fast.methods.config import PENALTIES
+from b2m_fast.methods.mediated import fit_readout
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,1 +1,51 @@
-"""The three methods, and the loop that trains them."""
+"""Three ways of teaching a network from a brain, and the loop that trains it.
+
+    config          settings of all methods, without torch             `TrainConfig`, `Regularization`, `Brain2ModelConfig`
+    training        the loop: device, checkpoints, resume              `train`, `Objective`
+    regularization  images are as similar as a brain finds them        `train_regularized`
+    alignment       tasks of students, and their rows beside a brain's `TrialTask`, `FrameTask`
+    brain2model     activity agrees with a brain's                     `brain2model_objective`
+    mediated        labels through the responses a brain would give    `BrainMediatedRegressor`, `BrainMediatedClassifier`
+
+Names are loaded when they are first used, torch with them.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_MODULES = {
+    "alignment": (
+        "AlignedRows",
+        "ConditionAlignment",
+        "FrameTask",
+        "LatentAlignment",
+        "StimulusAlignment",
+        "TrialTask",
+    ),
+    "brain2model": (
+        "Brain2ModelObjective",
+        "ContrastiveLoss",
+        "LatentLoss",
+        "brain2model_objective",
+    ),
+    "config": ("PENALTIES", "Brain2ModelConfig", "BrainWeight", "Regularization", "TrainConfig"),
+    "mediated": (
+        "BrainEncoder",
+        "BrainMediatedClassifier",
+        "BrainMediatedRegressor",
+        "fit_brains",
+        "fit_readout",
+    ),
+    "regularization": ("RegularizationObjective", "Regularized", "train_regularized"),
+    "training": ("History", "Objective", "RandomStreams", "seeded", "train"),
+}
+__all__ = sorted(name for names in _MODULES.values() for name in names)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(f"{__name__}.{module}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -36,16 +36,6 @@ if TYPE_CHECKING:
     from b2m_fast.teachers.latents import LatentTeacher
     from b2m_fast.teachers.responses import ResponseTeacher
 
-__all__ = [
-    "AlignedRows",
-    "ConditionAlignment",
-    "FrameTask",
-    "LatentAlignment",
-    "StimulusAlignment",
-    "TrialActivity",
-    "TrialTask",
-]
-
 
 class AlignedRows(NamedTuple):
     """Rows of a student beside rows of a brain.

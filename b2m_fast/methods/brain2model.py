@@ -51,7 +51,6 @@ from b2m_fast.methods.alignment import (
     FrameTask,
     LatentAlignment,
     StimulusAlignment,
-    TrialActivity,
     TrialTask,
 )
 from b2m_fast.methods.config import LOWEST_TEMPERATURE, Brain2ModelConfig, BrainWeight
@@ -64,23 +63,6 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
     from b2m_fast.teachers.responses import ResponseTeacher
-
-__all__ = [
-    "AlignedRows",
-    "Brain2ModelConfig",
-    "Brain2ModelObjective",
-    "BrainWeight",
-    "ConditionAlignment",
-    "ContrastiveLoss",
-    "FrameTask",
-    "LatentAlignment",
-    "LatentLoss",
-    "StimulusAlignment",
-    "TrialActivity",
-    "TrialTask",
-    "brain2model_objective",
-    "ridge_solution",
-]
 
 
 # --------------------------------------------------------------------------------------------------

@@ -19,8 +19,6 @@ from b2m_fast.data.files import write_atomically
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["CheckpointError", "read_checkpoint", "write_checkpoint"]
-
 FORMAT = "b2m_fast checkpoint 1"
 TENSOR = "__tensor__"
 

@@ -6,8 +6,6 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-__all__ = ["PENALTIES", "Brain2ModelConfig", "BrainWeight", "Regularization", "TrainConfig"]
-
 LARGEST_FLOAT32 = 3.4028234663852886e38
 LOWEST_TEMPERATURE = 0.01
 PENALTIES: tuple[float, ...] = tuple(10.0 ** (e / 2) for e in range(-12, 9))

@@ -67,15 +67,6 @@ if TYPE_CHECKING:
     from b2m_fast.encoding.folds import Folds
     from b2m_fast.encoding.ridge import Ridge
 
-__all__ = [
-    "PENALTIES",
-    "BrainEncoder",
-    "BrainMediatedClassifier",
-    "BrainMediatedRegressor",
-    "fit_brains",
-    "fit_readout",
-]
-
 Array = NDArray[np.float64]
 
 

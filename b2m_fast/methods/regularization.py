@@ -35,7 +35,6 @@ from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from b2m_fast.data.files import digest
-from b2m_fast.methods.config import Regularization
 from b2m_fast.methods.training import (
     History,
     RandomStreams,
@@ -54,16 +53,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from b2m_fast.data.images import ImageTask
+    from b2m_fast.methods.config import Regularization
     from b2m_fast.teachers.similarity import SimilarityTarget
-
-__all__ = [
-    "NeuralBatches",
-    "Regularization",
-    "RegularizationObjective",
-    "Regularized",
-    "augment",
-    "train_regularized",
-]
 
 
 # --------------------------------------------------------------------------------------------------

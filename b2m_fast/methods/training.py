@@ -1,4 +1,4 @@
-"""The one training loop: device, precision, clipping, best weights, checkpoints, logging, resume.
+"""The one training loop: device, precision, clipping, best weights, checkpoints, resume.
 
 A method says what its loss is (an `Objective`); everything else that a training needs is here, on
 Lightning Fabric. A training uses one device: the students are small, and many runs (arms, seeds) go
@@ -23,27 +23,15 @@ from torch import Tensor, nn
 
 from b2m_fast.data.files import digest
 from b2m_fast.methods.checkpoints import CheckpointError, read_checkpoint, write_checkpoint
-from b2m_fast.methods.config import TrainConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from lightning_fabric import Fabric
-    from lightning_fabric.loggers.logger import Logger
     from numpy.typing import NDArray
 
-__all__ = [
-    "History",
-    "Objective",
-    "RandomStreams",
-    "Resumable",
-    "ShuffledIndices",
-    "Stream",
-    "TrainConfig",
-    "seeded",
-    "train",
-]
+    from b2m_fast.methods.config import TrainConfig
 
 log = logging.getLogger("b2m_fast")
 
@@ -215,7 +203,6 @@ def train(
     checkpoint_every: int = 1,
     identity: str = "",
     on_validation: Callable[[Entry], object] = lambda _: None,
-    loggers: Sequence[Logger] = (),
 ) -> History:
     """Train an objective, or go on with a training that was interrupted.
 
@@ -235,8 +222,6 @@ def train(
         What tells this run from others besides `config` and the shapes of the parameters.
     on_validation : callable, optional
         Called with each entry of the history, those of a resumed run first.
-    loggers : sequence of Logger
-        Fabric's loggers; they get each new entry.
 
     Returns
     -------
@@ -259,7 +244,7 @@ def train(
     """
     if checkpoint_every < 1:
         raise ValueError(f"checkpoint_every must be at least 1, got {checkpoint_every}")
-    run = _Run(objective, config, identity, loggers)
+    run = _Run(objective, config, identity)
     if checkpoint is not None:
         run.resume(checkpoint)
     for entry in run.history.entries:
@@ -278,7 +263,7 @@ def train(
     return run.finish()
 
 
-def _fabric(config: TrainConfig, loggers: Sequence[Logger]) -> Fabric:
+def _fabric(config: TrainConfig) -> Fabric:
     try:
         from lightning_fabric import Fabric  # noqa: PLC0415
     except ImportError as error:
@@ -288,10 +273,7 @@ def _fabric(config: TrainConfig, loggers: Sequence[Logger]) -> Fabric:
     if config.accelerator == "cuda" and not torch.cuda.is_available():
         raise ValueError("accelerator is 'cuda', but PyTorch finds no CUDA device")
     return Fabric(
-        accelerator=config.accelerator,
-        devices=config.devices,
-        precision=config.precision,
-        loggers=list(loggers),
+        accelerator=config.accelerator, devices=config.devices, precision=config.precision
     )
 
 
@@ -318,15 +300,13 @@ class _Step(nn.Module):
 class _Run:
     """A training under way."""
 
-    def __init__(
-        self, objective: Objective, config: TrainConfig, identity: str, loggers: Sequence[Logger]
-    ) -> None:
+    def __init__(self, objective: Objective, config: TrainConfig, identity: str) -> None:
         self.objective, self.config = objective, config
         self.modules = objective.modules
         self.parameters = list(self.modules.parameters())
         shapes = {name: list(p.shape) for name, p in self.modules.named_parameters()}
         self.identity = digest([asdict(config), identity, shapes])
-        self.fabric = _fabric(config, loggers)
+        self.fabric = _fabric(config)
         self.optimizer = _optimizer(self.parameters, config)
         self.forward, self.fabric_optimizer = self.fabric.setup(
             _Step(objective, self.fabric), self.optimizer
@@ -373,7 +353,6 @@ class _Run:
             entry |= self.objective.validate(self.fabric)
         self.modules.train()
         self.history.entries.append(entry)
-        self.fabric.log_dict(entry, self.step)
         if self.config.keep_best is not None:
             if self.config.keep_best not in entry:
                 raise ValueError(
