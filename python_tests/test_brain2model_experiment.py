@@ -575,3 +575,13 @@ def test_committed_results_are_read(folder: str) -> None:
             for label, value in (values or {}).items():
                 if isinstance(value, dict):
                     assert summary[part][name][label] == pytest.approx(value, rel=1e-9), label
+
+
+def test_names_of_runs_stay(tmp_path: Path) -> None:
+    """Another name means that everybody's stored runs are done again.
+
+    Where that is right (a new setting, a raised method version) the name here changes with it.
+    """
+    for method, key in (("latent", "c592921f468cfcef"), ("contrastive", "1477f627c5063558")):
+        command = ["--student", "gru", "--arms", "brain", "--seeds", "3", "--out", str(tmp_path)]
+        assert engine.plan(COMMANDS[method], command).jobs()[0].key == f"brain-seed3-{key}"
