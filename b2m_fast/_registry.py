@@ -165,21 +165,13 @@ class Registry(Generic[T]):
     # Without importing anything
     # ----------------------------------------------------------------------------------------------
     def listings(self, **wanted: Any) -> dict[str, Listing]:
-        """Return the built-in and installed ones by name; `wanted` keeps those with these facts.
-
-        Of several values in a tuple, here or there, one is enough; a fact that is not stated has any.
-        """
+        """Return the built-in and installed ones by name; `wanted` keeps those that `has` finds to have these facts."""
         found = dict(self._built_in)
         for point in metadata.entry_points(group=self.group):
             distribution = point.dist.name if point.dist else point.value
             listing = Listing(point.name, f"from {distribution}", {}, distribution)
             found.setdefault(point.name, listing)
-
-        def has(about: Mapping[str, Any], key: str) -> bool:
-            asked = _several(wanted[key])
-            return any(value in _several(about.get(key, value)) for value in asked)
-
-        return {n: item for n, item in found.items() if all(has(item.about, k) for k in wanted)}
+        return {name: item for name, item in found.items() if has(item.about, wanted)}
 
     @cached_property
     def _built_in(self) -> dict[str, Listing]:
@@ -263,6 +255,14 @@ class Registry(Generic[T]):
             raise ValueError(f"{offers}: name one of {values}")
         there = f"there is no {self.kind} {name!r}; there are {', '.join(self.listings())}"
         raise ValueError(f"{there}; one of your own is named FILE.py:NAME or PACKAGE.MODULE:NAME")
+
+
+def has(about: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Return whether facts are as wanted; of several values in a tuple, here or there, one is enough; a fact not stated has any."""
+    return all(
+        any(value in _several(about.get(key, value)) for value in _several(asked))
+        for key, asked in wanted.items()
+    )
 
 
 def _several(value: Any) -> tuple[Any, ...]:

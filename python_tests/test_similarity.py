@@ -159,7 +159,7 @@ def test_only_what_is_asked_for_is_made(recorded: Brain, monkeypatch: pytest.Mon
     teacher = SimilarityTeacher(recorded, 16)
     report = teacher.report({"pixel": teacher.pixel, "raw": teacher.raw})
     assert report["recordings"] == {}
-    assert report["image_sets"]["synthetic"]["pixel"]["r_with_neural"] is None
+    assert report["image_sets"]["synthetic"]["pixel"]["r_with_reference"] is None
     with pytest.raises(TypeError):
         _ = teacher.denoised
 
@@ -190,14 +190,14 @@ def test_features_and_fits_follow_the_device() -> None:
 
 
 def test_report_describes_targets(teacher: SimilarityTeacher) -> None:
-    """Spread, share of pairs that are not 0, and correlation with the neural target."""
+    """Spread, share of pairs that are not 0, and correlation with a reference."""
     cut = [similarity.thresholded(t) for t in teacher.pixel]
     targets = {"neural": teacher.denoised, "pixel": teacher.pixel, "pixel-threshold": cut}
-    found = teacher.report(targets)["image_sets"]["synthetic"]
+    found = teacher.report(targets, teacher.denoised)["image_sets"]["synthetic"]
     neural, pixel = (pairs(targets[a][0].similarity().numpy()) for a in ("neural", "pixel"))
-    assert found["neural"]["r_with_neural"] == pytest.approx(1)
+    assert found["neural"]["r_with_reference"] == pytest.approx(1)
     assert found["pixel"]["sd"] == pytest.approx(pixel.std(), rel=1e-5)
-    assert found["pixel"]["r_with_neural"] == pytest.approx(
+    assert found["pixel"]["r_with_reference"] == pytest.approx(
         np.corrcoef(pixel, neural)[0, 1], abs=1e-5
     )
     assert found["pixel"]["nonzero"] == 1
@@ -309,5 +309,5 @@ def test_memory_grows_with_images_not_with_pairs() -> None:
     tracemalloc.stop()
     assert torch.isfinite(penalty)
     assert 0.5 < r < 0.9
-    assert described["image_sets"]["stimuli"]["pixel-threshold"]["r_with_neural"] is not None
+    assert described["image_sets"]["stimuli"]["pixel-threshold"]["r_with_reference"] is not None
     assert peak < 1500 * n  # 75 MB: images as the student sees them, ids, rows

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 Kind = Literal["counts", "rate", "trace", "beta"]
+SYNTHETIC = "The brain is SYNTHETIC: this shows that the method runs, not what a brain does."
 BLOCK = 2**24  # numbers read at a time from responses that need not fit into memory
 
 
@@ -487,6 +488,11 @@ class Brain:
     def units(self) -> int:
         """Number of units of all recordings."""
         return sum(recording.unit_count for recording in self.recordings)
+
+    @property
+    def words(self) -> list[str]:
+        """Sentences that every report must have: that the brain is simulated, if it is, and its remarks."""
+        return [SYNTHETIC] * self.synthetic + list(self.remarks)
 
     def recording(self, session: str) -> Recording:
         """Return the recording of a session; DataError lists those there are."""

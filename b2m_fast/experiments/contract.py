@@ -77,6 +77,11 @@ class Context:
     tick: Callable[[], object] = lambda: None
     log: Callable[[str], object] = lambda _: None
 
+    @property
+    def device(self) -> dict[str, Any]:
+        """Where to train, as arguments of `b2m_fast.methods.config.TrainConfig`."""
+        return {name: getattr(self, name) for name in ("accelerator", "devices", "precision")}
+
 
 @dataclass(frozen=True)
 class Inputs:
@@ -243,6 +248,10 @@ class Experiment(ABC, Generic[S]):
     """Dotted settings that decide when a run is validated, and so how fine a time is known."""
     unit: ClassVar[str] = "validation"
     """What the progress bar counts."""
+    trains: ClassVar[bool] = True
+    """Whether runs train a network, so that ``--precision`` matters."""
+    seeds_text: ClassVar[str] = "0 1 2"
+    """What `usual_seeds` returns, in words."""
 
     @property
     def reference(self) -> str:
@@ -281,6 +290,26 @@ class Experiment(ABC, Generic[S]):
         given : set of str
             Dotted names of the settings that the user has set, and ``"data"`` where a data folder was named.
         """
+
+    def option(self, name: str) -> str:
+        """Return how a setting with a dotted name is given: ``--alpha``, or ``--set training.beta``."""
+        flags = {n: flag for group in self.options.values() for flag, n in group.items()}
+        return flags.get(name, f"--set {name}")
+
+    def refuse_unused(self, given: set[str], uses: Sequence[tuple[bool, str, str]]) -> None:
+        """Raise ValueError for a given setting that nothing uses.
+
+        `uses`: whether some settings are used, by what they would be, and their dotted names, separated by spaces.
+        """
+        for used, what, names in uses:
+            ignored = [self.option(name) for name in names.split() if name in given]
+            if ignored and not used:
+                raise ValueError(f"{', '.join(ignored)}: only for {what}")
+
+    def usual_seeds(self, settings: S) -> Sequence[int]:
+        """Return the seeds of a command where neither the user nor a preset says which."""
+        del settings
+        return (0, 1, 2)
 
     def possible_arms(self, settings: S) -> list[str]:
         """Return the arms that a command without ``--arms`` runs, where no preset says which."""

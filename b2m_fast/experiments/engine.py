@@ -17,10 +17,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from b2m_fast.data.files import DataError, digest, fingerprint, write_atomically
+from b2m_fast._registry import has
+from b2m_fast.data.files import DataError, data_root, digest, fingerprint, write_atomically
 from b2m_fast.experiments.runs import Job, RunStore, machine, perform, versions
 from b2m_fast.experiments.settings import (
     add_options,
+    by_name,
     choose,
     given_names,
     given_settings,
@@ -88,9 +90,8 @@ def parser(experiment: Experiment[Any]) -> argparse.ArgumentParser:
     which.add_argument(
         "--arms", nargs="+", metavar="ARM", help="see below (default: as the preset says, or all)"
     )
-    which.add_argument(
-        "--seeds", nargs="+", type=int, metavar="N", help="(default: as the preset says)"
-    )
+    text = f"(default: as the preset says, or {experiment.seeds_text})"
+    which.add_argument("--seeds", nargs="+", type=int, metavar="N", help=text)
     which.add_argument("--out", metavar="DIR", help="(default: below b2m-results/)")
     add_options(made, experiment)
     group = made.add_argument_group("machine")
@@ -180,6 +181,7 @@ def plan(experiment: Experiment[Any], argv: Sequence[str]) -> Plan:
     chosen = choose(experiment, given | top, config)
     arms = experiment.possible_arms(chosen.settings) if chosen.arms is None else chosen.arms
     sources = _sources(experiment, chosen.settings)
+    _check_kinds(experiment, chosen.settings)
     arm_sources = {
         _label(experiment, arm): experiment.arms.source(arm)
         for arm in experiment.registered(chosen.settings, arms)
@@ -189,6 +191,10 @@ def plan(experiment: Experiment[Any], argv: Sequence[str]) -> Plan:
         raise ValueError(f"{', '.join(lost)}: this is decided by b2m {experiment.command} itself")
     if options.devices > 1:
         raise ValueError(f"--devices {options.devices}: one device so far")
+    if options.precision != "32-true" and not experiment.trains:
+        raise ValueError(f"--precision {options.precision}: no network is trained here")
+    if options.data:
+        data_root(options.data)
     default = Path("b2m-results") / _file_name(experiment.folder(chosen.settings))
     out = Path(options.out or default).expanduser()
     check_writable(out)
@@ -250,12 +256,27 @@ def _sources(experiment: Experiment[Any], settings: Settings) -> dict[str, dict[
     """Return the hash or version of everything that settings name and that is not built in, by registry."""
     found: dict[str, dict[str, str]] = {}
     for name, (registry, _) in experiment.choices.items():
-        value: Any = settings
-        for part in name.split("."):
-            value = getattr(value, part)
+        value = by_name(settings)[name]
         if value is not None and (source := registry.source(value)):
             found.setdefault(registry.decorator, {}).update(source)
     return found
+
+
+def _check_kinds(experiment: Experiment[Any], settings: Settings) -> None:
+    """Raise ValueError where settings name a data set, task or student of another kind than the experiment needs."""
+    for name, (registry, facts) in experiment.choices.items():
+        value = by_name(settings)[name]
+        about = {} if value is None else registry.about(value)
+        if not has(about, facts):
+            its, needed = (_either(facts_["kind"]) for facts_ in (about, facts))
+            there = ", ".join(registry.listings(**facts))
+            raise ValueError(
+                f"{experiment.option(name)} {value} is of the kind {its}; this needs {needed}: {there}, or one of your own"
+            )
+
+
+def _either(kinds: str | tuple[str, ...]) -> str:
+    return kinds if isinstance(kinds, str) else " or ".join(kinds)
 
 
 def check_writable(path: Path) -> None:

@@ -6,24 +6,16 @@ are taken of them.
 
 from __future__ import annotations
 
+import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from b2m_fast._registry import Registry
 from b2m_fast.data import dataset, files_of, task
-from b2m_fast.experiments import experiment
-from b2m_fast.experiments.contract import (
-    Experiment,
-    Inputs,
-    Measure,
-    Prepared,
-    Run,
-    Runs,
-    Settings,
-    Table,
-    finite,
-    or_nan,
-)
+from b2m_fast.data.files import require
+from b2m_fast.experiments import contract, experiment
+from b2m_fast.experiments.contract import Inputs, Measure, Prepared, Table, finite, or_nan
 from b2m_fast.experiments.settings import presets
 from b2m_fast.methods.config import Regularization
 from b2m_fast.students import student
@@ -34,33 +26,42 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from b2m_fast.data.images import ImageTask
-    from b2m_fast.experiments.contract import Context
+    from b2m_fast.experiments.contract import Context, Run, Runs
     from b2m_fast.teachers.similarity import SimilarityTarget, SimilarityTeacher
 
 __all__ = ["Evaluation", "Regularize", "RegularizeSettings", "arm"]
 
+Options = dict[str, bool | int | float | str]
+TEACHING = "training.alpha training.pairs training.center training.beta training.neural_batch training.batchnorm"
+
 
 # --------------------------------------------------------------------------------------------------
-# Arms: what stands in the place of the brain. An arm returns the targets of the penalty, one for each set of images; none: []
+# Arms: what stands in the place of the brain
 # --------------------------------------------------------------------------------------------------
 arm: Registry[Callable[[SimilarityTeacher], list[SimilarityTarget]]] = Registry(
     "arm", "arm", "b2m_fast.experiments.regularize", group="b2m_fast.regularize_arm"
 )
+"""An arm takes the teacher and returns the targets of the penalty, one for each set of images; without a teacher, none.
+
+Facts of its decorator: ``role``; ``taught=False``: without a teacher; ``uses="blur"``: its student blurs the images; ``uses="denoiser"``:
+of the settings that only some arms use, this one.
+"""
 
 
-@arm("none", "no teacher", role="baseline")
+@arm("none", "no teacher", role="baseline", taught=False)
+@arm("blur", "no teacher; a Gaussian blur before the network", taught=False, uses="blur")
 def none(_: SimilarityTeacher) -> list[SimilarityTarget]:
-    """Return no target: the penalty is left out."""
+    """Return no target: there is no penalty."""
     return []
 
 
-@arm("neural", "denoised neural similarity", role="tested")
+@arm("neural", "denoised neural similarity", role="tested", uses="denoiser")
 def neural(teacher: SimilarityTeacher) -> list[SimilarityTarget]:
     """Return the similarity of cross-fitted predictions, weighted by how well each unit is predicted."""
     return teacher.denoised
 
 
-@arm("neural-shuffled", "the same similarities, images permuted once")
+@arm("neural-shuffled", "the same similarities, images permuted once", uses="denoiser")
 def neural_shuffled(teacher: SimilarityTeacher) -> list[SimilarityTarget]:
     """Return the neural similarity of other images."""
     from b2m_fast.teachers.similarity import shuffled
@@ -92,12 +93,6 @@ def pixel_threshold(teacher: SimilarityTeacher) -> list[SimilarityTarget]:
     from b2m_fast.teachers.similarity import thresholded
 
     return [thresholded(t) for t in teacher.pixel]
-
-
-@arm("blur", "no teacher; a Gaussian blur before the network", blurred=True)
-def blur(_: SimilarityTeacher) -> list[SimilarityTarget]:
-    """Return no target: the student itself is another."""
-    return []
 
 
 @arm("cnn", "similarity in EfficientNet-Lite0 (trained on ImageNet)")
@@ -138,15 +133,17 @@ class Evaluation:
     similarity_images: int = 200
 
     def __post_init__(self) -> None:
-        for name in ("pgd_steps", "minimal_steps", "attack_images", "similarity_images"):
+        for name in ("pgd_steps", "minimal_steps", "attack_images"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.similarity_images < 3:
+            raise ValueError(f"similarity_images must be at least 3, got {self.similarity_images}")
         if not (self.noise and self.linf and self.l2) or min(*self.noise, *self.linf, *self.l2) < 0:
             raise ValueError("noise, linf and l2 need a level or more, none below 0")
 
 
 @dataclass(frozen=True, kw_only=True)
-class RegularizeSettings(Settings):
+class RegularizeSettings(contract.Settings):
     """Everything the results depend on, but for the arm and the seed.
 
     Parameters
@@ -157,16 +154,14 @@ class RegularizeSettings(Settings):
         Images that the student learns to classify.
     student : str
         Network that learns.
-    size : int
-        Height and width of what the student sees, in pixels.
-    width : int, optional
+    brain_options, task_options, student_options : dict
+        Options of brain, task and student: --set task_options.NAME=VALUE.
+    student_options.width : int
         Channels of the student's first layers.
-    blocks : int, optional
+    student_options.blocks : int
         Residual blocks of each of the student's four groups; 2: ResNet18.
     blur : float
         Standard deviation of the blur of the arm blur, in pixels.
-    student_options : mapping of str to value
-        Further options of the student.
     denoiser : {"gabor", "efficientnet", "gabor+efficientnet"}
         Features of the encoding model that denoises responses.
     """
@@ -176,14 +171,22 @@ class RegularizeSettings(Settings):
     brain: str
     task: str
     student: str
-    size: int = 32
-    width: int | None = None
-    blocks: int | None = None
+    brain_options: Options = field(default_factory=dict)
+    task_options: Options = field(default_factory=dict)
+    student_options: Options = field(default_factory=dict)
     blur: float = 1.0
-    student_options: dict[str, bool | int | float | str] = field(default_factory=dict)
     denoiser: Literal["gabor", "efficientnet", "gabor+efficientnet"] = "gabor"
     training: Regularization = field(default_factory=Regularization)
     evaluation: Evaluation = field(default_factory=Evaluation)
+
+    def __post_init__(self) -> None:
+        training = self.training
+        if training.batch < 2:
+            raise ValueError(f"batch must be at least 2, got {training.batch}")
+        if training.neural_batch < 4:
+            raise ValueError(f"neural_batch must be at least 4, got {training.neural_batch}")
+        if not 0 < self.blur < float("inf"):
+            raise ValueError(f"blur must be positive and finite, got {self.blur}")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -191,7 +194,7 @@ class RegularizeSettings(Settings):
 # --------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, eq=False)
 class _Material:
-    """What the runs of an arm need: the task, the arm's targets, and those students are compared with."""
+    """What the runs of an arm need: the task, the arm's targets, and the targets by arm that all students are compared with."""
 
     task: ImageTask
     targets: list[SimilarityTarget]
@@ -199,7 +202,7 @@ class _Material:
 
 
 @experiment("regularize", "a brain regularises a network (Li et al. 2019)")
-class Regularize(Experiment[RegularizeSettings]):
+class Regularize(contract.Experiment[RegularizeSettings]):
     """A brain regularises an image classifier."""
 
     command = "regularize"
@@ -226,8 +229,8 @@ Controls are arms like any other, because a gain over no teacher alone proves no
             "--epochs": "training.epochs",
             "--batch": "training.batch",
             "--neural-batch": "training.neural_batch",
-            "--width": "width",
-            "--blocks": "blocks",
+            "--width": "student_options.width",
+            "--blocks": "student_options.blocks",
             "--blur": "blur",
             "--denoiser": "denoiser",
         },
@@ -238,6 +241,7 @@ Controls are arms like any other, because a gain over no teacher alone proves no
         "task": (task, {"kind": "images"}),
         "student": (student, {"kind": "images"}),
     }
+    same = ("task", "task_options", "evaluation")
     unit = "epoch"
     means_text = (
         "Means over seeds: accuracy (fractions of the test images; for PGD, of the attacked ones), and the smallest perturbation "
@@ -248,10 +252,18 @@ Controls are arms like any other, because a gain over no teacher alone proves no
     def measures(self, settings: RegularizeSettings, runs: Runs) -> list[Measure]:
         """Return accuracy, and how hard the student is to fool."""
         e = settings.evaluation
-        half, top = _level(e.noise, max(e.noise) / 2), _level(e.noise, max(e.noise))
+        half, top = (
+            min(range(len(e.noise)), key=lambda k: abs(e.noise[k] - wanted))
+            for wanted in (max(e.noise) / 2, max(e.noise))
+        )
         a, b = len(e.linf) // 2, len(e.l2) // 2
         robust: dict[str, Any] = {"decides": True}
-        smallest = "smallest perturbation that changes the class, "
+
+        def smallest(norm: str, key: str, digits: int) -> Measure:
+            axes = ("", f"smallest perturbation that changes the class, {norm}")
+            common: dict[str, Any] = {"digits": digits, "drawn": True, "axes": axes, **robust}
+            return Measure(f"median {norm}", lambda r: or_nan(r[key]), **common)
+
         return [
             Measure(
                 "accuracy under noise",
@@ -267,21 +279,8 @@ Controls are arms like any other, because a gain over no teacher alone proves no
                 f"PGD Linf {e.linf[a] * 255:.3g}/255", lambda r: float(r["pgd_linf"][a]), **robust
             ),
             Measure(f"PGD L2 {e.l2[b]:g}", lambda r: float(r["pgd_l2"][b]), **robust),
-            Measure(
-                "median Linf",
-                lambda r: or_nan(r["minimal_linf"]),
-                digits=4,
-                drawn=True,
-                axes=("", f"{smallest}Linf"),
-                **robust,
-            ),
-            Measure(
-                "median L2",
-                lambda r: or_nan(r["minimal_l2"]),
-                drawn=True,
-                axes=("", f"{smallest}L2"),
-                **robust,
-            ),
+            smallest("Linf", "minimal_linf", 4),
+            smallest("L2", "minimal_l2", 3),
             Measure(
                 "mixture of layers",
                 lambda r: (range(1, len(r["gamma"] or ()) + 1), r["gamma"] or ()),
@@ -299,53 +298,58 @@ Controls are arms like any other, because a gain over no teacher alone proves no
 
     def tables(self, settings: RegularizeSettings, runs: Runs) -> list[Table]:
         """Return what the penalty did to the students."""
-        head = [
-            "arm",
-            "penalty, own target",
-            "same, without a teacher",
-            "r with the brain",
-            "gamma",
-        ]
-        return [
-            Table(
-                "What the penalty did: distance of the student's similarities from its arm's own target, beside that of students "
-                "without a teacher; correlation with the similarity of the arm under test; and the learned mixture of the layers.",
-                head,
-                [self._similarity_row(settings, runs, name) for name in runs],
-            )
-        ]
-
-    def _similarity_row(self, settings: RegularizeSettings, runs: Runs, name: str) -> list[str]:
         import numpy as np
 
-        def mean(which: str, of: Callable[[Run], Any]) -> Any:
-            with_it = [of(r) for r in runs.get(which, {}).values()]
-            return np.mean(with_it, axis=0) if with_it and None not in with_it else None
+        def mean(seeds: Mapping[int, Run], target: str, key: str) -> str:
+            found = [run["similarity"].get(target, {}).get(key) for run in seeds.values()]
+            return f"{np.mean(found):.3f}" if found and None not in found else "-"
 
-        roles = self.roles(settings)
-        baseline, tested = (
-            next((a for a, r in roles.items() if r == k), "") for k in ("baseline", "tested")
+        text = (
+            "What the penalty did: distance of the student's similarities from its arm's own target, beside that of students "
+            "without a teacher; correlation with the similarity of the arm under test; and the learned mixture of the layers."
         )
-
-        def similarity(target: str, key: str) -> Callable[[Run], Any]:
-            return lambda run: run["similarity"].get(target, {}).get(key)
-
-        gamma = mean(name, lambda r: r["gamma"])
-        own = None if gamma is None else mean(name, similarity(name, "penalty"))
-        base = None if gamma is None else mean(baseline, similarity(name, "penalty"))
-        r = mean(name, similarity(tested, "r"))
-        cells = ["-" if v is None else f"{v:.3f}" for v in (own, base, r)]
-        return [name, *cells, "-" if gamma is None else " ".join(f"{g:.2f}" for g in gamma)]
+        head = ["arm", "penalty, own target", "same, no teacher", "r with the brain", "gamma"]
+        by_role = {self.role(settings, name): name for name in runs}
+        baseline, tested = runs.get(by_role.get("baseline", ""), {}), by_role.get("tested", "")
+        rows = []
+        for name, seeds in runs.items():
+            gamma = [run["gamma"] for run in seeds.values()]
+            mixture = "-" if None in gamma else " ".join(f"{g:.2f}" for g in np.mean(gamma, axis=0))
+            own = [mean(these, name, "penalty") for these in (seeds, baseline)]
+            rows.append([name, *own, mean(seeds, tested, "r"), mixture])
+        return [Table(text, head, rows)]
 
     def upgrade(self, stored: dict[str, Any]) -> dict[str, Any]:
         """Return older results with the settings and the words on the teacher that newer ones have."""
-        teacher = stored["teacher"]
+        settings, teacher = dict(stored["experiment"]), stored["teacher"]
+        options = {name: settings.pop(name) for name in ("width", "blocks")}
+        student_settings = {"student": presets(self.presets)["student"], "student_options": options}
+        words = _words(teacher.get("recordings", {}))
         return stored | {
-            "settings": {"student": presets(self.presets)["student"]} | stored["experiment"],
-            "teacher": teacher | {"words": _words(teacher.get("recordings", {}))},
+            "settings": settings | student_settings,
+            "teacher": teacher | {"words": words},
         }
 
     # ------------------------------------------------------------------------------------------ how it is called
+    def refuse(self, settings: RegularizeSettings, arms: Sequence[str], given: set[str]) -> None:
+        """Raise ValueError for options that brain, task or student does not have, and for settings that these arms do not use."""
+        dataset.get(settings.brain).options(settings.brain_options)
+        task.get(settings.task).options(settings.task_options)
+        for name in arms:
+            student.get(settings.student).options(_student_options(settings, name))
+        facts = [arm.get(name).about for name in arms]
+        uses = {f.get("uses") for f in facts}
+        own = not set(arms) <= set(arm.listings())
+        taught = any(f.get("taught", True) for f in facts)
+        self.refuse_unused(
+            given,
+            [
+                (taught, "arms with a teacher", TEACHING),
+                ("denoiser" in uses or own, "arms whose responses are denoised", "denoiser"),
+                ("blur" in uses, "arms that blur", "blur"),
+            ],
+        )
+
     def title(self, settings: RegularizeSettings) -> str:
         """Return the task and the brain."""
         return f"{settings.task} taught by {settings.brain}"
@@ -356,7 +360,7 @@ Controls are arms like any other, because a gain over no teacher alone proves no
 
     def ticks(self, settings: RegularizeSettings) -> int:
         """Return the number of epochs."""
-        return int(settings.training.epochs)
+        return settings.training.epochs
 
     def brief(self, run: Run) -> float | None:
         """Return the accuracy."""
@@ -366,14 +370,7 @@ Controls are arms like any other, because a gain over no teacher alone proves no
     def reads(self, settings: RegularizeSettings, arms: Sequence[str], context: Context) -> Inputs:
         """Return the files of brain and task."""
         entries = dataset.get(settings.brain), task.get(settings.task)
-        student.get(settings.student).options(self._student_options(settings, blurred=False))
         return Inputs([path for entry in entries for path in files_of(entry.about, context.data)])
-
-    def _student_options(self, settings: RegularizeSettings, *, blurred: bool) -> dict[str, Any]:
-        """Return the options of the student that are set; ValueError where it has no such option."""
-        blur = settings.blur if blurred else None
-        wanted = {"width": settings.width, "blocks": settings.blocks, "blur": blur}
-        return {k: v for k, v in wanted.items() if v is not None} | settings.student_options
 
     def prepare(
         self, settings: RegularizeSettings, arms: Sequence[str], context: Context
@@ -381,22 +378,34 @@ Controls are arms like any other, because a gain over no teacher alone proves no
         """Load task and brain, and make the targets of these arms."""
         import numpy as np
 
-        from b2m_fast.teachers.similarity import SimilarityTeacher
+        from b2m_fast.teachers.similarity import SimilarityTarget, SimilarityTeacher
 
-        images = task.get(settings.task).build({}, root=context.data, size=settings.size)
-        brain = dataset.get(settings.brain).build({}, root=context.data)
-        teacher = SimilarityTeacher(brain, settings.size, denoiser=settings.denoiser)
-        targets = {name: self.arms.get(name).make(teacher) for name in arms}
-        rng = np.random.default_rng(0)
-        picked: dict[str, Any] = {}
-        for target in next((t for t in targets.values() if t), []):
-            order = rng.permutation(len(target.images))
-            picked[target.name] = np.sort(order[: settings.evaluation.similarity_images])
+        images = task.get(settings.task).build(settings.task_options, root=context.data)
+        require(images.channels == 1, f"{settings.task}: images must be gray, as the teacher's are")
+        for name in arms:
+            has_taps = hasattr(_student(settings, name, images), "taps")
+            require(has_taps, f"{settings.student} has no method taps(images): it cannot be taught")
+        brain = dataset.get(settings.brain).build(settings.brain_options, root=context.data)
+        teacher = SimilarityTeacher(
+            brain, images.size, denoiser=settings.denoiser, device=context.accelerator
+        )
+        targets: dict[str, Any] = {name: arm.get(name).make(teacher) for name in arms}
+        rng, picked = np.random.default_rng(0), {}
+        for name, found in targets.items():
+            right = isinstance(found, list) and all(isinstance(t, SimilarityTarget) for t in found)
+            require(right, f"the arm {name} must return a list of SimilarityTarget, got {found!r}")
+            for t in found:
+                if t.name not in picked:
+                    order = rng.permutation(len(t))
+                    picked[t.name] = np.sort(order[: settings.evaluation.similarity_images])
         probes = {
-            a: [t.take(picked[t.name]) for t in found] for a, found in targets.items() if found
+            n: [t.take(picked[t.name]) for t in found] for n, found in targets.items() if found
         }
-        report = teacher.report(targets)
-        report["words"] = _words(report["recordings"])
+        tested = [
+            t for n, found in targets.items() if self.role(settings, n) == "tested" for t in found
+        ]
+        report = teacher.report(targets, tested)
+        report["words"] = list(dict.fromkeys([*brain.words, *_words(report["recordings"])]))
         return Prepared(lambda name: _Material(images, targets[name], probes), report)
 
     def run(
@@ -408,20 +417,12 @@ Controls are arms like any other, because a gain over no teacher alone proves no
         context: Context,
     ) -> Run:
         """Train a student and evaluate it."""
-        import time
-
         import torch
 
         from b2m_fast.methods.regularization import train_regularized
 
         torch.manual_seed(seed)
-        blurred = bool(self.arms.get(arm).about.get("blurred"))
-        model = student.get(settings.student).build(
-            self._student_options(settings, blurred=blurred),
-            classes=prepared.task.classes,
-            channels=1,
-            size=settings.size,
-        )
+        model = _student(settings, arm, prepared.task)
         start = time.perf_counter()
         trained = train_regularized(
             model,
@@ -431,60 +432,42 @@ Controls are arms like any other, because a gain over no teacher alone proves no
             seed,
             on_validation=lambda _: context.tick(),
             checkpoint=context.folder / "training.safetensors",
-            accelerator=context.accelerator,
-            devices=context.devices,
-            precision=context.precision,
+            **context.device,
         )
         middle = time.perf_counter()
+        half = context.precision == "bf16-mixed"
+        with torch.autocast(context.accelerator, torch.bfloat16) if half else nullcontext():
+            found = _evaluate(model, prepared.task, settings.evaluation)
         gamma = trained.penalty.layer_weights()
-        compared = {name: _compare(model, gamma, found) for name, found in prepared.probes.items()}
-        return {
-            **_evaluate(model, prepared.task, settings.evaluation),
+        return found | {
             "gamma": gamma.tolist() if prepared.targets and gamma is not None else None,
             "best_epoch": trained.best_epoch,
             "history": [
                 {k: finite(v) for k, v in entry.items() if k != "step"}
                 for entry in trained.history.entries
             ],
-            "similarity": compared,
+            "similarity": {n: _compare(model, gamma, t) for n, t in prepared.probes.items()},
             "seconds_training": middle - start,
             "seconds_evaluation": time.perf_counter() - middle,
             "parameters": sum(p.numel() for p in model.parameters()),
         }
 
 
-def _words(recordings: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return sentences on how good the teacher is: what is predicted, and whether denoising helps."""
-
-    def mean(key: str, which: Sequence[Mapping[str, Any]]) -> float:
-        return float(sum(r[key] for r in which) / len(which))
-
-    every, out = list(recordings.values()), []
-    if any(r["synthetic"] for r in every):
-        out.append(
-            "The brain is SYNTHETIC: this shows that the method runs, not what a brain does."
-        )
-    if every:
-        out.append(
-            "Cross-fitted predictions of held-out images correlate with the recorded responses at "
-            f"r = {mean('predictability_mean', every):.2f} (mean over neurons)."
-        )
-    for key, what in (("truth", "the noise-free responses"), ("repeats", "other repeats")):
-        which = [r for r in every if r.get(f"denoised_vs_{key}_r") is not None]
-        if which:
-            denoised = mean(f"denoised_vs_{key}_r", which)
-            single = mean(f"single_trial_vs_{key}_r", which)
-            nearer = "nearer" if denoised > single else "NOT nearer"
-            out.append(
-                f"Similarity from denoised responses is {nearer} to that of {what} than a single trial's (r = {denoised:.2f} "
-                f"against {single:.2f}; mean over {len(which)} of {len(every)} recordings)."
-            )
-    return out
+# --------------------------------------------------------------------------------------------------
+# Students
+# --------------------------------------------------------------------------------------------------
+def _student_options(settings: RegularizeSettings, name: str) -> Options:
+    """Return the options of an arm's student."""
+    blurred = arm.get(name).about.get("uses") == "blur"
+    return settings.student_options | ({"blur": settings.blur} if blurred else {})
 
 
-def _level(levels: Sequence[float], wanted: float) -> int:
-    """Return the place of the level nearest to the one wanted."""
-    return min(range(len(levels)), key=lambda k: abs(levels[k] - wanted))
+def _student(settings: RegularizeSettings, name: str, images: ImageTask) -> Any:
+    """Return an arm's student, untrained."""
+    options = _student_options(settings, name)
+    return student.get(settings.student).build(
+        options, classes=images.classes, channels=images.channels, size=images.size
+    )
 
 
 def _evaluate(model: nn.Module, images: ImageTask, evaluation: Evaluation) -> Run:
@@ -498,31 +481,23 @@ def _evaluate(model: nn.Module, images: ImageTask, evaluation: Evaluation) -> Ru
     x, y = (torch.from_numpy(a).to(device) for a in (images.test_x[:, None], images.test_y))
     order = torch.from_numpy(np.random.default_rng(0).permutation(len(x)))
     chosen = order[: evaluation.attack_images].to(device)
-    attacked, classes = x[chosen], y[chosen]
     found: Run = {
         "accuracy": robustness.accuracy(model, x, y),
         "noise": robustness.noise_accuracy(model, x, y, evaluation.noise),
     }
-    norms: list[tuple[Literal["linf", "l2"], tuple[float, ...]]] = [
-        ("linf", evaluation.linf),
-        ("l2", evaluation.l2),
-    ]
-    for norm, radii in norms:
-        found[f"pgd_{norm}"] = robustness.pgd_accuracy(
-            model, attacked, classes, norm, radii, evaluation.pgd_steps
-        )
-        size = robustness.minimal_perturbation(
-            model, attacked, classes, norm, evaluation.minimal_steps
-        )
+    norms: dict[Literal["linf", "l2"], tuple[float, ...]]
+    norms = {"linf": evaluation.linf, "l2": evaluation.l2}
+    for norm, radii in norms.items():
+        attacked = model, x[chosen], y[chosen], norm
+        found[f"pgd_{norm}"] = robustness.pgd_accuracy(*attacked, radii, evaluation.pgd_steps)
+        size = robustness.minimal_perturbation(*attacked, evaluation.minimal_steps)
         right = size[size > 0]
         found[f"minimal_{norm}"] = finite(float(np.median(right))) if right.size else None
         found[f"minimal_{norm}_all_images"] = finite(float(np.median(size)))
     return found
 
 
-def _compare(
-    model: nn.Module, gamma: Tensor | None, targets: Sequence[SimilarityTarget]
-) -> dict[str, Any]:
+def _compare(model: Any, gamma: Tensor | None, targets: Sequence[SimilarityTarget]) -> Run:
     """Return how near the student's similarities are to targets: penalty and Pearson correlation, centred."""
     import numpy as np
     import torch
@@ -530,26 +505,54 @@ def _compare(
     from b2m_fast.ops import rsa_penalty
 
     penalty, r, layers = [], [], []
+    kind: dict[str, Any] = {"metric": "cosine", "target_kind": "similarity", "center": True}
     model.eval()
     device = next(model.parameters()).device
     with torch.no_grad():
         for target in targets:
-            images = torch.from_numpy(target.images[:, None]).to(device)
-            maps = [m.flatten(1) for m in model.taps(images)]  # type: ignore[operator]
+            maps = [
+                m.flatten(1)
+                for m in model.taps(torch.from_numpy(target.images[:, None]).to(device))
+            ]
             truth = target.similarity().to(device)
-            common: dict[str, Any] = {
-                "metric": "cosine",
-                "target_kind": "similarity",
-                "center": True,
-            }
-            mixed = common | {"layer_weights": gamma}
-            penalty.append(float(rsa_penalty(maps, truth, compare="atanh", **mixed)))
-            r.append(1 - float(rsa_penalty(maps, truth, compare="pearson", **mixed)))
-            layers.append(
-                [1 - float(rsa_penalty([m], truth, compare="pearson", **common)) for m in maps]
-            )
+
+            def distance(of: list[Tensor], compare: Any, weights: Tensor | None = None) -> float:
+                return float(rsa_penalty(of, truth, compare=compare, layer_weights=weights, **kind))  # noqa: B023
+
+            penalty.append(distance(maps, "atanh", gamma))
+            r.append(1 - distance(maps, "pearson", gamma))
+            layers.append([1 - distance([m], "pearson") for m in maps])
     return {
         "penalty": float(np.mean(penalty)),
         "r": float(np.mean(r)),
         "r_per_layer": np.mean(layers, axis=0).tolist(),
     }
+
+
+def _words(recordings: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return sentences on the teacher: whether it is simulated, how well responses are predicted, and whether denoising helps."""
+    import numpy as np
+
+    from b2m_fast.data.recording import SYNTHETIC
+
+    every = list(recordings.values())
+    if not every:
+        return []
+    r = np.mean([one["predictability_mean"] for one in every])
+    out = [SYNTHETIC] * any(one["synthetic"] for one in every)
+    out.append(
+        f"Cross-fitted predictions of held-out images correlate with the recorded responses at r = {r:.2f} (mean over neurons)."
+    )
+    for key, what in (("truth", "the noise-free responses"), ("repeats", "other repeats")):
+        which = [one for one in every if one.get(f"denoised_vs_{key}_r") is not None]
+        if which:
+            denoised, single = (
+                np.mean([one[f"{kind}_vs_{key}_r"] for one in which])
+                for kind in ("denoised", "single_trial")
+            )
+            nearer = "nearer" if denoised > single else "NOT nearer"
+            out.append(
+                f"Similarity from denoised responses is {nearer} to that of {what} than a single trial's (r = {denoised:.2f} "
+                f"against {single:.2f}; mean over {len(which)} of {len(every)} recordings)."
+            )
+    return out

@@ -211,12 +211,14 @@ def choose(experiment: Experiment[Any], given: Tree, config: Tree | None = None)
             if all(_fits(_value(experiment, now, name), wanted) for name, wanted in when):
                 found = _merged(found, {k: v for k, v in preset.items() if k != "when"})
     found = _merged(_merged(found, given), experiment.fixed)
-    arms, seeds = found.pop("arms", None), found.pop("seeds", [0, 1, 2])
+    arms, seeds = found.pop("arms", None), found.pop("seeds", None)
+    settings = make(experiment.settings, found)
+    seeds = experiment.usual_seeds(settings) if seeds is None else seeds
     numbers = all(isinstance(s, int) and s >= 0 for s in seeds)
     if not seeds or not numbers:
         raise ValueError(f"seeds must be whole numbers of at least 0, got {seeds}")
     unique = None if arms is None else list(dict.fromkeys(arms))
-    return Chosen(make(experiment.settings, found), unique, list(dict.fromkeys(seeds)))
+    return Chosen(settings, unique, list(dict.fromkeys(seeds)))
 
 
 def _value(experiment: Experiment[Any], tree: Tree, name: str) -> Any:

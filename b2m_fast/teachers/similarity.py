@@ -250,19 +250,24 @@ class SimilarityTeacher:
         """Images of each set as the student sees them."""
         return {name: to_gray(images, self.size) for name, images in self._images.items()}
 
-    def report(self, targets: Mapping[str, Sequence[SimilarityTarget]]) -> dict[str, Any]:
+    def report(
+        self,
+        targets: Mapping[str, Sequence[SimilarityTarget]],
+        reference: Sequence[SimilarityTarget] = (),
+    ) -> dict[str, Any]:
         """Describe the recordings, if they were denoised, and the targets of some arms.
 
-        `targets`: arm -> its targets, one a set of images; all are compared with those of the arm
-        "neural", if it is there. Returns ``recordings`` (by name) and ``image_sets`` (by name, then
-        arm), which can be written as JSON.
+        `targets`: arm -> its targets, one a set of images; all are compared with those of `reference`.
+        Returns ``recordings`` (by name) and ``image_sets`` (by name, then arm), which can be written
+        as JSON.
         """
         patterns = [p for group in self._sets.values() for p in group if p.predicted is not None]
         image_sets: dict[str, dict[str, Any]] = {name: {} for name in self._sets}
+        known = {target.name: target for target in reference}
         for arm in sorted(targets):
-            for k, target in enumerate(targets[arm]):
-                neural = targets["neural"][k] if "neural" in targets else None
-                image_sets[target.name][arm] = _description(target, neural)
+            for target in targets[arm]:
+                described = image_sets.setdefault(target.name, {})
+                described[arm] = _description(target, known.get(target.name))
         return {"recordings": {p.name: p.report() for p in patterns}, "image_sets": image_sets}
 
 
@@ -355,17 +360,17 @@ class _Patterns:
 
 
 def _description(
-    target: SimilarityTarget, neural: SimilarityTarget | None
+    target: SimilarityTarget, reference: SimilarityTarget | None
 ) -> dict[str, float | None]:
-    """Describe a target over pairs of images, and its correlation with the neural one."""
+    """Describe a target over pairs of images, and its correlation with another one."""
     few = np.arange(min(len(target), DESCRIBED))
     s = target.take(few).similarity()
     values = s[tuple(torch.triu_indices(len(s), len(s), offset=1))]
     r = float("nan")
-    if neural is not None:
-        r = float(rsa_score(s, neural.rows[few], metric="dot", x_kind="similarity"))
+    if reference is not None:
+        r = float(rsa_score(s, reference.rows[few], metric="dot", x_kind="similarity"))
     return {
         "sd": float(values.double().std(correction=0)),
         "nonzero": float((values != 0).double().mean()),
-        "r_with_neural": r if np.isfinite(r) else None,
+        "r_with_reference": r if np.isfinite(r) else None,
     }
