@@ -27,6 +27,7 @@ from b2m_fast.experiments.contract import Context
 from b2m_fast.experiments.settings import choose
 from b2m_fast.students import student
 from b2m_fast.teachers.latents import LatentTeacher
+from device_mode import pretend_cuda
 
 pytest.importorskip("lightning_fabric")
 
@@ -80,10 +81,9 @@ def made(method: str, tree: dict[str, Any], **more: Any) -> Settings:
     return settings
 
 
-def prepared(settings: Settings, arms: list[str], folder: Path) -> Any:
-    return COMMANDS[settings.transfer.method].prepare(
-        settings, arms, Context(data=None, folder=folder / "teachers")
-    )
+def prepared(settings: Settings, arms: list[str], folder: Path, **options: Any) -> Any:
+    context = Context(data=None, folder=folder / "teachers", **options)
+    return COMMANDS[settings.transfer.method].prepare(settings, arms, context)
 
 
 def go(settings: Settings, ready: Any, arm: str, seed: int, folder: Path, **options: Any) -> Any:
@@ -387,6 +387,21 @@ def test_condition_states_are_in_the_order_of_conditions() -> None:
     assert between > 10 * within
 
 
+@pytest.mark.parametrize("method", COMMANDS)
+@pytest.mark.parametrize("tree", [TRIALS | {"student": "rnn"}, FRAMES], ids=["trials", "frames"])
+def test_everything_follows_the_accelerator(
+    method: str, tree: dict[str, Any], tmp_path: Path
+) -> None:
+    """Networks that teach, training, tests and probes where "cuda" is the CPU lie on the device, with the numbers of the CPU."""
+    settings, arms = made(method, tree), ["brain", "network"]
+    plain = [go(settings, prepared(settings, arms, tmp_path), name, 0, tmp_path) for name in arms]
+    folder, where = tmp_path / "cuda", {"accelerator": "cuda"}
+    with pretend_cuda() as mode:
+        ready = prepared(settings, arms, folder, **where)
+        assert [go(settings, ready, name, 0, folder, **where) for name in arms] == plain
+    assert mode.asked > 0
+
+
 @pytest.mark.slow
 def test_the_true_teacher_is_faster_and_empty_ones_are_not(tmp_path: Path) -> None:
     """The preset's synthetic truth: half the steps or fewer with the true teacher, none without.
@@ -560,3 +575,13 @@ def test_committed_results_are_read(folder: str) -> None:
             for label, value in (values or {}).items():
                 if isinstance(value, dict):
                     assert summary[part][name][label] == pytest.approx(value, rel=1e-9), label
+
+
+def test_names_of_runs_stay(tmp_path: Path) -> None:
+    """Another name means that everybody's stored runs are done again.
+
+    Where that is right (a new setting, a raised method version) the name here changes with it.
+    """
+    for method, key in (("latent", "c592921f468cfcef"), ("contrastive", "1477f627c5063558")):
+        command = ["--student", "gru", "--arms", "brain", "--seeds", "3", "--out", str(tmp_path)]
+        assert engine.plan(COMMANDS[method], command).jobs()[0].key == f"brain-seed3-{key}"

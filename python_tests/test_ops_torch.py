@@ -407,6 +407,7 @@ def test_autocast(dtype: torch.dtype) -> None:
 
 
 # An op is one node of the graph, whichever engine computes it.
+@pytest.mark.slow
 @pytest.mark.engines("cpu", "cuda")
 @pytest.mark.parametrize(
     ("name", "dynamic"),

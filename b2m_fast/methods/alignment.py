@@ -17,7 +17,7 @@ tell conditions apart, and so can teach.) Rows for validation are never scramble
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -235,7 +235,23 @@ class FrameTask(Resumable):
 # --------------------------------------------------------------------------------------------------
 # Alignments: which row of a brain belongs to a row of the student
 # --------------------------------------------------------------------------------------------------
-class LatentAlignment(Resumable):
+class _Alignment(Resumable):
+    """What the alignments have in common: whether rows are means, and how the brain's are scrambled."""
+
+    resumed: ClassVar[tuple[str, ...]] = ("streams",)
+
+    def __init__(self, config: Brain2ModelConfig, seed: int) -> None:
+        self.average, self.scramble = config.averages, config.scramble
+        self.streams = RandomStreams(seed, Stream.TEACHER)
+
+    def _permuted(self, rows: Any, held_out: bool) -> Any:
+        """Return rows in a random order if the alignment is scrambled; those held out never are."""
+        if not self.scramble or held_out:
+            return rows
+        return rows[self.streams.numpy.permutation(len(rows))]
+
+
+class LatentAlignment(_Alignment):
     """Trials of a recurrent student beside the latents z_{c,t} of their conditions.
 
     Parameters
@@ -256,11 +272,10 @@ class LatentAlignment(Resumable):
         If conditions or steps are not those of the task, or no step is left.
     """
 
-    resumed = ("streams",)
-
     def __init__(
         self, teacher: LatentTeacher, task: TrialTask, config: Brain2ModelConfig, seed: int
     ) -> None:
+        super().__init__(config, seed)
         decisions, (conditions, steps, k) = task.task, teacher.latents.shape
         if conditions != len(decisions.conditions):
             raise ValueError(
@@ -277,22 +292,15 @@ class LatentAlignment(Resumable):
         self.steps = _steps(decisions, config.window, teacher.valid)
         self.latents = torch.from_numpy(teacher.latents)[:, self.steps]
         self.widths = (task.student.units, k)
-        self.average, self.scramble = config.averages, config.scramble
-        self.streams = RandomStreams(seed, Stream.TEACHER)
 
     def rows(
         self, fabric: Fabric, activity: TrialActivity, *, held_out: bool = False
     ) -> AlignedRows:
         """Return (valid steps x trials) rows, or one row a trial."""
-        condition = shown = activity.condition
-        if self.scramble and not held_out:
-            shown = shown[self.streams.numpy.permutation(len(shown))]
-        hidden = activity.hidden[self.steps]
-        brain = self.latents[shown].transpose(0, 1)
+        condition, hidden = activity.condition, activity.hidden[self.steps]
+        brain = self.latents[self._permuted(condition, held_out)].transpose(0, 1)
         if self.average:
-            return AlignedRows(
-                hidden.mean(0), *fabric.to_device((brain.mean(0), activity.condition))
-            )
+            return AlignedRows(hidden.mean(0), *fabric.to_device((brain.mean(0), condition)))
         steps = torch.arange(len(self.steps), device=condition.device)
         label = steps[:, None] + len(self.steps) * condition
         return AlignedRows(
@@ -300,7 +308,7 @@ class LatentAlignment(Resumable):
         )
 
 
-class ConditionAlignment(Resumable):
+class ConditionAlignment(_Alignment):
     """Trials of a recurrent student beside recorded trials of the same condition, drawn at random.
 
     Parameters
@@ -321,11 +329,10 @@ class ConditionAlignment(Resumable):
         If responses are not of the task's conditions, or a condition has fewer than two.
     """
 
-    resumed = ("streams",)
-
     def __init__(
         self, teacher: ResponseTeacher, task: TrialTask, config: Brain2ModelConfig, seed: int
     ) -> None:
+        super().__init__(config, seed)
         decisions, names = task.task, task.task.conditions
         if teacher.stimuli is not None:
             raise ValueError(
@@ -347,10 +354,7 @@ class ConditionAlignment(Resumable):
                 "every condition needs two responses or more, one to learn from and one for "
                 f"validation; too few for {', '.join(few)}"
             )
-        self.streams = RandomStreams(seed, Stream.TEACHER)
-        self.steps = _steps(decisions, config.window)
-        self.recorded = recorded
-        self.average, self.scramble = config.averages, config.scramble
+        self.steps, self.recorded = _steps(decisions, config.window), recorded
         members = [np.flatnonzero(teacher.label == c) for c in range(count)]
         splits = [_split(m, config.held_out, self.streams.numpy) for m in members]
         self.train, self.kept = ([split[part] for split in splits] for part in (0, 1))
@@ -374,10 +378,8 @@ class ConditionAlignment(Resumable):
             else:
                 place = (uniform[trials] * len(self.train[c])).astype(np.int64)
                 chosen[trials] = self.train[c][place]
-        if self.scramble and not held_out:
-            chosen = chosen[self.streams.numpy.permutation(len(chosen))]
-        hidden, brain = activity.hidden[self.steps], self.responses[chosen]
-        label = torch.from_numpy(condition)
+        brain = self.responses[self._permuted(chosen, held_out)]
+        hidden, label = activity.hidden[self.steps], torch.from_numpy(condition)
         if self.average:
             return AlignedRows(hidden.mean(0), *fabric.to_device((brain, label)))
         times = len(self.steps)
@@ -386,7 +388,7 @@ class ConditionAlignment(Resumable):
         )
 
 
-class StimulusAlignment(Resumable):
+class StimulusAlignment(_Alignment):
     """Images shown to a brain, as the mean of the student's encoder, beside the responses to them.
 
     The mean, not a sample of z: noise would only blur the rows. Images are held out in blocks that
@@ -416,6 +418,7 @@ class StimulusAlignment(Resumable):
     def __init__(
         self, teacher: ResponseTeacher, task: FrameTask, config: Brain2ModelConfig, seed: int
     ) -> None:
+        super().__init__(config, seed)
         if teacher.stimuli is None or teacher.stimuli.shape[1:] != task.shape:
             shape = None if teacher.stimuli is None else teacher.stimuli.shape
             raise ValueError(
@@ -424,28 +427,23 @@ class StimulusAlignment(Resumable):
         labels = np.unique(teacher.label)
         if len(labels) < 2:
             raise ValueError("a teacher needs two images or more, got responses to a single one")
-        self.streams = RandomStreams(seed, Stream.TEACHER)
-        train, kept = (
+        self.train, self.kept = (
             np.flatnonzero(np.isin(teacher.label, part))
             for part in _split_blocks(labels, config.held_out, self.streams.numpy)
         )
-        self.student, self.scramble = task.student, config.scramble
-        self.stimuli = torch.from_numpy(teacher.stimuli)
-        self.responses = torch.from_numpy(teacher.fitted(train))
+        self.student, self.stimuli = task.student, torch.from_numpy(teacher.stimuli)
+        self.responses = torch.from_numpy(teacher.fitted(self.train))
         self.label = torch.from_numpy(teacher.label)
         self.widths = (task.student.latent, self.responses.shape[1])
-        self.train, self.kept = train, kept
-        self.order = ShuffledIndices(len(train), config.batch, self.streams.numpy)
+        self.order = ShuffledIndices(len(self.train), config.batch, self.streams.numpy)
 
     def rows(self, fabric: Fabric, activity: None = None, *, held_out: bool = False) -> AlignedRows:  # noqa: ARG002
         """Return one row an image: of the next images, or of all that are held out."""
-        shown = answered = self.kept
-        if not held_out:
-            shown = answered = self.train[next(self.order)]
-            if self.scramble:
-                answered = shown[self.streams.numpy.permutation(len(shown))]
-        drawn = (self.stimuli[shown], self.responses[answered], self.label[shown])
-        stimuli, responses, label = fabric.to_device(drawn)
+        shown = self.kept if held_out else self.train[next(self.order)]
+        brain = self.responses[self._permuted(shown, held_out)]
+        stimuli, responses, label = fabric.to_device(
+            (self.stimuli[shown], brain, self.label[shown])
+        )
         return AlignedRows(self.student.encode(stimuli)[0], responses, label)
 
 

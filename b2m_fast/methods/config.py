@@ -6,22 +6,24 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-LARGEST_FLOAT32 = 3.4028234663852886e38
+LARGEST_FLOAT32 = 3.4e38
 LOWEST_TEMPERATURE = 0.01
 PENALTIES: tuple[float, ...] = tuple(10.0 ** (e / 2) for e in range(-12, 9))
 """Penalties that a readout of brain-mediated transfer is given to choose from."""
 
 
-def _check(config: Any, positive: tuple[str, ...] = (), counts: tuple[str, ...] = ()) -> None:
-    """Refuse choices that do not exist, numbers that must be above 0 and counts below 1."""
+def _check(config: Any, **ranges: str) -> None:
+    """Refuse choices that do not exist, and numbers outside a range such as "[0, 1)"; None is always allowed."""
     for name, kind in get_type_hints(type(config)).items():
         value = getattr(config, name)
         if get_origin(kind) is Literal and value not in get_args(kind):
             raise ValueError(f"{name} must be one of {get_args(kind)}, got {value!r}")
-        if name in positive and value is not None and not 0 < value < math.inf:
-            raise ValueError(f"{name} must be positive and finite, got {value}")
-        if name in counts and value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+        if name in ranges and value is not None:
+            low, high = map(float, ranges[name][1:-1].split(","))
+            above = value >= low if ranges[name][0] == "[" else value > low
+            below = value <= high if ranges[name][-1] == "]" else value < high
+            if not (above and below):
+                raise ValueError(f"{name} must be in {ranges[name]}, got {value}")
 
 
 @dataclass(frozen=True)
@@ -86,15 +88,9 @@ class TrainConfig:
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
 
     def __post_init__(self) -> None:
-        _check(
-            self,
-            positive=("learning_rate", "decay", "clip"),
-            counts=("steps", "validate_every", "phases", "devices"),
-        )
-        if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(f"weight_decay must be at least 0 and finite, got {self.weight_decay}")
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"momentum must be at least 0 and below 1, got {self.momentum}")
+        whole = dict.fromkeys(("steps", "validate_every", "phases", "devices"), "[1, inf)")
+        positive = dict.fromkeys(("learning_rate", "decay", "clip"), "(0, inf)")
+        _check(self, **whole, **positive, weight_decay="[0, inf)", momentum="[0, 1)")
         if self.devices > 1:
             raise ValueError(
                 f"devices must be 1, got {self.devices}: a training uses one device, and runs of "
@@ -166,13 +162,9 @@ class Regularization:
     batchnorm: Literal["shared", "task"] = "task"
 
     def __post_init__(self) -> None:
-        _check(self, positive=("learning_rate", "decay"), counts=("epochs", "batch", "phases"))
-        if not 0 <= self.alpha < math.inf:
-            raise ValueError(f"alpha must be at least 0 and finite, got {self.alpha}")
-        if not 0 <= self.beta < 1:
-            raise ValueError(f"beta must be at least 0 and below 1, got {self.beta}")
-        if self.neural_batch < 2:
-            raise ValueError(f"neural_batch must be at least 2, a pair, got {self.neural_batch}")
+        whole = dict.fromkeys(("epochs", "batch", "phases"), "[1, inf)")
+        positive = dict.fromkeys(("learning_rate", "decay"), "(0, inf)")
+        _check(self, **whole, **positive, alpha="[0, inf)", beta="[0, 1)", neural_batch="[2, inf)")
 
     def training(self, images: int, **options: Any) -> TrainConfig:
         """Return the settings of the training loop for a task of so many training images."""
@@ -217,13 +209,10 @@ class BrainWeight:
     until: float = 1.0
 
     def __post_init__(self) -> None:
-        _check(self)
-        if not 0 <= self.value <= LARGEST_FLOAT32:
-            raise ValueError(f"a weight must be at least 0 and finite in float32, got {self.value}")
-        if not 0 < self.until <= 1 or (self.schedule == "pretrain" and self.until == 1):
+        _check(self, value=f"[0, {LARGEST_FLOAT32:g}]", until="(0, 1]")
+        if self.schedule == "pretrain" and self.until == 1:
             raise ValueError(
-                "until must be above 0 and at most 1, and below 1 for 'pretrain', which is to leave "
-                f"time for the task; got {self.until}"
+                "until must be below 1 for 'pretrain', which is to leave the task time"
             )
 
     def at(self, progress: float) -> tuple[float, float]:
@@ -292,16 +281,11 @@ class Brain2ModelConfig:
     scramble: bool = False
 
     def __post_init__(self) -> None:
-        _check(self, positive=("rho",), counts=("dimension", "batch"))
-        if not LOWEST_TEMPERATURE <= self.temperature < math.inf:
-            raise ValueError(
-                f"temperature must be at least {LOWEST_TEMPERATURE} and finite, got "
-                f"{self.temperature}"
-            )
+        whole = dict.fromkeys(("dimension", "batch"), "[1, inf)")
+        temperature = f"[{LOWEST_TEMPERATURE}, inf)"
+        _check(self, **whole, rho="(0, inf)", temperature=temperature, held_out="(0, 1)")
         if self.window is not None and not 0 <= self.window[0] < self.window[1]:
             raise ValueError(f"window must be (begin, end), 0 <= begin < end, got {self.window}")
-        if not 0 < self.held_out < 1:
-            raise ValueError(f"held_out must be between 0 and 1, got {self.held_out}")
 
     @property
     def averages(self) -> bool:

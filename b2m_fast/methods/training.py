@@ -200,7 +200,6 @@ def train(
     config: TrainConfig,
     *,
     checkpoint: Path | None = None,
-    checkpoint_every: int = 1,
     identity: str = "",
     on_validation: Callable[[Entry], object] = lambda _: None,
 ) -> History:
@@ -216,8 +215,6 @@ def train(
         File from which an interrupted run goes on and to which this one writes. One that is
         damaged is put aside as ``<name>.unreadable``; one of another run is overwritten; both with
         a warning.
-    checkpoint_every : int, default 1
-        Validations between checkpoints; the last is always written.
     identity : str
         What tells this run from others besides `config` and the shapes of the parameters.
     on_validation : callable, optional
@@ -242,8 +239,6 @@ def train(
     >>> history = train(objective, TrainConfig(steps=1000, clip=1.0))
     >>> history.entries[-1]["validation_loss"]
     """
-    if checkpoint_every < 1:
-        raise ValueError(f"checkpoint_every must be at least 1, got {checkpoint_every}")
     run = _Run(objective, config, identity)
     if checkpoint is not None:
         run.resume(checkpoint)
@@ -253,13 +248,11 @@ def train(
         on_validation(run.validate())
     while run.step < config.steps:
         run.advance()
-        last = run.step == config.steps
-        if run.step % config.validate_every and not last:
-            continue
-        entry = run.validate()
-        if checkpoint is not None and (last or len(run.history.entries) % checkpoint_every == 0):
-            write_checkpoint(checkpoint, run.state())
-        on_validation(entry)
+        if run.step % config.validate_every == 0 or run.step == config.steps:
+            entry = run.validate()
+            if checkpoint is not None:
+                write_checkpoint(checkpoint, run.state())
+            on_validation(entry)
     return run.finish()
 
 
