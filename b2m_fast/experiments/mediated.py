@@ -813,9 +813,8 @@ def _distance_panel(runs: Runs) -> list[Panel]:
             size = list(distances)[(len(distances) - 1) // 2]
             i, j = np.triu_indices(len(distances[size]), 1)
             x, y = np.array(one["distance"])[i, j], distances[size][i, j]
-            panel.plot(
-                x, y, "o", ms=4, alpha=0.7, color=styles[name].colour, label=f"{name}, n = {size}"
-            )
+            look = {"color": styles[name].colour, "marker": styles[name].marker, "ls": ""}
+            panel.plot(x, y, ms=4, alpha=0.7, label=f"{name}, n = {size}", **look)
             panel.set_xlabel(f"distance between brains\n({one['distance_of']})")
         panel.set_ylabel("distance between estimates")
         panel.legend(fontsize=7, frameon=False)
