@@ -145,7 +145,7 @@ def test_what_a_recorded_brain_fixes_of_a_task() -> None:
 REFUSED = [
     ("latent", "--arms nural", "there is no arm 'nural'"),
     ("latent", "--weight 0", "weight must be positive, got 0"),
-    ("latent", "--weight 1e300", "finite in float32, got 1e+300"),
+    ("latent", "--weight 1e300", "value must be in [0, 3.4e+38], got 1e+300"),
     ("latent", "--units 0", "units: Expected `int` >= 1"),
     ("latent", "--student vae --task direction", "--student vae can learn camvid, driving"),
     ("latent", "--student gru --brain cowley-v4", "which a gru cannot learn"),
