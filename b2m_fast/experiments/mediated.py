@@ -565,11 +565,13 @@ ours."""
         return {"encoders": _encoders(runs), "variability": tests}
 
     def upgrade(self, stored: dict[str, Any]) -> dict[str, Any]:
-        """Return older results with what distances are of in every run."""
-        old = stored["experiment"]
+        """Return older results with what distances are of in every run, and a session only where it is not the usual one."""
+        old = dict(stored["experiment"])
+        if old["session"] == dataset.get(old["brain"]).about.get("labelled", old["session"]):
+            old["session"] = None
         for run in stored["runs"]:
             run.setdefault("circular", "categories" in (run["distance_of"] or ""))
-        return {**stored, "settings": old}
+        return stored | {"settings": old}
 
     # ------------------------------------------------------------------------------------------ what is read, made and run
     def reads(self, settings: MediatedSettings, arms: Sequence[str], context: Context) -> Inputs:
