@@ -74,7 +74,6 @@ class MadeUp(Experiment[MadeUpSettings]):
 
     command = "made-up"
     presets = ""
-    summary = "made-up runs"
     purpose = "Do made-up brains help?"
     settings = MadeUpSettings
     arms = arm

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from b2m_fast.experiments.mediated_maps import principal_map, random_map_like
+from b2m_fast.experiments.mediated_data import principal_map, random_map_like
 
 
 @given(st.integers(0, 10**6), st.sampled_from([(12, 7), (6, 20)]))

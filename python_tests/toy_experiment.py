@@ -94,7 +94,6 @@ class Toy(Experiment[ToySettings]):
 
     command = "toy"
     presets = "toy"
-    summary = "a toy"
     purpose = "Does a number that is added to a line make it steeper?"
     settings = ToySettings
     arms = arm

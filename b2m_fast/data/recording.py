@@ -571,12 +571,25 @@ class LabelledImages:
         Class of each image.
     values : (n, labels) float64, optional
         Values of the labels, where there are no classes.
+
+    Raises
+    ------
+    DataError
+        If there are neither classes nor values, or not one for each image.
     """
 
     images: Rows
     names: tuple[str, ...]
     classes: NDArray[np.int64] | None = None
     values: NDArray[np.float64] | None = None
+
+    def __post_init__(self) -> None:
+        said = self.values if self.classes is None else self.classes
+        got = "neither" if said is None else f"{len(said)}"
+        fits = said is not None and len(said) == self.images.shape[0]
+        require(
+            fits, f"{self.images.shape[0]} labelled images need a class or values each, got {got}"
+        )
 
 
 def bin_spikes(

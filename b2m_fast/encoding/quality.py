@@ -9,12 +9,14 @@ import numpy as np
 
 from b2m_fast.encoding.columns import column_correlation, noise_ceiling
 from b2m_fast.encoding.encoders import fit_layers
-from b2m_fast.encoding.folds import folds_of
+from b2m_fast.encoding.folds import splits_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
+
+    from b2m_fast.encoding.folds import Folds
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,12 +68,12 @@ def encoder_quality(
     *,
     trials: NDArray[np.floating] | None = None,
     fit: Callable[..., Any] = fit_layers,
-    folds: int = 5,
+    folds: Folds = 5,
     seed: int = 0,
 ) -> EncoderQuality:
     """Predict every image's responses by a model fitted without it, and return how well.
 
-    Images are assigned to folds at random. Everything that is fitted, components and penalties included, is fitted
+    Images are assigned to a number of folds at random. Everything that is fitted, components and penalties included, is fitted
     within a fold's training images; so it is the kind of encoder that is judged, not the one that is then fitted on
     all images. Predictions are pooled over folds, in the unit that the encoder gives them.
 
@@ -88,8 +90,10 @@ def encoder_quality(
     fit : callable
         From inputs and responses of training images to a model whose ``predict(inputs)`` gives responses
         (images, neurons): `fit_layers` (``functools.partial(fit_layers, k=512)``) and `fit_encoder`.
-    folds, seed : int
-        Number of folds, and how images are assigned to them.
+    folds : int or sequence of (train, test)
+        Number of folds, or the folds.
+    seed : int
+        Assigns images to a number of folds.
 
     Returns
     -------
@@ -102,12 +106,13 @@ def encoder_quality(
         If there are fewer images than twice the folds, or inputs of another number of images.
     """
     n, parts = len(responses), [inputs] if isinstance(inputs, np.ndarray) else inputs
-    if n < 2 * folds:
+    random = isinstance(folds, int)
+    if isinstance(folds, int) and n < 2 * folds:
         raise ValueError(f"{name}: {n} images are too few for {folds} folds")
     if any(len(part) != n for part in parts):
         raise ValueError(f"{name}: inputs {[x.shape for x in parts]} are not of its {n} images")
     predicted = np.zeros(responses.shape)
-    for train, test in folds_of(n, folds, shuffle=True, seed=seed):
+    for train, test in splits_of(n, folds, None, random, seed):
         if isinstance(inputs, np.ndarray):
             predicted[test] = fit(inputs[train], responses[train]).predict(inputs[test])
         else:

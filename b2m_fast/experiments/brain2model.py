@@ -11,17 +11,23 @@ student is asked to keep in mind? The second question is the hard one.
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
-
-from msgspec import Meta
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from b2m_fast._registry import Registry
 from b2m_fast.data import dataset, files_of, task
 from b2m_fast.experiments import contract, experiment
-from b2m_fast.experiments.contract import Inputs, Measure, Prepared, finite, or_nan
+from b2m_fast.experiments.contract import (
+    Count,
+    Inputs,
+    Measure,
+    NotNegative,
+    Positive,
+    Prepared,
+    finite,
+    or_nan,
+)
 from b2m_fast.methods.config import Brain2ModelConfig, BrainWeight, TrainConfig
 from b2m_fast.students import student
 
@@ -144,11 +150,6 @@ def _control(name: str, teacher: Teacher, *arguments: Any) -> Teacher:
 # --------------------------------------------------------------------------------------------------
 # Settings
 # --------------------------------------------------------------------------------------------------
-Count = Annotated[int, Meta(ge=1)]
-Positive = Annotated[float, Meta(gt=0, le=sys.float_info.max)]
-NotNegative = Annotated[float, Meta(ge=0, le=sys.float_info.max)]
-
-
 @dataclass(frozen=True)
 class TeacherSettings:
     """How a recording becomes a teacher.

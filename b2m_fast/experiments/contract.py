@@ -12,7 +12,12 @@ import math
 import sys
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
+from operator import attrgetter
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Literal, TypeVar
+
+from msgspec import Meta
+
+from b2m_fast.data import files_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -33,6 +38,12 @@ __all__ = [
     "Table",
 ]
 
+Count = Annotated[int, Meta(ge=1)]
+Positive = Annotated[float, Meta(gt=0, le=sys.float_info.max)]
+NotNegative = Annotated[float, Meta(ge=0, le=sys.float_info.max)]
+Options = dict[
+    str, bool | int | float | str
+]  # of what is registered: --set task_options.NAME=VALUE
 Run = dict[str, Any]  # what a run returns, as JSON holds it
 Runs = dict[str, dict[int, Run]]  # arm -> seed -> run
 
@@ -211,16 +222,14 @@ S = TypeVar("S", bound=Settings)
 class Experiment(ABC, Generic[S]):
     """One experiment: settings, arms, measures and a run.
 
-    The class attributes are its words and its doors; `measures`, `reads`, `prepare` and `run` are what must be written. The rest
-    has defaults that fit most experiments.
+    The class attributes are its words and its doors; `measures`, `prepare` and `run` are what must be written. The rest has defaults
+    that fit most experiments.
     """
 
     command: ClassVar[str]
     """Words after ``b2m``: ``"regularize"``."""
     presets: ClassVar[str]
     """Name of the file of presets."""
-    summary: ClassVar[str]
-    """One line for ``b2m --help``."""
     purpose: ClassVar[str]
     """Question, loss, paper and controls, for the head of ``--help`` and of reports."""
     settings: ClassVar[type[Settings]]
@@ -266,10 +275,6 @@ class Experiment(ABC, Generic[S]):
         """Return what is measured; `runs` may decide what there is (numbers of samples, say)."""
 
     @abstractmethod
-    def reads(self, settings: S, arms: Sequence[str], context: Context) -> Inputs:
-        """Return what will be read; raise before anything is trained if it cannot work."""
-
-    @abstractmethod
     def prepare(self, settings: S, arms: Sequence[str], context: Context) -> Prepared:
         """Load data and make the teachers of these arms, and of no others."""
 
@@ -296,6 +301,11 @@ class Experiment(ABC, Generic[S]):
         flags = {n: flag for group in self.options.values() for flag, n in group.items()}
         return flags.get(name, f"--set {name}")
 
+    def uses(self, arms: Sequence[str], setting: str) -> bool:
+        """Return whether an arm uses a setting that only some do: its fact ``uses`` says so, or it is the user's own and may."""
+        known = self.arms.listings()
+        return any(name not in known or known[name].about.get("uses") == setting for name in arms)
+
     def refuse_unused(self, given: set[str], uses: Sequence[tuple[bool, str, str]]) -> None:
         """Raise ValueError for a given setting that nothing uses.
 
@@ -305,6 +315,22 @@ class Experiment(ABC, Generic[S]):
             ignored = [self.option(name) for name in names.split() if name in given]
             if ignored and not used:
                 raise ValueError(f"{', '.join(ignored)}: only for {what}")
+
+    def chosen(self, settings: S) -> list[str | None]:
+        """Return the names of what is registered and chosen, in the order of `choices`."""
+        return [attrgetter(name)(settings) for name in self.choices]
+
+    def reads(self, settings: S, arms: Sequence[str], context: Context) -> Inputs:
+        """Return what will be read, by default the files of all that is chosen; raise if it cannot work."""
+        del arms
+        about = [
+            registry.get(name).about
+            for name, (registry, _) in zip(
+                self.chosen(settings), self.choices.values(), strict=True
+            )
+            if name is not None
+        ]
+        return Inputs([path for facts in about for path in files_of(facts, context.data)])
 
     def usual_seeds(self, settings: S) -> Sequence[int]:
         """Return the seeds of a command where neither the user nor a preset says which."""
@@ -329,12 +355,11 @@ class Experiment(ABC, Generic[S]):
     def title(self, settings: S) -> str:
         """Return the report's title."""
         del settings
-        return self.summary
+        return self.command
 
     def folder(self, settings: S) -> str:
-        """Return the name of the default output folder below b2m-results/."""
-        del settings
-        return self.command.replace(" ", "-")
+        """Return the name of the default output folder below b2m-results/: the command, and what was chosen."""
+        return "-".join([*self.command.split(), *map(str, self.chosen(settings))])
 
     def ticks(self, settings: S) -> int:
         """Return how often a run calls `Context.tick`."""
@@ -404,6 +429,11 @@ class Experiment(ABC, Generic[S]):
         """Return numbers of its own for results.json."""
         del settings, runs
         return {}
+
+
+def flags(names: str) -> dict[str, str]:
+    """Return an option for each dotted setting, named after its last part: ``--neural-batch`` for training.neural_batch."""
+    return {"--" + name.rpartition(".")[2].replace("_", "-"): name for name in names.split()}
 
 
 def finite(value: float | None) -> float | None:

@@ -22,7 +22,6 @@ from b2m_fast.data.files import DataError, data_root, digest, fingerprint, write
 from b2m_fast.experiments.runs import Job, RunStore, machine, perform, versions
 from b2m_fast.experiments.settings import (
     add_options,
-    by_name,
     choose,
     given_names,
     given_settings,
@@ -255,8 +254,8 @@ def _registries(experiment: Experiment[Any]) -> dict[str, Registry[Any]]:
 def _sources(experiment: Experiment[Any], settings: Settings) -> dict[str, dict[str, str]]:
     """Return the hash or version of everything that settings name and that is not built in, by registry."""
     found: dict[str, dict[str, str]] = {}
-    for name, (registry, _) in experiment.choices.items():
-        value = by_name(settings)[name]
+    chosen = zip(experiment.choices.values(), experiment.chosen(settings), strict=True)
+    for (registry, _), value in chosen:
         if value is not None and (source := registry.source(value)):
             found.setdefault(registry.decorator, {}).update(source)
     return found
@@ -264,8 +263,8 @@ def _sources(experiment: Experiment[Any], settings: Settings) -> dict[str, dict[
 
 def _check_kinds(experiment: Experiment[Any], settings: Settings) -> None:
     """Raise ValueError where settings name a data set, task or student of another kind than the experiment needs."""
-    for name, (registry, facts) in experiment.choices.items():
-        value = by_name(settings)[name]
+    chosen = zip(experiment.choices.items(), experiment.chosen(settings), strict=True)
+    for (name, (registry, facts)), value in chosen:
         about = {} if value is None else registry.about(value)
         if not has(about, facts):
             its, needed = (_either(facts_["kind"]) for facts_ in (about, facts))

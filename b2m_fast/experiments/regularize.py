@@ -9,13 +9,15 @@ from __future__ import annotations
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from msgspec import Meta
 
 from b2m_fast._registry import Registry
-from b2m_fast.data import dataset, files_of, task
+from b2m_fast.data import dataset, task
 from b2m_fast.data.files import require
 from b2m_fast.experiments import contract, experiment
-from b2m_fast.experiments.contract import Inputs, Measure, Prepared, Table, finite, or_nan
+from b2m_fast.experiments.contract import Measure, Prepared, Table, finite, flags, or_nan
 from b2m_fast.experiments.settings import presets
 from b2m_fast.methods.config import Regularization
 from b2m_fast.students import student
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Evaluation", "Regularize", "RegularizeSettings", "arm"]
 
-Options = dict[str, bool | int | float | str]
+Levels = Annotated[tuple[contract.NotNegative, ...], Meta(min_length=1)]
 TEACHING = "training.alpha training.pairs training.center training.beta training.neural_batch training.batchnorm"
 
 
@@ -124,22 +126,13 @@ class Evaluation:
         Images of each set in which students are compared with targets.
     """
 
-    noise: tuple[float, ...] = (0.0, 0.02, 0.04, 0.06, 0.08, 0.1)
-    linf: tuple[float, ...] = (1 / 255, 2 / 255)
-    l2: tuple[float, ...] = (0.1, 0.2)
-    pgd_steps: int = 20
-    minimal_steps: int = 60
-    attack_images: int = 200
-    similarity_images: int = 200
-
-    def __post_init__(self) -> None:
-        for name in ("pgd_steps", "minimal_steps", "attack_images"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.similarity_images < 3:
-            raise ValueError(f"similarity_images must be at least 3, got {self.similarity_images}")
-        if not (self.noise and self.linf and self.l2) or min(*self.noise, *self.linf, *self.l2) < 0:
-            raise ValueError("noise, linf and l2 need a level or more, none below 0")
+    noise: Levels = (0.0, 0.02, 0.04, 0.06, 0.08, 0.1)
+    linf: Levels = (1 / 255, 2 / 255)
+    l2: Levels = (0.1, 0.2)
+    pgd_steps: contract.Count = 20
+    minimal_steps: contract.Count = 60
+    attack_images: contract.Count = 200
+    similarity_images: Annotated[int, Meta(ge=3)] = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,22 +164,18 @@ class RegularizeSettings(contract.Settings):
     brain: str
     task: str
     student: str
-    brain_options: Options = field(default_factory=dict)
-    task_options: Options = field(default_factory=dict)
-    student_options: Options = field(default_factory=dict)
-    blur: float = 1.0
+    brain_options: contract.Options = field(default_factory=dict)
+    task_options: contract.Options = field(default_factory=dict)
+    student_options: contract.Options = field(default_factory=dict)
+    blur: contract.Positive = 1.0
     denoiser: Literal["gabor", "efficientnet", "gabor+efficientnet"] = "gabor"
     training: Regularization = field(default_factory=Regularization)
     evaluation: Evaluation = field(default_factory=Evaluation)
 
     def __post_init__(self) -> None:
-        training = self.training
-        if training.batch < 2:
-            raise ValueError(f"batch must be at least 2, got {training.batch}")
-        if training.neural_batch < 4:
-            raise ValueError(f"neural_batch must be at least 4, got {training.neural_batch}")
-        if not 0 < self.blur < float("inf"):
-            raise ValueError(f"blur must be positive and finite, got {self.blur}")
+        for name, least in (("batch", 2), ("neural_batch", 4)):
+            if (value := getattr(self.training, name)) < least:
+                raise ValueError(f"{name} must be at least {least}, got {value}")
 
 
 # --------------------------------------------------------------------------------------------------
@@ -207,7 +196,6 @@ class Regularize(contract.Experiment[RegularizeSettings]):
 
     command = "regularize"
     presets = "regularize"
-    summary = "a brain regularises a network (Li et al. 2019)"
     purpose = """\
 Teach an image classifier with a brain, and see whether it becomes more robust.
 
@@ -220,21 +208,12 @@ Controls are arms like any other, because a gain over no teacher alone proves no
     settings = RegularizeSettings
     arms = arm
     options = {
-        "what": {"--brain": "brain", "--task": "task", "--student": "student"},
-        "how": {
-            "--alpha": "training.alpha",
-            "--pairs": "training.pairs",
-            "--center": "training.center",
-            "--batchnorm": "training.batchnorm",
-            "--epochs": "training.epochs",
-            "--batch": "training.batch",
-            "--neural-batch": "training.neural_batch",
-            "--width": "student_options.width",
-            "--blocks": "student_options.blocks",
-            "--blur": "blur",
-            "--denoiser": "denoiser",
-        },
-        "measure": {"--attack-images": "evaluation.attack_images"},
+        "what": flags("brain task student"),
+        "how": flags(
+            "training.alpha training.pairs training.center training.batchnorm training.epochs training.batch training.neural_batch "
+            "student_options.width student_options.blocks blur denoiser"
+        ),
+        "measure": flags("evaluation.attack_images"),
     }
     choices = {
         "brain": (dataset, {"kind": "images"}),
@@ -337,26 +316,19 @@ Controls are arms like any other, because a gain over no teacher alone proves no
         task.get(settings.task).options(settings.task_options)
         for name in arms:
             student.get(settings.student).options(_student_options(settings, name))
-        facts = [arm.get(name).about for name in arms]
-        uses = {f.get("uses") for f in facts}
-        own = not set(arms) <= set(arm.listings())
-        taught = any(f.get("taught", True) for f in facts)
+        taught = any(arm.get(name).about.get("taught", True) for name in arms)
         self.refuse_unused(
             given,
             [
                 (taught, "arms with a teacher", TEACHING),
-                ("denoiser" in uses or own, "arms whose responses are denoised", "denoiser"),
-                ("blur" in uses, "arms that blur", "blur"),
+                (self.uses(arms, "denoiser"), "arms whose responses are denoised", "denoiser"),
+                (self.uses(arms, "blur"), "arms that blur", "blur"),
             ],
         )
 
     def title(self, settings: RegularizeSettings) -> str:
         """Return the task and the brain."""
         return f"{settings.task} taught by {settings.brain}"
-
-    def folder(self, settings: RegularizeSettings) -> str:
-        """Return the brain and the task."""
-        return f"{settings.brain}-{settings.task}"
 
     def ticks(self, settings: RegularizeSettings) -> int:
         """Return the number of epochs."""
@@ -367,11 +339,6 @@ Controls are arms like any other, because a gain over no teacher alone proves no
         return float(run["accuracy"])
 
     # ------------------------------------------------------------------------------------------ what is read, made and run
-    def reads(self, settings: RegularizeSettings, arms: Sequence[str], context: Context) -> Inputs:
-        """Return the files of brain and task."""
-        entries = dataset.get(settings.brain), task.get(settings.task)
-        return Inputs([path for entry in entries for path in files_of(entry.about, context.data)])
-
     def prepare(
         self, settings: RegularizeSettings, arms: Sequence[str], context: Context
     ) -> Prepared:
@@ -453,7 +420,7 @@ Controls are arms like any other, because a gain over no teacher alone proves no
 # --------------------------------------------------------------------------------------------------
 # Students
 # --------------------------------------------------------------------------------------------------
-def _student_options(settings: RegularizeSettings, name: str) -> Options:
+def _student_options(settings: RegularizeSettings, name: str) -> contract.Options:
     """Return the options of an arm's student."""
     blurred = arm.get(name).about.get("uses") == "blur"
     return settings.student_options | ({"blur": settings.blur} if blurred else {})

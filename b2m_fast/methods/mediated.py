@@ -257,6 +257,7 @@ def fit_readout(
     *,
     shared: bool = False,
     folds: Folds = "loo",
+    device: str = "cpu",
 ) -> Ridge:
     """Fit ridge from features or predicted responses to labels, its penalty chosen inside the rows given.
 
@@ -277,6 +278,8 @@ def fit_readout(
         One penalty for all targets rather than one for each.
     folds : int, "loo" or sequence of (train, test)
         How the penalty is chosen.
+    device : str
+        Where to fit.
 
     Returns
     -------
@@ -300,6 +303,7 @@ def fit_readout(
         shared_alpha=shared,
         standardise=False,
         dtype="float64",
+        device=device,
     )
     return replace(model, alphas=np.array([given[alpha] for alpha in model.alphas]))
 
