@@ -264,13 +264,17 @@ def test_results_are_read_as_they_were_written(
 
 
 def test_results_of_older_code_are_read(tmp_path: Path) -> None:
-    """The experiment turns old settings into new ones."""
+    """The experiment turns old settings into new ones; the version of the method stays that of the runs."""
     report.write(results(none=(60, 0.9)), tmp_path)
     stored: dict[str, Any] = json.loads((tmp_path / "results.json").read_text())
     del stored["settings"], stored["missing"]
     stored["experiment"] = {"subject": "lines"}
+    stored["method_version"] = 1
     (tmp_path / "results.json").write_text(json.dumps(stored))
-    assert report.load(tmp_path).settings == MadeUpSettings(task="lines")
+    old = report.load(tmp_path)
+    assert old.settings == MadeUpSettings(task="lines")
+    report.write(old, tmp_path)  # what made the runs is not forgotten
+    assert json.loads((tmp_path / "results.json").read_text())["method_version"] == 1
 
 
 @pytest.mark.parametrize(

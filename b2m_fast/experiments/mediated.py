@@ -565,11 +565,13 @@ ours."""
         return {"encoders": _encoders(runs), "variability": tests}
 
     def upgrade(self, stored: dict[str, Any]) -> dict[str, Any]:
-        """Return older results with what distances are of in every run."""
-        old = stored["experiment"]
+        """Return older results with what distances are of in every run, and a session only where it is not the usual one."""
+        old = dict(stored["experiment"])
+        if old["session"] == dataset.get(old["brain"]).about.get("labelled", old["session"]):
+            old["session"] = None
         for run in stored["runs"]:
             run.setdefault("circular", "categories" in (run["distance_of"] or ""))
-        return {**stored, "settings": old}
+        return stored | {"settings": old}
 
     # ------------------------------------------------------------------------------------------ what is read, made and run
     def reads(self, settings: MediatedSettings, arms: Sequence[str], context: Context) -> Inputs:
@@ -813,9 +815,8 @@ def _distance_panel(runs: Runs) -> list[Panel]:
             size = list(distances)[(len(distances) - 1) // 2]
             i, j = np.triu_indices(len(distances[size]), 1)
             x, y = np.array(one["distance"])[i, j], distances[size][i, j]
-            panel.plot(
-                x, y, "o", ms=4, alpha=0.7, color=styles[name].colour, label=f"{name}, n = {size}"
-            )
+            look = {"color": styles[name].colour, "marker": styles[name].marker, "ls": ""}
+            panel.plot(x, y, ms=4, alpha=0.7, label=f"{name}, n = {size}", **look)
             panel.set_xlabel(f"distance between brains\n({one['distance_of']})")
         panel.set_ylabel("distance between estimates")
         panel.legend(fontsize=7, frameon=False)

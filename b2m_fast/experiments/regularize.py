@@ -396,15 +396,12 @@ Controls are arms like any other, because a gain over no teacher alone proves no
             require(right, f"the arm {name} must return a list of SimilarityTarget, got {found!r}")
             for t in found:
                 if t.name not in picked:
-                    order = rng.permutation(len(t))
+                    order = rng.permutation(len(t.rows))
                     picked[t.name] = np.sort(order[: settings.evaluation.similarity_images])
         probes = {
             n: [t.take(picked[t.name]) for t in found] for n, found in targets.items() if found
         }
-        tested = [
-            t for n, found in targets.items() if self.role(settings, n) == "tested" for t in found
-        ]
-        report = teacher.report(targets, tested)
+        report = teacher.report()
         report["words"] = list(dict.fromkeys([*brain.words, *_words(report["recordings"])]))
         return Prepared(lambda name: _Material(images, targets[name], probes), report)
 

@@ -50,7 +50,7 @@ class Results:
     teacher : dict
         What is known of the teachers; ``words`` are sentences.
     made_with : dict
-        ``versions`` and ``machine``.
+        ``versions``, ``machine``, and ``method_version`` of results that are not of this code.
     """
 
     experiment: Experiment[Any]
@@ -469,7 +469,8 @@ def load(folder: Path) -> Results:
             runs,
             content.get("missing", []),
             content.get("teacher", {}),
-            {k: content[k] for k in ("versions", "machine") if k in content},
+            {"method_version": content.get("method_version")}
+            | {k: content[k] for k in ("versions", "machine") if k in content},
         )
     except FileNotFoundError:
         raise DataError(f"there is no {path}: name the folder of a finished experiment") from None

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from b2m_fast.data.files import DataError, numbers, whole_number
-from b2m_fast.encoding.columns import column_correlation
+from b2m_fast.encoding.columns import column_correlation, standardised
 from b2m_fast.teachers.alignment import Alignment, align
 from b2m_fast.teachers.embeddings import METHODS, fit_contrastive
 
@@ -97,10 +97,8 @@ def z_scored_steps(course: NDArray[np.floating], valid: NDArray[np.bool_]) -> ND
 
     The result (conditions, steps, k) is 0 where not valid, and for a latent that never varies.
     """
-    centred = course - course.mean(axis=(0, 1))
-    spread = centred.std(axis=(0, 1))
     out = np.zeros((len(course), len(valid), course.shape[2]), dtype=np.float32)
-    out[:, valid] = centred / np.where(spread > 0, spread, np.inf)
+    out[:, valid] = standardised(course.reshape(-1, course.shape[2])).reshape(course.shape)
     return out
 
 

@@ -15,6 +15,7 @@ import numpy as np
 from b2m_fast.data.driving import to_frames
 from b2m_fast.data.files import DataError, numbers, whole_number, whole_numbers
 from b2m_fast.data.files import images as checked_images
+from b2m_fast.encoding.columns import standardised
 from b2m_fast.encoding.encoders import crossfit, fit_encoder
 from b2m_fast.encoding.features import gabor_pyramid
 from b2m_fast.teachers.alignment import align
@@ -118,8 +119,7 @@ class ResponseTeacher:
 
 def z_scored(x: NDArray[np.floating], rows: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
     """Z-score columns by the mean and deviation of some rows (all); 0 where they do not vary."""
-    x, rows = _centred(x, rows)
-    return _scaled(x, rows)
+    return standardised(x, None if rows is None else x[rows]).astype(np.float32)
 
 
 def principal_components(
@@ -130,7 +130,9 @@ def principal_components(
     Signs are such that the sample farthest from 0 is positive. DataError names `name` if there are
     fewer than k.
     """
-    x, rows = _centred(x, rows)
+    x = np.asarray(x, dtype=np.float64)
+    rows = np.arange(len(x)) if rows is None else rows
+    x = x - x[rows].mean(axis=0)
     u, size, v = np.linalg.svd(x[rows], full_matrices=False)
     rank = int((size > 1e-10 * size[0]).sum())
     if not 1 <= k <= rank:
@@ -138,7 +140,7 @@ def principal_components(
             f"{name}: {len(rows)} samples of {x.shape[1]} units have {rank} components, "
             f"{k} were asked for"
         )
-    return _scaled(x @ v[:k].T * np.sign(u[np.abs(u[:, :k]).argmax(axis=0), range(k)]), rows)
+    return z_scored(x @ v[:k].T * np.sign(u[np.abs(u[:, :k]).argmax(axis=0), range(k)]), rows)
 
 
 def reduced(x: NDArray[np.floating], k: int | None, name: str) -> NDArray[np.float32]:

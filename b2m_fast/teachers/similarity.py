@@ -20,14 +20,14 @@ import numpy as np
 import torch
 
 from b2m_fast.data.images import to_gray
-from b2m_fast.encoding.columns import column_correlation, reliability
+from b2m_fast.encoding.columns import column_correlation, reliability, standardised
 from b2m_fast.encoding.encoders import crossfit
 from b2m_fast.encoding.features import cnn_features, gabor_pyramid
 from b2m_fast.ops import rsa_score
 from b2m_fast.teachers.responses import images_shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor
@@ -38,7 +38,6 @@ DENOISERS: dict[str, Callable[..., NDArray[np.float32]]] = {
     "gabor": gabor_pyramid,
     "efficientnet": partial(cnn_features, block=7),
 }
-DESCRIBED = 2000  # images of a set whose pairs the report describes
 ROTATED = 5000  # images up to which longer rows are rotated into fewer dimensions
 
 
@@ -77,10 +76,6 @@ class SimilarityTarget:
     def __post_init__(self) -> None:
         if len(self.images) != len(self.rows):
             raise ValueError(f"{self.name}: {len(self.images)} images but rows of {len(self.rows)}")
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.rows)
 
     def take(self, index: NDArray[np.int64]) -> SimilarityTarget:
         """Return the target of some of the images."""
@@ -124,7 +119,9 @@ def shuffled(target: SimilarityTarget, seed: int) -> SimilarityTarget:
     Keeps every similarity, the spectrum and the whole geometry; destroys which image is which. How
     Li et al. shuffled is not known to us.
     """
-    return replace(target, rows=target.rows[np.random.default_rng(seed).permutation(len(target))])
+    return replace(
+        target, rows=target.rows[np.random.default_rng(seed).permutation(len(target.rows))]
+    )
 
 
 def thresholded(target: SimilarityTarget, level: float = 0.8) -> SimilarityTarget:
@@ -250,25 +247,10 @@ class SimilarityTeacher:
         """Images of each set as the student sees them."""
         return {name: to_gray(images, self.size) for name, images in self._images.items()}
 
-    def report(
-        self,
-        targets: Mapping[str, Sequence[SimilarityTarget]],
-        reference: Sequence[SimilarityTarget] = (),
-    ) -> dict[str, Any]:
-        """Describe the recordings, if they were denoised, and the targets of some arms.
-
-        `targets`: arm -> its targets, one a set of images; all are compared with those of `reference`.
-        Returns ``recordings`` (by name) and ``image_sets`` (by name, then arm), which can be written
-        as JSON.
-        """
+    def report(self) -> dict[str, Any]:
+        """Describe the recordings, by name, if they were denoised; can be written as JSON."""
         patterns = [p for group in self._sets.values() for p in group if p.predicted is not None]
-        image_sets: dict[str, dict[str, Any]] = {name: {} for name in self._sets}
-        known = {target.name: target for target in reference}
-        for arm in sorted(targets):
-            for target in targets[arm]:
-                described = image_sets.setdefault(target.name, {})
-                described[arm] = _description(target, known.get(target.name))
-        return {"recordings": {p.name: p.report() for p in patterns}, "image_sets": image_sets}
+        return {"recordings": {p.name: p.report() for p in patterns}}
 
 
 class _Patterns:
@@ -306,9 +288,7 @@ class _Patterns:
 
     def _weighted(self, responses: NDArray[np.floating]) -> NDArray[np.float64]:
         """Return responses in standard deviations, times the weights."""
-        scale = responses.std(axis=0, dtype=np.float64)
-        scaled = np.divide(responses, scale, out=np.zeros(responses.shape), where=scale > 0)
-        return np.asarray(self.weights * scaled)
+        return np.asarray(self.weights * standardised(responses))
 
     @property
     def raw(self) -> NDArray[np.float64]:
@@ -357,20 +337,3 @@ class _Patterns:
             report["single_trial_vs_truth_r"] = agreement(raw, truth)
             report["denoised_vs_truth_r"] = agreement(denoised, truth)
         return report
-
-
-def _description(
-    target: SimilarityTarget, reference: SimilarityTarget | None
-) -> dict[str, float | None]:
-    """Describe a target over pairs of images, and its correlation with another one."""
-    few = np.arange(min(len(target), DESCRIBED))
-    s = target.take(few).similarity()
-    values = s[tuple(torch.triu_indices(len(s), len(s), offset=1))]
-    r = float("nan")
-    if reference is not None:
-        r = float(rsa_score(s, reference.rows[few], metric="dot", x_kind="similarity"))
-    return {
-        "sd": float(values.double().std(correction=0)),
-        "nonzero": float((values != 0).double().mean()),
-        "r_with_reference": r if np.isfinite(r) else None,
-    }
