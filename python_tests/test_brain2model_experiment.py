@@ -151,12 +151,12 @@ REFUSED = [
     ("latent", "--student gru --brain cowley-v4", "which a gru cannot learn"),
     ("latent", "--student vae --brain pfc-memory", "which a vae cannot learn"),
     ("latent", "--brain steinmetz --task direction", "can teach parametric-working"),
-    ("latent", "--brain object2vec", "--brain object2vec cannot teach"),
+    ("latent", "--brain object2vec", "--brain object2vec is of the kind categories"),
     ("latent", "--brain human", "there is no data set 'human'"),
     ("contrastive", "--student rnn --arms phase", "averages over time"),
     ("latent", "--arms pixel", "a recurrent student sees no images"),
     ("contrastive", "--arms reversed", "images have no time course"),
-    ("latent", "--until 0.3", "--until goes with --schedule"),
+    ("latent", "--until 0.3", "--until: only for --schedule cosine or pretrain"),
     ("latent", "--schedule pretrain --until 1", "below 1 for 'pretrain'"),
     ("latent", "--shares 2", "shares must be above 0 and at most 1, got [2.0]"),
     ("latent", "--shares 0.5 0.5", "there twice: [0.5, 0.5]"),
@@ -165,28 +165,36 @@ REFUSED = [
     ("latent", "--delays 1000 333", "must last whole steps"),
     ("latent", "--delay 333", "must last whole steps"),
     ("contrastive", "--delay 300", "driving has no option delay_ms"),
-    ("contrastive", "--delays 300", "--delays is for recurrent students"),
+    ("contrastive", "--delays 300", "--delays: only for recurrent students"),
     ("latent", "--task parametric-working-memory --directions 4", "has no option directions"),
     ("latent", "--directions 8.5", "must be int, got 8.5"),
     ("latent", "--brain pfc-memory --directions 4", "--brain pfc-memory was recorded with 6"),
     ("latent", "--brain hippocampus --directions 4", "--brain hippocampus was recorded with 2"),
-    ("latent", "--stimuli images", "--stimuli is for a brain that was shown images"),
+    ("latent", "--stimuli images", "--stimuli: only for a brain that was shown images"),
     ("latent", "--brain cowley-v4 --set session=210325", "with --stimuli images"),
-    ("latent", "--brain hippocampus --neurons 7", "--neurons is for a synthetic brain"),
+    ("latent", "--brain hippocampus --neurons 7", "--neurons: only for a synthetic brain"),
     (
         "latent",
         "--brain pfc-memory --network-steps 7 --arms brain",
-        "--network-steps is for a synth",
+        "--network-steps: only for a synth",
     ),
-    ("latent", "--student vae --latents fa", "--latents is for latent transfer to recurrent"),
-    ("latent", "--set temperature=0.1", "transfer.temperature is for contrastive transfer"),
-    ("latent", "--set rho=0.1", "transfer.rho is for --readout ridge"),
-    ("latent", "--set pool=20", "evaluation.pool is for recurrent students, with --shares"),
-    ("latent", "--set beta=1", "beta is for autoencoders"),
-    ("latent", "--arms none --weight 0.3", "--weight is for arms with a teacher"),
+    ("latent", "--student vae --latents fa", "--latents: only for latent transfer to recurrent"),
+    (
+        "latent",
+        "--set temperature=0.1",
+        "--set transfer.temperature: only for contrastive transfer",
+    ),
+    ("latent", "--set rho=0.1", "--set transfer.rho: only for --readout ridge"),
+    (
+        "latent",
+        "--set pool=20",
+        "--set evaluation.pool: only for recurrent students, with --shares",
+    ),
+    ("latent", "--set beta=1", "--set beta: only for autoencoders"),
+    ("latent", "--arms none --weight 0.3", "--weight: only for arms with a teacher"),
     ("latent", "--set transfer.method=contrastive", "there is no such setting"),
     ("latent", "--set training.accelerator=cuda", "there is no such setting"),
-    ("latent", "--data /no/such", "nothing of this command is read from files"),
+    ("latent", "--data .", "nothing of this command is read from files"),
     ("latent", "--brain pfc-memory", "--data DIR or B2M_DATA"),
     ("latent", "--brain pfc-memory --data /no/such", "/no/such does not exist"),
 ]
@@ -295,12 +303,12 @@ def test_less_data_is_less_for_the_teacher_too(tmp_path: Path) -> None:
     arms = ["brain", "relabelled", "label", "random-code"]
     ready = prepared(settings, arms, tmp_path)
     scenes = ready.of("brain").task
-    learner = data.learner(settings, scenes, 3, 0.25)
-    assert len(learner.frames) == len(scenes.train) / 4
+    learning = data.student_task(settings, scenes, 3, 0.25)
+    assert len(learning.frames) == len(scenes.train) / 4
     for name in arms:
         teacher = ready.of(name).teacher_of(arm.get(name), 3, 0.25)
         seen = {x.tobytes() for x in teacher.stimuli}
-        assert seen == {x.tobytes() for x in learner.frames.numpy()}
+        assert seen == {x.tobytes() for x in learning.frames.numpy()}
 
 
 def test_shares_are_trained_one_after_the_other(tmp_path: Path) -> None:
@@ -380,7 +388,9 @@ def test_condition_states_are_in_the_order_of_conditions() -> None:
     """Row c holds trials of condition c: trials of one condition are more alike than of others."""
     settings = made("latent", TRIALS | {"task_options": {"directions": 2, "noise": 0.01}}, units=20)
     decisions = data.make_task(settings)
-    states = data.condition_states(data.learner(settings, decisions, 0).student, decisions, 3, 0)
+    states = data.condition_states(
+        data.student_task(settings, decisions, 0).student, decisions, 3, 0
+    )
     assert states.shape == (4, 3, decisions.steps, 20)
     within = states.std(axis=1).mean()
     between = states.mean(axis=1).std(axis=0).mean()

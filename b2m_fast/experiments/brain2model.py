@@ -28,6 +28,7 @@ from b2m_fast.experiments.contract import (
     finite,
     or_nan,
 )
+from b2m_fast.experiments.settings import by_name
 from b2m_fast.methods.config import Brain2ModelConfig, BrainWeight, TrainConfig
 from b2m_fast.students import student
 
@@ -369,21 +370,14 @@ class Brain2Model(contract.Experiment[Settings]):
         from b2m_fast.experiments.brain2model_data import check_choices, delays_of, make_task
 
         check_choices(settings, given)
-        weight = settings.transfer.weight
         for name in arms:
             if reason := _impossible(arm.get(name).about, settings):
                 raise ValueError(
                     f"--arms {name} is not possible for {settings.transfer.method} transfer to a {settings.student}: {reason}"
                 )
-        if weight.value == 0:
+        if settings.transfer.weight.value == 0:
             raise ValueError("the weight must be positive, got 0: with weight 0 it is the arm zero")
-        if weight.schedule == "constant" and "transfer.weight.until" in given:
-            raise ValueError("--until goes with --schedule cosine or pretrain")
-        flags = {name: flag for group in self.options.values() for flag, name in group.items()}
-        for used, where, owner, names in _uses(settings, arms):
-            for name in (f"{owner}.{part}".lstrip(".") for part in names.split()):
-                if name in given and not used:
-                    raise ValueError(f"{flags.get(name, name)} is for {where}")
+        self.refuse_unused(given, _uses(settings, arms))
         if not settings.frames:
             delays_of(settings, make_task(settings))
 
@@ -392,12 +386,8 @@ class Brain2Model(contract.Experiment[Settings]):
         """Return learning curves, steps to the criterion, and what the trained students can do."""
         from b2m_fast.evaluate.convergence import TimeToCriterion
 
-        e, every, metric = (
-            settings.evaluation,
-            settings.training.validate_every,
-            settings.evaluation.metric,
-        )
-        error = metric == "mse"
+        e, training = settings.evaluation, settings.training
+        metric, error = e.metric, e.metric == "mse"
         better: Literal["higher", "lower"] = "lower" if error else "higher"
         all_runs = [run for seeds in runs.values() for run in seeds.values()]
         delays = dict.fromkeys(ms for run in all_runs for ms in run["delays"])
@@ -410,9 +400,8 @@ class Brain2Model(contract.Experiment[Settings]):
             return Measure(label, of, kind="curve", drawn=True, axes=(x, y), **options)
 
         def learning(run: Run) -> Any:
-            return [p["step"] for p in run["history"]], [
-                or_nan(p.get(e.curve)) for p in run["history"]
-            ]
+            history = run["history"]
+            return [p["step"] for p in history], [or_nan(p.get(e.curve)) for p in history]
 
         def by_delay(run: Run) -> Any:
             return [float(ms) for ms in run["delays"]], [or_nan(v) for v in run["delays"].values()]
@@ -424,7 +413,7 @@ class Brain2Model(contract.Experiment[Settings]):
             decides=True,
             drawn=True,
             note=f"Steps to criterion: {metric} {'<=' if error else '>='} {e.criterion:g} in {e.consecutive} validations in a row, "
-            f"one every {every} steps, of {settings.training.steps} steps.",
+            f"one every {training.validate_every} steps, of {training.steps} steps.",
         )
         label, step = f"{metric}, validation", "training step"
         found = [
@@ -442,16 +431,13 @@ class Brain2Model(contract.Experiment[Settings]):
         if delays:
             axes = "delay, ms (first: as trained)", "accuracy, test trials"
             found.append(curve("accuracy by delay", by_delay, *axes))
-        for share in shares:
-            percent, axes = (
-                100 * float(share),
-                ("share of the training data, %", f"{metric}, test data"),
-            )
-            less = value(f"{metric}, {percent:g} % of the data", "shares", share, "test", metric)
+        axes = "share of the training data, %", f"{metric}, test data"
+        less: Any = {"better": better, "drawn": True, "axes": axes}
+        for share, percent in ((share, 100 * float(share)) for share in shares):
+            label = f"{metric}, {percent:g} % of the data"
             digits = 5 if error else 3
-            found.append(
-                replace(less, better=better, digits=digits, drawn=True, at=percent, axes=axes)
-            )
+            path = ("shares", share, "test", metric)
+            found.append(value(label, *path, at=percent, digits=digits, **less))
         label, key, note = self.quality
         return [*found, value(label, "test", key, better="", note=note)]
 
@@ -552,7 +538,7 @@ def _train(
 ) -> Run:
     """Train one student, and return what was measured."""
     from b2m_fast.evaluate.convergence import area_under_curve, steps_to_criterion
-    from b2m_fast.experiments.brain2model_data import learner, on_device, test
+    from b2m_fast.experiments.brain2model_data import on_device, student_task, test
     from b2m_fast.methods.brain2model import brain2model_objective
     from b2m_fast.methods.training import train
 
@@ -564,11 +550,11 @@ def _train(
     )
     if entry.about.get("weightless"):
         config = replace(config, weight=BrainWeight(0.0))
-    student_at_task = learner(settings, prepared.task, seed, share)
+    learning = student_task(settings, prepared.task, seed, share)
     teacher = prepared.teacher_of(entry, seed, share)
     part = "whole" if share is None else f"share-{share:g}"
     entries = train(
-        brain2model_objective(student_at_task, teacher, config, seed),
+        brain2model_objective(learning, teacher, config, seed),
         on_device(settings.training, context),
         checkpoint=context.folder / f"{part}.safetensors",
         identity=f"{name} {seed} {part}",
@@ -577,7 +563,7 @@ def _train(
     reached = steps_to_criterion(
         entries, e.curve, e.criterion, e.consecutive, lower_is_better=e.metric == "mse"
     )
-    found, delays = test(settings, student_at_task.student, prepared.task)
+    found, delays = test(settings, learning.student, prepared.task)
     kept = ("readout_r2", "retrieval", "retrieval_chance")
     found |= {key: value for key, value in entries[-1].items() if key in kept}
     return {
@@ -665,34 +651,42 @@ def _impossible(about: Mapping[str, Any], settings: Settings) -> str:
     return ""
 
 
-def _uses(settings: Settings, arms: Sequence[str]) -> list[tuple[bool, str, str, str]]:
-    """Return what only some experiments use: whether this one does, which do, and the settings."""
+def _uses(settings: Settings, arms: Sequence[str]) -> list[tuple[bool, str, str]]:
+    """Return what only some experiments use, for `refuse_unused`."""
     from b2m_fast.experiments.brain2model_data import observer
 
+    def of(owner: str, names: str) -> str:
+        return " ".join(f"{owner}.{name}" for name in names.split())
+
+    taught = " ".join(n for n in by_name(settings) if n.startswith(("teacher.", "transfer.")))
     frames, latent = settings.frames, settings.transfer.method == "latent"
     synthetic = observer(settings) is not None
     network = synthetic or any(arm.get(name).takes("network") for name in arms)
     shown, shares = frames and not synthetic, bool(settings.evaluation.shares)
     images = shown and settings.teacher.stimuli == "images"
     ridge = latent and settings.transfer.readout == "ridge"
+    scheduled = settings.transfer.weight.schedule != "constant"
+    contrastive = of("transfer", "temperature learn_temperature dimension")
+    trials = of("evaluation", "validation test delays_ms") + of(" transfer", "window average")
     return [
-        (synthetic, "a synthetic brain", "teacher", "neurons repeats rate network_units"),
-        (network, "a synthetic brain or the arm network", "teacher", "network_steps network_rate"),
-        (shown, "a brain that was shown images", "teacher", "stimuli"),
-        (images, "a brain that was shown images, with --stimuli images", "teacher", "session"),
-        (latent and not frames, "latent transfer to recurrent students", "teacher", "latents"),
-        (not frames, "recurrent students", "teacher", "smooth_ms"),
-        (not frames, "recurrent students", "transfer", "window average"),
-        (not frames, "recurrent students", "evaluation", "validation test delays_ms"),
-        (not frames and shares, "recurrent students, with --shares", "evaluation", "pool"),
-        (frames, "autoencoders", "", "width beta"),
-        (frames, "autoencoders", "transfer", "batch"),
-        (latent, "latent transfer", "transfer", "readout"),
-        (ridge, "--readout ridge", "transfer", "rho"),
-        (not latent, "contrastive transfer", "transfer", "temperature learn_temperature dimension"),
-        (frames or not latent, "autoencoders and contrastive transfer", "transfer", "held_out"),
-        (bool(_taught(arms)), "arms with a teacher", "transfer.weight", "value schedule until"),
-        (bool(_taught(arms)), "arms with a teacher", "teacher", "k smooth_ms stimuli latents"),
+        (bool(_taught(arms)), "arms with a teacher", taught),
+        (scheduled, "--schedule cosine or pretrain", "transfer.weight.until"),
+        (synthetic, "a synthetic brain", of("teacher", "neurons repeats rate network_units")),
+        (
+            network,
+            "a synthetic brain or the arm network",
+            of("teacher", "network_steps network_rate"),
+        ),
+        (shown, "a brain that was shown images", "teacher.stimuli"),
+        (images, "a brain that was shown images, with --stimuli images", "teacher.session"),
+        (latent and not frames, "latent transfer to recurrent students", "teacher.latents"),
+        (not frames, "recurrent students", f"teacher.smooth_ms {trials}"),
+        (not frames and shares, "recurrent students, with --shares", "evaluation.pool"),
+        (frames, "autoencoders", "width beta transfer.batch"),
+        (latent, "latent transfer", "transfer.readout"),
+        (ridge, "--readout ridge", "transfer.rho"),
+        (not latent, "contrastive transfer", contrastive),
+        (frames or not latent, "autoencoders and contrastive transfer", "transfer.held_out"),
     ]
 
 

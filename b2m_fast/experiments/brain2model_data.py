@@ -38,17 +38,6 @@ if TYPE_CHECKING:
 
     Teacher = LatentTeacher | ResponseTeacher
 
-__all__ = [
-    "Material",
-    "check_choices",
-    "delays_of",
-    "learner",
-    "make_task",
-    "on_device",
-    "prepare",
-    "test",
-]
-
 CONTROLS, TEST, NETWORK, FRAMES = 5, 6, 7, 8  # streams, beside `b2m_fast.methods.training.Stream`
 # of the network behind the synthetic brain, of the arm network; far from any seed that a user takes
 TRUTH_SEED, NETWORK_SEED = 2**40, 2**40 + 1
@@ -148,7 +137,7 @@ class SceneTask(FrameTask):
         return numbers | {"validation_ssim": _reconstruction(self.student, self.held_out)[1]}, None
 
 
-def learner(
+def student_task(
     settings: Settings,
     made: Any,
     seed: int,
@@ -419,7 +408,7 @@ def _trained(
         validate_every=max(1, steps // 10),
         validate_first=False,
     )
-    alone = learner(settings, made, seed, name=name, units=units)
+    alone = student_task(settings, made, seed, name=name, units=units)
     sources = [settings.task, task.source(settings.task), kind, student.source(kind)]
     options = [settings.task_options, settings.student_options, settings.batch, settings.beta]
     identity = repr([settings.method_version, *sources, *options, getattr(made, "digest", "")])
@@ -447,9 +436,8 @@ def _words(report: dict[str, Any]) -> list[str]:
         )
     if brain.get("stand_in"):
         out.append(
-            "The brain is a STAND-IN: no recording of a driving brain with a usable licence is known to us; models of "
-            f"{brain['units']} neurons, fitted on the images these were shown (held-out r = {brain['held_out_r_mean']:.2f}), "
-            "answer to the scenes."
+            f"The brain is a STAND-IN, which never saw these scenes: models of {brain['units']} neurons, fitted on the images that "
+            f"were shown to them (held-out r = {brain['held_out_r_mean']:.2f}), answer to the scenes."
         )
     if "reliability" in brain:
         values = ", ".join(f"{r:.2f}" for r in brain["reliability"])

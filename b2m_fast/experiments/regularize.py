@@ -240,8 +240,14 @@ Controls are arms like any other, because a gain over no teacher alone proves no
 
         def smallest(norm: str, key: str, digits: int) -> Measure:
             axes = ("", f"smallest perturbation that changes the class, {norm}")
-            common: dict[str, Any] = {"digits": digits, "drawn": True, "axes": axes, **robust}
-            return Measure(f"median {norm}", lambda r: or_nan(r[key]), **common)
+            return Measure(
+                f"median {norm}",
+                lambda r: or_nan(r[key]),
+                digits=digits,
+                drawn=True,
+                axes=axes,
+                decides=True,
+            )
 
         return [
             Measure(
