@@ -501,7 +501,7 @@ def trials():
     condition = np.repeat(np.arange(4), 8)
     rates = rng.gamma(2, 2, (4, 12, 10))[condition]
     time = TimeAxis(100.0, {"delay": (0.0, 1000.0)})
-    return Brain("mine", [Recording(rng.poisson(rates), np.array(NAMES)[condition], "one", time=time)], conditions=NAMES)
+    return Brain("mine", [Recording(rng.poisson(rates), np.array(NAMES)[condition], "one", time=time)], conditions=NAMES, remarks=["Drawn at random."])
 
 @dataset("my-images", "forty images", kind="images")
 def images():
@@ -557,6 +557,7 @@ def test_what_a_stranger_wrote_works(method: str, files: dict[str, str], tmp_pat
     assert engine.main(COMMANDS[method], f"{command} {short} {arms}".split() + out) == engine.OK
     full = json.loads((tmp_path / "trials" / "results.json").read_text())
     assert {run["arm"] for run in full["runs"]} == {"none", "brain", "half"}
+    assert full["words"][0] == "Drawn at random."
     losses = {run["arm"]: run["history"]["validation_loss"] for run in full["runs"]}
     assert losses["half"] != losses["brain"] != losses["none"]
     command = f"--brain {files['brain']}:images --task {BARS} --stimuli images --components 3 {arms} --units 4 --steps 4 --every 2"

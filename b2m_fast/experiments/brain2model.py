@@ -443,14 +443,12 @@ class Brain2Model(contract.Experiment[Settings]):
     # ------------------------------------------------------------------------------------------ how it is called
     def title(self, settings: Settings) -> str:
         """Return student, task, method and brain."""
-        listing = dataset.listings().get(settings.brain)
-        remark = ""
-        if listing is not None and listing.about.get("synthetic"):
-            remark = " (SYNTHETIC, simulated neurons)"
-        elif settings.frames and settings.teacher.stimuli == "scenes":
-            remark = " (a STAND-IN: models of its neurons)"
-        method = settings.transfer.method
-        return f"{settings.student} learns {settings.task}, {method} transfer from {settings.brain}{remark}"
+        known = settings.brain in dataset.listings()
+        simulated = known and dataset.about(settings.brain).get("synthetic")
+        stand_in = settings.frames and settings.teacher.stimuli == "scenes"
+        remark = " (SYNTHETIC)" if simulated else " (a STAND-IN)" if stand_in else ""
+        how = f"{settings.transfer.method} transfer from {settings.brain}{remark}"
+        return f"{settings.student} learns {settings.task}, {how}"
 
     def folder(self, settings: Settings) -> str:
         """Return method, student, brain and task."""
