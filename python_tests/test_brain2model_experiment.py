@@ -462,7 +462,7 @@ def test_whole_experiment(method: str, tmp_path: Path, capsys: Any) -> None:
         report.load(tmp_path).settings
         == choose(
             COMMANDS[method],
-            engine.given_settings(
+            given_settings(
                 COMMANDS[method], engine.parser(COMMANDS[method]).parse_args(command.split())
             ),
         ).settings
