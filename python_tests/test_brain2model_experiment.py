@@ -24,7 +24,7 @@ from b2m_fast.experiments.brain2model import (
     arm,
 )
 from b2m_fast.experiments.contract import Context
-from b2m_fast.experiments.settings import choose
+from b2m_fast.experiments.settings import choose, given_settings
 from b2m_fast.students import student
 from b2m_fast.teachers.latents import LatentTeacher
 from device_mode import pretend_cuda
@@ -303,6 +303,7 @@ def test_less_data_is_less_for_the_teacher_too(tmp_path: Path) -> None:
     arms = ["brain", "relabelled", "label", "random-code"]
     ready = prepared(settings, arms, tmp_path)
     scenes = ready.of("brain").task
+    assert isinstance(scenes, data.SceneTask)
     learning = data.student_task(settings, scenes, 3, 0.25)
     assert len(learning.frames) == len(scenes.train) / 4
     for name in arms:

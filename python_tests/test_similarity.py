@@ -7,8 +7,6 @@ import tracemalloc
 from dataclasses import replace
 from typing import Any
 
-from typing import Any
-
 import numpy as np
 import pytest
 import torch
