@@ -303,8 +303,8 @@ def test_less_data_is_less_for_the_teacher_too(tmp_path: Path) -> None:
     arms = ["brain", "relabelled", "label", "random-code"]
     ready = prepared(settings, arms, tmp_path)
     scenes = ready.of("brain").task
-    assert isinstance(scenes, data.SceneTask)
     learning = data.student_task(settings, scenes, 3, 0.25)
+    assert isinstance(learning, data.SceneTask)
     assert len(learning.frames) == len(scenes.train) / 4
     for name in arms:
         teacher = ready.of(name).teacher_of(arm.get(name), 3, 0.25)
