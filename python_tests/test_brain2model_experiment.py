@@ -24,7 +24,7 @@ from b2m_fast.experiments.brain2model import (
     arm,
 )
 from b2m_fast.experiments.contract import Context
-from b2m_fast.experiments.settings import choose
+from b2m_fast.experiments.settings import choose, given_settings
 from b2m_fast.students import student
 from b2m_fast.teachers.latents import LatentTeacher
 from device_mode import pretend_cuda
@@ -304,6 +304,7 @@ def test_less_data_is_less_for_the_teacher_too(tmp_path: Path) -> None:
     ready = prepared(settings, arms, tmp_path)
     scenes = ready.of("brain").task
     learning = data.student_task(settings, scenes, 3, 0.25)
+    assert isinstance(learning, data.SceneTask)
     assert len(learning.frames) == len(scenes.train) / 4
     for name in arms:
         teacher = ready.of(name).teacher_of(arm.get(name), 3, 0.25)
@@ -462,7 +463,7 @@ def test_whole_experiment(method: str, tmp_path: Path, capsys: Any) -> None:
         report.load(tmp_path).settings
         == choose(
             COMMANDS[method],
-            engine.given_settings(
+            given_settings(
                 COMMANDS[method], engine.parser(COMMANDS[method]).parse_args(command.split())
             ),
         ).settings

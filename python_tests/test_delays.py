@@ -1,4 +1,4 @@
-"""Delays and resampling: what was shown, on the recording's clock."""
+"""Delays: what was shown, on the recording's clock."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from b2m_fast.encoding import delays as module
-from b2m_fast.encoding.delays import delayed, fmri_delays, resample
+from b2m_fast.encoding.delays import delayed, fmri_delays
 from b2m_fast.encoding.ridge import fit_ridge
 
 
@@ -62,48 +61,8 @@ def test_usual_delays() -> None:
         fmri_delays(0.0)
 
 
-@pytest.mark.parametrize("method", ["mean", "linear", "lanczos"])
-def test_slow_features_survive(method: str) -> None:
-    """What changes slowly is sampled as it is at the middle of each new sample; a constant stays."""
-    rate, new = 30.0, 0.5
-    t = (np.arange(3000) + 0.5) / rate
-    x = np.stack([np.ones_like(t), np.sin(2 * np.pi * t / 25)], axis=1)
-    found = resample(x, rate, new, start=4.0, method=method)  # type: ignore[arg-type]
-    assert found.shape == (48, 2)
-    middle = 4 + (np.arange(48) + 0.5) / new
-    inner = slice(4, 44)
-    np.testing.assert_allclose(found[:, 0], 1)
-    expected = np.sin(2 * np.pi * middle / 25)
-    np.testing.assert_allclose(found[inner, 1], expected[inner], atol=0.03)
-
-
-def test_lanczos_removes_what_the_new_clock_cannot_hold() -> None:
-    """A ripple above half the new rate is gone; points between samples would keep it."""
-    t = (np.arange(3000) + 0.5) / 30
-    ripple = np.sin(2 * np.pi * 0.8 * t)[:, None]
-    filtered = resample(ripple, 30, 0.5, method="lanczos")
-    assert np.abs(filtered[5:-5]).max() < 0.05
-    assert np.abs(resample(ripple, 30, 0.5, method="linear")).max() > 0.5
-
-
-def test_mean_is_exact_for_whole_and_broken_samples() -> None:
-    """Old samples count by the part of them that a new one covers."""
-    x = np.arange(10.0)[:, None]
-    np.testing.assert_allclose(resample(x, 4, 2)[:, 0], [0.5, 2.5, 4.5, 6.5, 8.5])
-    np.testing.assert_allclose(resample(x, 3, 2)[0], (0 + 0.5 * 1) / 1.5)
-
-
-@pytest.mark.parametrize("method", ["mean", "linear", "lanczos"])
-def test_chunks_change_nothing(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A long recording, done in parts, is what it would be in one."""
-    x = np.random.default_rng(0).normal(size=(400, 3))
-    whole = resample(x, 10, 3, method=method)  # type: ignore[arg-type]
-    monkeypatch.setattr(module, "CHUNK", 7)
-    np.testing.assert_allclose(resample(x, 10, 3, method=method), whole, atol=1e-12)  # type: ignore[arg-type]
-
-
 def test_bad_input_is_named() -> None:
-    """Impossible delays, runs, rates and lengths are refused."""
+    """Impossible delays and runs are refused."""
     x = np.ones((10, 2))
     for wrong in ((), (1, 1), (1.5,)):
         with pytest.raises(ValueError, match="distinct whole numbers"):
@@ -114,9 +73,3 @@ def test_bad_input_is_named() -> None:
         delayed(x, (1,), runs=[0, 1])
     with pytest.raises(ValueError, match=r"\(time, p\)"):
         delayed(x[0], (1,))
-    with pytest.raises(ValueError, match="rates must be positive"):
-        resample(x, 1, 0)
-    with pytest.raises(ValueError, match="unknown method"):
-        resample(x, 2, 1, method="cubic")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"6 samples .* reach for 5"):
-        resample(x, 2, 1, samples=6)

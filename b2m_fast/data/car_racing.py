@@ -45,17 +45,12 @@ def drives(
 
 def _key(tracks: int, frames: int, seed: int) -> str:
     """Return a hash of what decides the frames."""
-    versions = _version("gymnasium"), _version("Box2D", "box2d-py")
+    found = {package.metadata["Name"]: package.version for package in metadata.distributions()}
+    versions = found.get("gymnasium"), found.get("Box2D", found.get("box2d-py"))
+    if None in versions:
+        raise ImportError(_HINT)
     text = f"{_VERSION} {tracks} {frames} {seed} {_SETTLE} {_EVERY} {versions}"
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _version(*names: str) -> str:
-    """Return the version of a package that goes by one of these names."""
-    for package in metadata.distributions():
-        if package.metadata["Name"] in names:
-            return package.version
-    raise ImportError(_HINT)
 
 
 def _environment() -> Any:
@@ -82,7 +77,7 @@ def _drive(frames: int, seed: list[int]) -> tuple[NDArray[np.uint8], NDArray[np.
         for step in range(_SETTLE + _EVERY * frames):
             wanted = step >= _SETTLE and (step - _SETTLE) % _EVERY == 0
             if not wanted:  # a frame that is not kept is not drawn; the car drives the same
-                car_racing._render = _draw_nothing
+                car_racing._render = lambda _mode: None
             image = car_racing.step(driver.action())[0]
             if wanted:
                 images.append(image[:84, 6:90])  # without the dashboard
@@ -92,10 +87,6 @@ def _drive(frames: int, seed: list[int]) -> tuple[NDArray[np.uint8], NDArray[np.
     finally:
         car_racing.close()
     return np.stack(images), np.array(states, dtype=np.float32)
-
-
-def _draw_nothing(_mode: str) -> None:
-    """Stand in for rendering."""
 
 
 class _Driver:
@@ -119,8 +110,7 @@ class _Driver:
     def state(self) -> list[float]:
         """Return the columns of `STATE`: in lengths, radians and seconds of the simulator."""
         here = self._nearest()
-        along = self.track[(here + 1) % len(self.track)] - self.track[here]
-        along = along / np.linalg.norm(along)
+        along = self._tangent(here) / np.linalg.norm(self._tangent(here))
         beside = np.array(self.car.hull.position) - self.track[here]
         offset = along[0] * beside[1] - along[1] * beside[0]
         steering = float(self.car.wheels[0].joint.angle)

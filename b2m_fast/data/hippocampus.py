@@ -47,13 +47,9 @@ def hippocampus(root: Root = None, *, bin_ms: float = 100.0) -> Brain:
     3,000.
     """
     (path,) = SOURCE.paths(root)
-    axes: dict[str, Axes] = {
-        "spike_t": ("spikes",),
-        "spike_unit": ("spikes",),
-        "pos": ("samples", 3),
-    }
-    data = load_npz(path, {f"linear_track_{name}": shape for name, shape in axes.items()})
-    times, unit, position = data.values()
+    track = "linear_track_"
+    axes: dict[str, Axes] = dict.fromkeys((f"{track}spike_t", f"{track}spike_unit"), ("spikes",))
+    times, unit, position = load_npz(path, {**axes, f"{track}pos": ("samples", 3)}).values()
     events, way = _track_passages(position[np.argsort(position[:, 0], kind="stable")])
     window = (-1500.0, 1500.0)
     unit = unit.astype(np.int64)

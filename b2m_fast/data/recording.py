@@ -55,8 +55,7 @@ def _names(what: str, values: ArrayLike) -> NDArray[np.str_]:
     texts = array.dtype.kind == "O" and all(isinstance(value, str) for value in array.ravel())
     if texts or array.dtype.kind in "iu" or not array.size:
         array = array.astype(str)
-    got = f"{array.dtype} {array.shape}"
-    right = array.dtype.kind == "U" and array.ndim == 1
+    right, got = array.dtype.kind == "U" and array.ndim == 1, f"{array.dtype} {array.shape}"
     require(right, f"{what} must be one text for each, in one dimension, got {got}")
     return array
 
@@ -93,12 +92,10 @@ class TimeAxis:
 
     def __post_init__(self) -> None:
         right = 0 < self.bin_ms < math.inf and math.isfinite(self.start_ms)
-        got = f"got {self.bin_ms}, {self.start_ms}"
-        require(right, f"bin_ms must be positive and finite, start_ms finite; {got}")
+        require(right, f"bin_ms must be positive and finite, start_ms finite; got {self}")
         for name, (begin, end) in self.epochs.items():
-            right = math.isfinite(begin) and math.isfinite(end) and begin < end
-            got = f"got {begin} to {end} ms"
-            require(right, f"the epoch {name!r} must begin before it ends, {got}")
+            right = -math.inf < begin < end < math.inf
+            require(right, f"the epoch {name!r} must begin before it ends, got {begin} to {end} ms")
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,47 +152,42 @@ class Recording:
     truth: NDArray[np.floating] | None = None
 
     def __post_init__(self) -> None:
-        where = f"{self.session}: "
+        where, ndim = f"{self.session}: ", 2 if self.time is None else 3
         if not hasattr(self.responses, "shape"):
-            ndim = 2 if self.time is None else 3
             array = numbers(f"{where}responses", self.responses, ndim, "of presentations")
             object.__setattr__(self, "responses", array)
         object.__setattr__(self, "stimulus", _names(f"{where}stimulus", self.stimulus))
         shape, count, kinds = tuple(self.responses.shape), len(self.stimulus), get_args(Kind)
         require(self.kind in kinds, f"{where}kind must be one of {_some(kinds)}, got {self.kind!r}")
-        fits = len(shape) in {2, 3} and (len(shape) == 3) == (self.time is not None)
         expected = "(presentations, units), or (presentations, units, bins) and a TimeAxis"
-        require(fits, f"{where}responses have shape {shape}; expected {expected}")
+        require(len(shape) == ndim, f"{where}responses have shape {shape}; expected {expected}")
+        require(all(shape[2:]), f"{where}responses have no bins")
         got = f"responses to {shape[0]} presentations, but stimulus has {count}"
         turned = ": responses are (units, presentations)? transpose them" * (shape[1] == count)
         require(shape[0] == count, f"{where}{got}{turned}")
-        require(len(shape) == 2 or shape[2], f"{where}responses have no bins")
         if self.split is not None:
             object.__setattr__(self, "split", _names(f"{where}split", self.split))
-            got = f"split has {len(self.split)} entries for {count} presentations"
-            require(len(self.split) == count, where + got)
-        for name, values in self.units.items():
-            got = f"{len(values)} values of {name!r} for {shape[1]} units"
-            require(len(values) == shape[1], where + got)
-        if self.truth is not None:
-            size = (len(self.shown), shape[1])
-            got = f"truth has shape {self.truth.shape}, expected {size}"
-            require(self.truth.shape == size, where + got)
+        shapes: dict[str, tuple[Any, tuple[int, ...]]] = {"split": (self.split, (count,))}
+        shapes["truth"] = self.truth, (len(self.shown), shape[1])
+        shapes |= {f"units[{name!r}]": (x, (shape[1],)) for name, x in self.units.items()}
+        for name, (values, size) in shapes.items():
+            got = f"{name} has shape {np.shape(values)}, expected {size}"
+            require(values is None or np.shape(values) == size, where + got)
         if type(self.responses) is np.ndarray:
             self._check(self.responses)
 
     def _check(self, block: NDArray[Any]) -> NDArray[Any]:
         """Return rows that were read, known to be finite real numbers, not negative if counts or rates."""
-        got = f"{self.session}: responses must be real numbers, got {block.dtype}"
-        require(block.dtype.kind in "biuf", got)
-        if block.dtype.kind in "bu":
+        kind, where = block.dtype.kind, f"{self.session}: "
+        require(kind in "biuf", f"{where}responses must be real numbers, got {block.dtype}")
+        if kind in "bu":
             return block
         right, what = np.isfinite(block), "NaN or infinite values"
         if self.kind in {"counts", "rate"}:
             right, what = right & (block >= 0), f"NaN, infinite or negative {self.kind}"
         units = np.flatnonzero(~right.all(axis=tuple({*range(right.ndim)} - {1})))
         bad = f"{len(units)} of {self.unit_count} units hold {what} (units {_some(units, 10)})"
-        require(not len(units), f"{self.session}: {bad}: leave them out")
+        require(not len(units), f"{where}{bad}: leave them out")
         return block
 
     # ----------------------------------------------------------------------------------------------
@@ -325,8 +317,8 @@ class Recording:
         kept, wanted = np.flatnonzero(code >= 0), self.shown if ids is None else tuple(ids)
         count = np.bincount(code[kept], minlength=len(wanted))
         lost = [name for name, n in zip(wanted, count, strict=True) if not n]
-        what = f"{len(lost)} stimuli were not presented: {_some(lost)}"
-        require(not lost, f"{self.session}: {what}")
+        where = f"{self.session}: {len(lost)}"
+        require(not lost, f"{where} stimuli were not presented: {_some(lost)}")
         order = kept[np.argsort(code[kept], kind="stable")]
         rank = np.full(len(code), -1)
         rank[order] = np.arange(len(order)) - np.repeat(np.cumsum(count) - count, count)
@@ -364,9 +356,8 @@ class Stimuli:
         shape, dtype = tuple(self.images.shape), str(getattr(self.images, "dtype", "uint8"))
         fits, where = len(shape) == 4 and shape[3] in {1, 3}, f"{self.name}: "
         require(fits, f"{where}images have shape {shape}; expected (n, height, width, 1 or 3)")
-        how = "floats from 0 to 1 times 255, rounded"
-        bytes_ = dtype.endswith("uint8")
-        require(bytes_, f"{where}images must be bytes (uint8, 0 to 255), got {dtype}: {how}")
+        got = f"got {dtype}: floats from 0 to 1 times 255, rounded"
+        require(dtype.endswith("uint8"), f"{where}images must be bytes (uint8, 0 to 255), {got}")
         for what, names in (("ids", self.ids), ("presented", self.presented or self.ids)):
             got = f"{shape[0]} images, but {what} has {len(names)}"
             require(len(names) == shape[0], where + got)
@@ -457,8 +448,7 @@ class Brain:
     remarks: Sequence[str] = ()
 
     def __post_init__(self) -> None:
-        where = f"{self.name}: "
-        names = self.conditions
+        where, names = f"{self.name}: ", self.conditions
         conditions = _names(f"{where}conditions", np.array(list(names))).tolist()
         differ = not isinstance(names, str) and len(set(conditions)) == len(conditions)
         require(differ, f"{where}conditions must be names that differ, got {names!r}")
@@ -507,8 +497,8 @@ class Brain:
         for stimuli in self.stimuli:
             names = set(stimuli.presented or stimuli.ids)
             twice = sorted(names & set(found))
-            what = f"{len(twice)} ids are in two image sets: {_some(twice)}"
-            require(not twice, f"{self.name}: {what}")
+            where = f"{self.name}: {len(twice)}"
+            require(not twice, f"{where} ids are in two image sets: {_some(twice)}")
             found |= dict.fromkeys(names, stimuli)
         return found
 
@@ -518,8 +508,8 @@ class Brain:
         lost = [name for name in recording.shown if name not in self._image_set]
         require(not lost, f"{where}: {len(lost)} stimuli have no image: {_some(lost)}")
         found = list({id(s): s for s in map(self._image_set.get, recording.shown)}.values())
-        one = f"{where} shows images of {len(found)} sets: make one set of them"
-        require(len(found) == 1, one)
+        what = f"shows images of {len(found)} sets: make one set of them"
+        require(len(found) == 1, f"{where} {what}")
         return cast("Stimuli", found[0])
 
 

@@ -149,8 +149,7 @@ class EpochTask:
             if steps < 1 or abs(steps - round(steps)) > 1e-9:
                 whole = f"must last whole steps of {self.step_ms} ms, at least one"
                 raise ValueError(f"{self.name}: the epoch {epoch!r} {whole}; got {length} ms")
-        limit = self.timing[self.response]
-        if not 0 <= self.grace_ms < limit:
+        if not 0 <= self.grace_ms < (limit := self.timing[self.response]):
             shorter = f"shorter than {self.response!r} ({limit} ms)"
             raise ValueError(f"{self.name}: grace_ms must be {shorter}, got {self.grace_ms}")
 
@@ -208,9 +207,8 @@ class EpochTask:
         for epoch, (begin, end) in self.epochs.items():
             inputs[begin:end] = self.stimulus[epoch][condition]
             if epoch in self.noise:
-                scale = self.noise[epoch] / np.float32(self.step_ms**0.5)
-                size = inputs[begin:end].shape
-                inputs[begin:end] += scale * rng.standard_normal(size, dtype=np.float32)
+                noise = rng.standard_normal(inputs[begin:end].shape, dtype=np.float32)
+                inputs[begin:end] += self.noise[epoch] / np.float32(self.step_ms**0.5) * noise
         mask = np.zeros((self.steps, count), dtype=np.float32)
         begin, end = self.epochs[self.response]
         mask[begin + round(self.grace_ms / self.step_ms) : end] = 1
@@ -249,16 +247,10 @@ def _table(
     `shown`: epoch -> its other channels; `noise`: standard deviations of all channels, and the epochs that have it.
     """
     response, count = list(timing)[-1], len(answer)
-    stimulus = {
-        epoch: np.column_stack([np.full(count, epoch != response), *shown(epoch)])
-        for epoch in timing
-    }
-    tables = {epoch: table.astype(np.float32) for epoch, table in stimulus.items()}
-    spread = dict.fromkeys(noise[1], np.array(noise[0], dtype=np.float32))
-    names = tuple(conditions)
-    return EpochTask(
-        name, step_ms, timing, names, tables, answer, response, noise=spread, grace_ms=grace_ms
-    )
+    columns = {epoch: [np.full(count, epoch != response), *shown(epoch)] for epoch in timing}
+    tables = {epoch: np.column_stack(x).astype(np.float32) for epoch, x in columns.items()}
+    spread, names = dict.fromkeys(noise[1], np.array(noise[0], np.float32)), tuple(conditions)
+    return EpochTask(name, step_ms, timing, names, tables, answer, response, spread, grace_ms)
 
 
 @task("direction", "a remembered direction: look there, or look away", kind="trials")
@@ -303,10 +295,8 @@ def delay_match_sample(
     angle = _ring(directions)
     answer, sample, names = _pairs(("match", "non-match"), directions)
     test = (sample + answer * (directions // 2)) % directions
-    ring = {
-        epoch: np.cos(angle - angle[place][:, None]) * 0.5 + 0.5
-        for epoch, place in (("sample", sample), ("test", test))
-    }
+    places = {"sample": sample, "test": test}
+    ring = {e: np.cos(angle - angle[place][:, None]) * 0.5 + 0.5 for e, place in places.items()}
     timing = {"fixation": 300.0, "sample": 500.0, "delay": delay_ms, "test": 500.0}
     spread = [0, *[noise] * directions], list(ring)
 
@@ -327,11 +317,8 @@ def parametric_working_memory(
     deviation of all input's noise during both stimuli, times sqrt(milliseconds).
     """
     strong = np.array([18.0, 22.0, 26.0, 30.0, 34.0])
-    hertz = {
-        "stimulus1": np.concatenate([strong, strong - 8]),
-        "stimulus2": np.concatenate([strong - 8, strong]),
-    }
-    first, second = hertz.values()
+    first, second = np.r_[strong, strong - 8], np.r_[strong - 8, strong]
+    hertz = {"stimulus1": first, "stimulus2": second}
     names = [f"{a:.0f} then {b:.0f}" for a, b in zip(first, second, strict=True)]
     timing = {"fixation": 500.0, "stimulus1": 500.0, "delay": delay_ms, "stimulus2": 500.0}
     timing["decision"] = max(100.0, step_ms)

@@ -13,7 +13,7 @@ _MODULES = {
     "banded": ("BandedRidge", "fit_banded_ridge"),
     "columns": ("column_correlation", "noise_ceiling", "reliability", "standardised"),
     "components": ("Components", "fit_components"),
-    "delays": ("delayed", "fmri_delays", "resample"),
+    "delays": ("delayed", "fmri_delays"),
     "encoders": ("Denoised", "LayerEncoder", "crossfit", "fit_encoder", "fit_layers"),
     "features": ("cnn_features", "gabor_pyramid", "load_network", "tap", "tap_names"),
     "networks": ("NetworkFeatures",),

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 
+from b2m_fast.data.files import optional
 from b2m_fast.encoding.columns import mean_and_spread
 from b2m_fast.encoding.folds import splits_of
 from b2m_fast.encoding.ridge import (
@@ -138,30 +138,22 @@ def fit_banded_ridge(
     One decomposition a candidate and fold: min(n, p)^3. Standardisation is over all rows, centring within folds.
     himalaya's choice of backend is global; it is put back.
     """
-    try:
-        backend, kernel_ridge, ridge = (
-            import_module(f"himalaya.{part}") for part in ("backend", "kernel_ridge", "ridge")
-        )
-    except ImportError as error:
-        raise ImportError(
-            "banded ridge regression needs himalaya: pip install 'b2m-fast[encoding]'"
-        ) from error
+    why = "banded ridge regression needs himalaya", "'b2m-fast[encoding]'"
+    parts = ("backend", "kernel_ridge", "ridge")
+    backend, kernel_ridge, ridge = (optional(f"himalaya.{part}", *why) for part in parts)
     if not bands:
         raise ValueError("there are no bands")
     raw = [finite_matrix(f"features of band {b}", band) for b, band in enumerate(bands)]
     y = finite_matrix("responses", responses)
     n, kind, where = len(y), np.dtype(dtype), usable_device(device)
     if any(len(x) != n for x in raw):
-        raise ValueError(
-            f"bands and responses must be of the same rows, got {[x.shape for x in raw]} and "
-            f"{y.shape}"
-        )
+        got = f"{[x.shape for x in raw]} and {y.shape}"
+        raise ValueError(f"bands and responses must be of the same rows, got {got}")
     check_targets_vary(y)
     grid = penalty_grid("alphas", alphas)
     if isinstance(candidates, int):
-        drawn = kernel_ridge.generate_dirichlet_samples(
-            candidates, len(raw), [0.1, 1.0], random_state=seed
-        )
+        draw = kernel_ridge.generate_dirichlet_samples
+        drawn = draw(candidates, len(raw), [0.1, 1.0], random_state=seed)
         tried = np.asarray(drawn, dtype=np.float64)
         tried[0] = 1 / len(raw)
     else:

@@ -1,11 +1,8 @@
-"""From the stimulus's clock to the recording's: delays and resampling (library only: no command uses them).
-
-`interval_weights` alone is used by commands: latents are read on the clock of a task's steps by it.
-"""
+"""From one clock to another: delayed features (library only), and the mean of bins over the steps of a task."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,8 +10,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import ArrayLike, NDArray
-
-CHUNK = 512  # samples of the new clock at a time
 
 
 def fmri_delays(seconds_per_sample: float, longest: float = 8.0) -> tuple[int, ...]:
@@ -97,85 +92,6 @@ def delayed(
     out = x[source]
     out[~inside] = 0
     return out.reshape(len(x), -1), np.asarray(inside.all(axis=1))
-
-
-def resample(
-    features: NDArray[np.floating],
-    rate: float,
-    new_rate: float,
-    *,
-    start: float = 0.0,
-    samples: int | None = None,
-    method: Literal["mean", "linear", "lanczos"] = "mean",
-    lobes: int = 3,
-) -> NDArray[np.float64]:
-    """Return features of a fast clock on a slower one.
-
-    Sample i of the new clock stands for the interval [start + i / new_rate, start + (i + 1) / new_rate). ``mean``: the
-    mean over the old samples it covers, in part or whole. ``linear``: between the old samples on both sides of its
-    middle. ``lanczos``: sinc(u) sinc(u / lobes), u the distance from its middle in new samples, weights of sum 1; a
-    low-pass filter at half the new rate, as encoding studies of films and stories use (Huth et al. 2016). Memory
-    beyond input and output: 512 times the old samples of 512 new ones.
-
-    Parameters
-    ----------
-    features : ndarray
-        (time, p).
-    rate, new_rate : float
-        Samples a second.
-    start : float, default 0
-        Beginning of the new clock in seconds of the old one.
-    samples : int, optional
-        Samples of the new clock; default: all that end within the features.
-    method : {"mean", "linear", "lanczos"}
-        See above.
-    lobes : int, default 3
-        Lobes of the Lanczos filter on each side.
-
-    Returns
-    -------
-    ndarray
-        (samples, p), float64.
-
-    Raises
-    ------
-    ValueError
-        If rates are not positive, there is no sample, more are asked for than the features reach, or the method is
-        unknown.
-    """
-    x = np.asarray(features)
-    if not (rate > 0 and new_rate > 0):
-        raise ValueError(f"rates must be positive, got {rate} and {new_rate}")
-    if method not in {"mean", "linear", "lanczos"}:
-        raise ValueError(f"unknown method {method!r}: 'mean', 'linear' or 'lanczos'")
-    reach = int(np.floor((len(x) / rate - start) * new_rate + 1e-9))
-    count = reach if samples is None else samples
-    if x.ndim != 2 or start < 0 or not 0 < count <= reach:
-        raise ValueError(
-            f"{count} samples at {new_rate:g}/s from {start:g} s on: features {x.shape} at "
-            f"{rate:g}/s reach for {max(0, reach)}"
-        )
-    out = np.empty((count, x.shape[1]))
-    margin = int(np.ceil(lobes * max(1.0, rate / new_rate))) + 1
-    for begin in range(0, count, CHUNK):
-        end = min(count, begin + CHUNK)
-        edges = (start + np.arange(begin, end + 1) / new_rate) * rate
-        low = max(0, int(np.floor(edges[0])) - margin)
-        high = min(len(x), int(np.ceil(edges[-1])) + margin)
-        out[begin:end] = _weights(edges - low, high - low, method, lobes) @ x[low:high]
-    return out
-
-
-def _weights(edges: NDArray[np.float64], old: int, method: str, lobes: int) -> NDArray[np.float64]:
-    """(new, old) weights of intervals between `edges`, in old samples."""
-    if method == "mean":
-        return interval_weights(edges, old)[0]
-    middle = (edges[:-1] + edges[1:])[:, None] / 2 - 0.5
-    if method == "linear":
-        return _linear(middle, old)
-    u = (np.arange(old) - middle) / np.maximum(1.0, np.diff(edges))[:, None]
-    weights = np.where(np.abs(u) < lobes, np.sinc(u) * np.sinc(u / lobes), 0.0)
-    return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 
 
 def _linear(middle: NDArray[np.float64], bins: int) -> NDArray[np.float64]:

@@ -93,18 +93,16 @@ def crossfit(
     """
     n = len(features)
     if n != len(responses) or n < 2 * folds or folds < 2:
-        raise ValueError(
-            f"crossfit needs features (images, p) and responses (images, neurons) of the same "
-            f"images, at least 2 folds and 2 images a fold; "
-            f"got {features.shape}, {responses.shape}, folds={folds}"
-        )
+        got = f"{features.shape}, {responses.shape}, folds={folds}"
+        what = "features and responses of the same images, 2 or more folds and images in each"
+        raise ValueError(f"crossfit needs {what}; got {got}")
     y = standardised(responses)
     fold = np.random.default_rng(seed).permutation(n) % folds
     predicted, chosen = np.zeros_like(y), np.zeros((folds, y.shape[1]))
     for held in range(folds):
         train, test = fold != held, fold == held
         model = _fit(features[train], y[train], lambdas, device)
-        chosen[held] = model.alphas / _unit(features[train])
+        chosen[held] = model.alphas / (features.shape[1] / train.sum())
         predicted[test] = model.predict(features[test])
     return Denoised(predicted, column_correlation(predicted, y), chosen, fold.astype(np.int64))
 
@@ -143,19 +141,15 @@ def fit_encoder(
     return _fit(features, standardised(responses), lambdas, device)
 
 
-def _unit(features: NDArray[np.floating]) -> float:
-    """The mean squared feature in mean squared norms of a feature, in which `fit_ridge` counts."""
-    return float(features.shape[1] / len(features))
-
-
 def _fit(
     features: NDArray[np.floating],
     y: NDArray[np.float64],
     lambdas: Sequence[float],
     device: str | torch.device,
 ) -> Ridge:
-    x, unit = np.asarray(features, dtype=np.float64), _unit(features)
-    alphas = [penalty * unit for penalty in lambdas]
+    x = np.asarray(features, dtype=np.float64)
+    # the mean squared feature in mean squared norms of a feature, in which `fit_ridge` counts
+    alphas = [penalty * (x.shape[1] / len(x)) for penalty in lambdas]
     return fit_ridge(x, y, alphas=alphas, folds="loo", dtype="float64", device=device)
 
 

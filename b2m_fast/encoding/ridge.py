@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
     from b2m_fast.encoding.folds import Folds
 
+    Row = NDArray[np.float64]
+
 ALPHAS: tuple[float, ...] = tuple(10.0 ** (e / 2) for e in range(-4, 13))
 EXACT_UP_TO = 2048  # a decomposition of this size in float64 takes seconds
 BATCH_BYTES = 256 << 20
@@ -165,40 +167,26 @@ def fit_ridge(
     x = finite_matrix("features", features)
     y = finite_matrix("responses", responses)
     if len(x) != len(y):
-        raise ValueError(
-            f"features (n, p) and responses (n, targets) must be of the same rows, "
-            f"got {x.shape} and {y.shape}"
-        )
+        got = f"{x.shape} and {y.shape}"
+        raise ValueError(f"features and responses must be of the same rows, got {got}")
+    check_targets_vary(y)
     grid = penalty_grid("alphas", alphas)
     if dtype not in {"float32", "float64"}:
         raise ValueError(f"dtype must be 'float32' or 'float64', got {dtype!r}")
-    check_targets_vary(y)
     loo = isinstance(folds, str)
     splits = splits_of(len(x), folds, groups, shuffle, seed)
     kind = torch.float64 if loo or dtype == "float64" else torch.float32
-    solver = _Solver(
-        x, y, grid, standardise=standardise, loo=loo, kind=kind, device=usable_device(device)
-    )
+    solver = _Solver(x, y, grid, standardise, loo, kind, usable_device(device))
     solver.size = targets_at_a_time or solver.batch(max(len(test) for _, test in splits))
     for train, test in splits:
         solver.hold_out(train, test)
     skill, r = solver.skill(), solver.r()
+    chosen = skill.argmax(axis=0)
     if shared_alpha:
-        chosen = np.full(y.shape[1], skill.mean(axis=1).argmax())
-    else:
-        chosen = skill.argmax(axis=0)
-    columns = np.arange(y.shape[1])
+        chosen[:] = skill.mean(axis=1).argmax()
     mean, spread, offset, weights = solver.refit(chosen, dtype)
-    return Ridge(
-        mean=mean,
-        spread=spread,
-        offset=offset,
-        weights=weights,
-        alphas=grid[chosen],
-        scores=r[chosen, columns],
-        skill=skill[chosen, columns],
-        path=skill,
-    )
+    at = chosen, np.arange(len(chosen))
+    return Ridge(mean, spread, offset, weights, grid[chosen], r[at], skill[at], path=skill)
 
 
 def finite_matrix(name: str, values: NDArray[np.floating]) -> NDArray[np.floating]:
@@ -210,10 +198,8 @@ def finite_matrix(name: str, values: NDArray[np.floating]) -> NDArray[np.floatin
         raise ValueError(f"{name} must be a matrix, got an array of shape {found.shape}")
     bad = ~np.isfinite(found).all(axis=0)
     if bad.any():
-        raise ValueError(
-            f"{name} contain NaN or infinity in {int(bad.sum())} of {found.shape[1]} columns, "
-            f"the first of them column {int(bad.argmax())}"
-        )
+        what = f"NaN or infinity in {int(bad.sum())} of {found.shape[1]} columns"
+        raise ValueError(f"{name} contain {what}, the first of them column {int(bad.argmax())}")
     return found
 
 
@@ -287,7 +273,6 @@ class _Solver:
         x: NDArray[np.floating],
         y: NDArray[np.floating],
         grid: NDArray[np.float64],
-        *,
         standardise: bool,
         loo: bool,
         kind: torch.dtype,
@@ -312,19 +297,15 @@ class _Solver:
         rows = 2 * len(self.x) + min(self.x.shape) + 3 * test * len(self.alphas)
         return max(1, int(BATCH_BYTES / (rows * self.kind.itemsize)))
 
-    def _fitted(
-        self, x: NDArray[np.floating]
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], _Decomposition]:
+    def _fitted(self, x: NDArray[np.floating]) -> tuple[Row, Row, _Decomposition]:
         """Mean and spread of training rows, and those rows standardised and decomposed."""
         mean, spread = mean_and_spread(x)
         if not self.standardise:
             spread = np.ones_like(mean)
         z = self._tensor((x - mean) / spread)
         if not z.any():
-            raise ValueError(
-                f"none of {z.shape[1]} features varies over the training rows of a fold: "
-                f"{len(z)} of {len(self.x)} rows"
-            )
+            rows = f"the training rows of a fold: {len(z)} of {len(self.x)} rows"
+            raise ValueError(f"none of {z.shape[1]} features varies over {rows}")
         return mean, spread, _Decomposition(z)
 
     def _tensor(self, values: NDArray[np.floating]) -> Tensor:

@@ -85,13 +85,10 @@ def log_rank(first: Sequence[TimeToCriterion], second: Sequence[TimeToCriterion]
     """Return p of the two-sided log-rank test (scipy) of two independent groups; 1 where nothing tells them apart."""
     if not first or not second:
         raise ValueError(f"each group needs a time, got {len(first)} and {len(second)}")
-    groups = (
-        scipy.stats.CensoredData(
-            uncensored=[t.step for t in group if not t.censored],
-            right=[t.step for t in group if t.censored],
-        )
-        for group in (first, second)
-    )
+    groups = []
+    for times in (first, second):
+        met, right = ([t.step for t in times if t.censored is c] for c in (False, True))
+        groups.append(scipy.stats.CensoredData(met, right=right))
     with np.errstate(invalid="ignore"):  # 0 / 0 where nobody meets the criterion
         p = float(scipy.stats.logrank(*groups).pvalue)
     return 1.0 if math.isnan(p) else p

@@ -10,10 +10,11 @@ from torch import Tensor
 def _check(images: Tensor, reference: Tensor, smallest: int) -> None:
     same = images.shape == reference.shape and images.ndim == 4 and images.numel()
     if not same or min(images.shape[2:]) < smallest:
-        raise ValueError(
-            "images and reference must both be (n, channels, height, width), n at least 1, of at least "
-            f"{smallest} x {smallest} pixels, got {tuple(images.shape)} and {tuple(reference.shape)}"
+        expected = (
+            f"(n, channels, height, width), n at least 1, of {smallest} or more pixels a side"
         )
+        got = f"{tuple(images.shape)} and {tuple(reference.shape)}"
+        raise ValueError(f"images and reference must both be {expected}, got {got}")
 
 
 def mean_squared_error(images: Tensor, reference: Tensor) -> Tensor:
@@ -29,13 +30,8 @@ def structural_similarity(images: Tensor, reference: Tensor, *, value_range: flo
     where the whole window lies in the image, and over channels; `value_range` is largest less smallest possible value.
     """
     _check(images, reference, 11)
-    options = {
-        "channel_axis": 0,
-        "data_range": value_range,
-        "gaussian_weights": True,
-        "sigma": 1.5,
-        "use_sample_covariance": False,
-    }
+    window = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    options = {"channel_axis": 0, "data_range": value_range, **window}
     x, y = images.double().numpy(force=True), reference.double().numpy(force=True)
     found = [metrics.structural_similarity(a, b, **options) for a, b in zip(x, y, strict=True)]
     return torch.tensor(found, dtype=torch.float64, device=images.device)

@@ -52,11 +52,11 @@ def representational_distance(responses: Sequence[NDArray[np.floating]]) -> Arra
     counts = {len(r) for r in responses}
     if len(counts) != 1 or min(counts) < 3:
         raise ValueError(f"brains must have seen the same 3 or more stimuli, got {sorted(counts)}")
-    centred = (
-        torch.from_numpy(np.ascontiguousarray(r - np.mean(r, axis=0, dtype=np.float64)))
-        for r in responses
-    )
-    pairs = [pairwise_similarity(x, metric="correlation", condensed=True) for x in centred]
+    pairs = []
+    for r in responses:
+        centred = np.ascontiguousarray(r - np.mean(r, axis=0, dtype=np.float64))
+        x = torch.from_numpy(centred)
+        pairs.append(pairwise_similarity(x, metric="correlation", condensed=True))
     return correlation_distance(torch.stack(pairs).numpy())
 
 
@@ -90,17 +90,15 @@ def mantel(
     x, y = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     square = x.ndim == 2 and x.shape == y.shape and x.shape[0] == x.shape[1] >= 3
     if not square or not all(np.isfinite(m).all() and np.allclose(m, m.T) for m in (x, y)):
-        raise ValueError(
-            "a Mantel test needs two symmetric, finite matrices of the same brains, at least 3, "
-            f"got {x.shape} and {y.shape}"
-        )
+        what = "two symmetric, finite matrices of the same brains, at least 3"
+        raise ValueError(f"a Mantel test needs {what}, got {x.shape} and {y.shape}")
     if permutations < 1:
         raise ValueError(f"permutations must be at least 1, got {permutations}")
     n = len(x)
     i, j = np.triu_indices(n, 1)
-    fixed, moved = (
-        scipy.stats.rankdata(m[i, j]) if method == "spearman" else m[i, j] for m in (x, y)
-    )
+    fixed, moved = x[i, j], y[i, j]
+    if method == "spearman":
+        fixed, moved = scipy.stats.rankdata(fixed), scipy.stats.rankdata(moved)
     fixed, moved = fixed - fixed.mean(), moved - moved.mean()
     norm = float(np.sqrt((fixed**2).sum() * (moved**2).sum()))
     if norm <= 1e-14 * max(float(np.abs(x).max() * np.abs(y).max()), 1.0):

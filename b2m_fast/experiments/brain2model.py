@@ -211,7 +211,7 @@ class Evaluation:
     test : int
         Test trials of a recurrent student.
     delays_ms : tuple of float, optional
-        Other delays that a recurrent student is tested on; none: half as long again and twice as long.
+        Other delays that a recurrent student is tested on; none: 1.5 and 2 times as long.
     shares : tuple of float
         Shares of the training data on which students are trained again.
     pool : int
@@ -259,7 +259,7 @@ class Settings(contract.Settings):
     task_options.directions : int
         Directions of a task that has them; a recorded brain has those it was recorded with.
     task_options.delay_ms : float
-        Delay of a decision task, in milliseconds; with a recorded brain, as it was recorded.
+        Delay of a decision task, in milliseconds; with a recorded brain, as it was recorded (hippocampus: 3000).
     units : int
         Hidden units, or latents of an autoencoder.
     width : int

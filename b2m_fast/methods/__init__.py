@@ -1,11 +1,11 @@
 """Three ways of teaching a network from a brain, and the loop that trains it.
 
-    config          settings of all methods, without torch             `TrainConfig`, `Regularization`, `Brain2ModelConfig`
-    training        the loop: device, checkpoints, resume              `train`, `Objective`
-    regularization  images are as similar as a brain finds them        `train_regularized`
-    alignment       tasks of students, and their rows beside a brain's `TrialTask`, `FrameTask`
-    brain2model     activity agrees with a brain's                     `brain2model_objective`
-    mediated        labels through the responses a brain would give    `BrainMediatedRegressor`, `BrainMediatedClassifier`
+    config          settings, without torch     `TrainConfig`, `Regularization`, `Brain2ModelConfig`
+    training        the loop                    `train`, `Objective`
+    regularization  as similar as in a brain    `train_regularized`
+    alignment       students beside brains      `TrialTask`, `FrameTask`
+    brain2model     activity as in a brain      `brain2model_objective`
+    mediated        labels by way of responses  `BrainMediatedRegressor`, `BrainMediatedClassifier`
 
 Names are loaded when they are first used, torch with them.
 """

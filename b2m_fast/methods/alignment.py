@@ -1,4 +1,4 @@
-"""What Brain2Model compares: a student at its task, and the rows of a brain that belong to its activity.
+"""What Brain2Model compares: a student at its task, and rows of a brain beside its activity.
 
     ====================  =============================  ===========================================
     alignment             a row of the student           its row of the brain
@@ -140,7 +140,7 @@ class TrialTask(Resumable):
         return loss, activity
 
     def validate(self, fabric: Fabric) -> tuple[dict[str, float], TrialActivity]:
-        """Return loss and accuracy (at the steps that count) on held-out trials, and the activity."""
+        """Return loss and accuracy on held-out trials (steps that count), and the activity."""
         loss, right, activity = self.run(fabric, self.held_out)
         return {"validation_loss": loss.item(), "validation_accuracy": right.item()}, activity
 
@@ -236,7 +236,7 @@ class FrameTask(Resumable):
 # Alignments: which row of a brain belongs to a row of the student
 # --------------------------------------------------------------------------------------------------
 class _Alignment(Resumable):
-    """What the alignments have in common: whether rows are means, and how the brain's are scrambled."""
+    """What alignments have in common: whether rows are means, and how they are scrambled."""
 
     resumed: ClassVar[tuple[str, ...]] = ("streams",)
 
@@ -341,8 +341,8 @@ class ConditionAlignment(_Alignment):
         recorded = np.arange(len(names)) if teacher.condition is None else teacher.condition
         if recorded.shape != (len(names),) or recorded.min() < 0:
             raise ValueError(
-                f"the teacher has labels for {len(recorded)} conditions, the task {decisions.name!r} "
-                f"has {len(names)}"
+                f"the teacher has labels for {len(recorded)} conditions, the task "
+                f"{decisions.name!r} has {len(names)}"
             )
         count = int(recorded.max()) + 1
         numbers = np.bincount(teacher.label[teacher.label >= 0], minlength=count)
@@ -364,7 +364,7 @@ class ConditionAlignment(_Alignment):
     def rows(
         self, fabric: Fabric, activity: TrialActivity, *, held_out: bool = False
     ) -> AlignedRows:
-        """Return one row a trial, or (steps x trials) rows with a trial's response at every step.
+        """Return one row a trial, or (steps x trials) rows with its response at every step.
 
         Held-out responses take turns.
         """
@@ -437,7 +437,7 @@ class StimulusAlignment(_Alignment):
         self.widths = (task.student.latent, self.responses.shape[1])
         self.order = ShuffledIndices(len(self.train), config.batch, self.streams.numpy)
 
-    def rows(self, fabric: Fabric, activity: None = None, *, held_out: bool = False) -> AlignedRows:  # noqa: ARG002
+    def rows(self, fabric: Fabric, _: None = None, *, held_out: bool = False) -> AlignedRows:
         """Return one row an image: of the next images, or of all that are held out."""
         shown = self.kept if held_out else self.train[next(self.order)]
         brain = self.responses[self._permuted(shown, held_out)]

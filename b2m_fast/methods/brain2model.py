@@ -1,19 +1,21 @@
-r"""Brain2Model (Gallo Aquino et al. 2025, arXiv 2506.20834): a student learns its task, and its activity agrees with a brain's.
+r"""Brain2Model (Gallo Aquino et al. 2025, arXiv 2506.20834): a student's activity is a brain's.
 
-    L = w_task L_task + lambda L_brain                                                             (1)
+A student learns its task, and its activity is asked to agree with that of a brain.
+
+    L = w_task L_task + lambda L_brain                                                          (1)
 
 Brain Latent Transfer: the student's states hold the latents of a brain, k numbers a row,
 
-    L_brain = mean over rows of | W h + b - z |^2 / k                                              (2)
+    L_brain = mean over rows of | W h + b - z |^2 / k                                           (2)
     W learned by descent; or fixed, k random orthonormal rows and b = 0; or ridge, solved anew from
     every batch with the gradient going through the solution,
-    W' = (H'H + rho tr(H'H)/d I)^-1 H'Z,   H, Z the centred rows of the batch.                     (3)
+    W' = (H'H + rho tr(H'H)/d I)^-1 H'Z,   H, Z the centred rows of the batch.                  (3)
 
 Brain Contrastive Transfer: two linear heads bring both sides of a row into one space, where each
 side finds the other among all rows of the batch,
 
-    p_n = normalize(W_b b_n + c_b),   q_n = normalize(W_h h_n + c_h),   S_nm = p_n . q_m / tau     (4)
-    L_brain = 1/2 [ mean_n -log softmax_m(S_nm)[n] + mean_m -log softmax_n(S_nm)[m] ]              (5)
+    p_n = normalize(W_b b_n + c_b),   q_n = normalize(W_h h_n + c_h),   S_nm = p_n . q_m / tau  (4)
+    L_brain = 1/2 [ mean_n -log softmax_m(S_nm)[n] + mean_m -log softmax_n(S_nm)[m] ]           (5)
 
 Rows of one label (condition, condition and step, or image) are no mistake for one another: the
 log-probability in (5) is averaged over all rows of the label. (5) is `b2m_fast.info_nce`, which
@@ -22,8 +24,8 @@ get no gradient; readout and heads are thrown away after training.
 
 h is a hidden state of a recurrent student at a step of a trial, or the mean over steps; or the mean
 that an autoencoder's encoder gives for an image. `b2m_fast.methods.alignment` finds the row of the
-brain that belongs to it. Where lambda is 0, L_brain is computed for the record, without gradient, so
-that the student learns to the last bit as it does alone.
+brain that belongs to it. Where lambda is 0, L_brain is computed for the record, without gradient,
+so that the student learns to the last bit as it does alone.
 
 What is whose
 -------------

@@ -13,7 +13,7 @@ PENALTIES: tuple[float, ...] = tuple(10.0 ** (e / 2) for e in range(-12, 9))
 
 
 def _check(config: Any, **ranges: str) -> None:
-    """Refuse choices that do not exist, and numbers outside a range such as "[0, 1)"; None is always allowed."""
+    """Refuse choices that do not exist, and numbers outside a range such as "[0, 1)"."""
     for name, kind in get_type_hints(type(config)).items():
         value = getattr(config, name)
         if get_origin(kind) is Literal and value not in get_args(kind):

@@ -2,15 +2,15 @@
 
 Features of a network become the responses that a brain would give, and these become labels:
 
-    W = argmin | R - Z W |^2 + alpha t |W|^2      Z, R: features of stimuli, a brain's responses    (1)
-    V = argmin | Y - F W V |^2 + penalty u |V|^2  F, Y: features of labelled samples, labels        (2)
-    estimates of new samples: F W V, averaged over brains; or one V for the units of all brains     (3)
+    W = argmin | R - Z W |^2 + alpha t |W|^2      Z, R: features of stimuli, responses          (1)
+    V = argmin | Y - F W V |^2 + penalty u |V|^2  F, Y: features of samples, labels             (2)
+    estimates: F W V, averaged over brains; or one V for the units of all brains                (3)
 
 t and u are mean squared norms, so that penalties have no unit. Ridge from F W to labels is Tikhonov
 regression on the features themselves, with the prior covariance W W':
 
     min_V |Y - F W V|^2 + penalty |V|^2
-      =  min_b |Y - F b|^2 + penalty b' (W W')^+ b   over b in range(W),      b = W V               (4)
+      =  min_b |Y - F b|^2 + penalty b' (W W')^+ b   over b in range(W),      b = W V           (4)
 
 So nothing is created: a prior is added. W W' = I is standard transfer learning; an orthogonal map
 of the units changes nothing. docs/mediated.md derives (4); tests hold it.
@@ -23,8 +23,7 @@ What is whose
 -------------
 The structure, ridge from features to responses and from predicted responses to labels, is the
 paper's; how penalties are chosen, their units, the combinations and the logistic readout are ours.
-No brain is needed once it is fitted. All of this is computed on the CPU, but for (1), which can use
-another device.
+No brain is needed once it is fitted. (1) can be computed on another device than the CPU.
 """
 
 from __future__ import annotations
@@ -60,7 +59,7 @@ try:
     from sklearn.utils.validation import check_is_fitted, validate_data
 except ImportError as error:  # pragma: no cover
     raise ImportError(
-        "brain-mediated transfer needs scikit-learn 1.6 or newer: pip install 'b2m-fast[experiments]'"
+        "brain-mediated transfer needs scikit-learn: pip install 'b2m-fast[experiments]'"
     ) from error
 
 if TYPE_CHECKING:
@@ -77,9 +76,8 @@ class BrainEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     """Equation (1), from features of stimuli to predicted responses: a brain as a transformer.
 
     The penalty of each unit is chosen by blocked cross-validation
-    (`b2m_fast.encoding.ridge.fit_ridge`). Units may be permuted without any consequence for what is
-    later read from them. Once W is fitted they may be rotated, too; before the fit only at a single
-    penalty, since penalties are chosen by how well each unit is predicted.
+    (`b2m_fast.encoding.ridge.fit_ridge`). Permuting units changes nothing in what is later read
+    from them; nor does rotating them, once W is fitted.
 
     Parameters
     ----------
@@ -88,8 +86,7 @@ class BrainEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     folds : int or sequence of (train, test), or "loo"
         How they are chosen; no more folds than stimuli.
     shuffle : bool, default False
-        Assign stimuli to a number of folds at random; the default, contiguous blocks, is what films
-        need.
+        Assign stimuli to folds at random; the default, contiguous blocks, is what films need.
     shared_alpha : bool, default False
         One penalty for all units.
     standardise : bool, default True
@@ -146,8 +143,7 @@ class BrainEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         ValueError
-            If there are NaNs, numbers of stimuli differ, there are too few of them to choose a
-            penalty, or no unit ever varies.
+            If there are NaNs, too few stimuli to choose a penalty, or no unit that varies.
         """
         x, responses = _validated(self, X, y)
         responses = responses.reshape(len(x), -1)
@@ -164,13 +160,13 @@ class BrainEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def transform(self, X: Any) -> Array:
-        """Return the predicted responses (n, units), in their unit, for features X (n, features)."""
+        """Return the predicted responses (n, units) to features X (n, features)."""
         check_is_fitted(self)
         x = validate_data(self, X, reset=False, dtype=np.float64)
         return np.asarray(self.ridge_.predict(x), dtype=np.float64)
 
     def score(self, X: Any, y: Any) -> float:
-        """Return the correlation of predicted and measured responses, mean over units; 0 for a constant unit."""
+        """Return the correlation of predicted and measured responses, mean over units."""
         check_is_fitted(self)
         x, measured = _validated(self, X, y, reset=False)
         measured = measured.reshape(len(x), -1)
@@ -180,7 +176,7 @@ class BrainEncoder(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     def _n_features_out(self) -> int:
         return int(self.map_.shape[1])
 
-    def get_feature_names_out(self, input_features: Any = None) -> NDArray[np.object_]:  # noqa: ARG002
+    def get_feature_names_out(self, input_features: Any = None) -> Any:  # noqa: ARG002
         """Return the names of the units: unit0, unit1, ..."""
         check_is_fitted(self)
         return np.array([f"unit{k}" for k in range(self._n_features_out)], dtype=object)
@@ -202,15 +198,14 @@ def _validated(estimator: Any, X: Any, y: Any, *, reset: bool = True) -> tuple[A
 def fit_brains(
     recordings: Mapping[str, tuple[Any, Any]] | Sequence[tuple[Any, Any]], **options: Any
 ) -> list[Any]:
-    """Fit encoders of several brains and freeze them: cross-validation of labels leaves them as they are.
+    """Fit encoders of several brains, frozen: cross-validation of labels leaves them alone.
 
     Parameters
     ----------
     recordings : sequence of (features, responses), or dict of such pairs by name
-        Features (stimuli, p) of what each brain was shown, and its responses (stimuli, units).
-        Stimuli and units may differ; the features must be of one kind. Responses keep their unit:
-        divide them by their standard deviations unless units of large responses, or such a brain
-        among stacked ones, are to weigh more in what is read from them.
+        Features (stimuli, p) of what each brain was shown, of one kind for all, and its responses
+        (stimuli, units). Responses keep their unit: divide them by their standard deviations unless
+        units of large responses are to weigh more in what is read from them.
     **options
         As for `BrainEncoder`.
 
@@ -222,8 +217,7 @@ def fit_brains(
     Raises
     ------
     ValueError
-        If there is no brain, what is given for one is no pair, numbers of features differ, or a
-        brain cannot be fitted; the message says which.
+        If there is no brain, numbers of features differ, or one cannot be fitted; with its name.
     """
     named: dict[str, Any] = {f"brain {k}": pair for k, pair in enumerate(recordings)}
     if isinstance(recordings, Mapping):
@@ -234,8 +228,8 @@ def fit_brains(
     for name, pair in named.items():
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise ValueError(
-                f"{name} must be (features, responses), got a {type(pair).__name__}; recordings of a "
-                "single brain are [(features, responses)]"
+                f"{name} must be (features, responses), got a {type(pair).__name__}; recordings of "
+                "a single brain are [(features, responses)]"
             )
         try:
             fitted.append(BrainEncoder(**options).fit(*pair))
@@ -258,12 +252,12 @@ def fit_readout(
     shared: bool = False,
     folds: Folds = "loo",
 ) -> Ridge:
-    """Fit ridge from features or predicted responses to labels, its penalty chosen inside the rows given.
+    """Fit ridge from features or predicted responses to labels, with a penalty chosen inside.
 
-    Penalties are relative to u = trace(Z Z') / n, Z the centred regressors: the mean squared norm of
-    a row. So a penalty means the same whatever the number of columns; u depends on Z Z' alone, as
-    everything else does. Exact leave-one-out by default, as ten samples can hardly be divided into
-    folds; rows that depend on their neighbours (frames of a film) need blocks.
+    Penalties are relative to u = trace(Z Z') / n, Z the centred regressors: the mean squared norm
+    of a row. So a penalty means the same whatever the number of columns. Exact leave-one-out by
+    default, as ten samples can hardly be divided into folds; rows that depend on their neighbours
+    (frames of a film) need blocks.
 
     Parameters
     ----------
@@ -281,12 +275,12 @@ def fit_readout(
     Returns
     -------
     Ridge
-        The fitted model, float64; its ``alphas`` are the chosen penalties, as given.
+        The fitted model; its ``alphas`` are the chosen penalties, as given.
 
     Raises
     ------
     ValueError
-        If penalties are not positive; else as `b2m_fast.encoding.ridge.fit_ridge`.
+        As `b2m_fast.encoding.ridge.fit_ridge`.
     """
     grid = penalty_grid("penalties", penalties).tolist()
     varying = max(int((z != z[:1]).any(axis=0).sum()), 1)
@@ -325,7 +319,7 @@ def _log_probability(model: Any, x: Array, index: NDArray[np.int64]) -> float:
 
 
 def _fit_logistic(z: Array, index: NDArray[np.int64], penalties: Sequence[float], cv: Any) -> Any:
-    """Fit logistic regression to classes 0 to k - 1, its penalty chosen by the log-probability of held-out samples."""
+    """Fit logistic regression to classes 0 to k - 1, with the penalty of most log-probability."""
     strengths = 1 / np.sort(penalty_grid("penalties", penalties))[::-1]
     model: Any = LogisticRegression(C=strengths[0], max_iter=10_000)
     if len(strengths) > 1:
@@ -413,7 +407,7 @@ class BrainMediatedRegressor(RegressorMixin, MultiOutputMixin, _Mediated):  # ty
     Parameters
     ----------
     brains : transformer or sequence of transformers, optional
-        Fitted: see `fit_brains`. None: no brain, ridge on the features (standard transfer learning).
+        Fitted: see `fit_brains`. None: ridge on the features (standard transfer learning).
     combine : {"mean", "stacked"}
         Average the estimates of the brains, or one readout from all brains' units side by side.
     penalties : sequence of float
@@ -454,13 +448,12 @@ class BrainMediatedRegressor(RegressorMixin, MultiOutputMixin, _Mediated):  # ty
         self.shared = shared
 
     def fit(self, X: Any, y: Any) -> Self:
-        """Fit the readout to features X (n, features) and labels y (n,) or (n, labels); brains stay as they are.
+        """Fit the readout to features X (n, features), labels y (n,) or (n, labels); brains stay.
 
         Raises
         ------
         ValueError
-            If there are NaNs, fewer than three samples (``cv`` of two folds: four), no label that
-            varies, or features unlike those of the brains.
+            If there are NaNs, too few samples, no label that varies, or other features.
         """
         x, labels = _validated(self, X, y)
         self._single = labels.ndim == 1
@@ -468,11 +461,11 @@ class BrainMediatedRegressor(RegressorMixin, MultiOutputMixin, _Mediated):  # ty
         return self
 
     def predict(self, X: Any) -> Array:
-        """Return the estimated labels, (n,) or (n, labels) as fitted, of features X (n, features)."""
+        """Return the estimated labels, (n,) or (n, labels) as fitted."""
         return np.asarray(self.predict_each(X).mean(axis=0))
 
     def predict_each(self, X: Any) -> Array:
-        """Return the estimates of each brain, (brains, n) or (brains, n, labels); stacked brains are one."""
+        """Return the estimates of each brain, (brains, n[, labels]); stacked brains are one."""
         found = self._each(X)
         return found[..., 0] if self._single else found
 
@@ -511,16 +504,16 @@ class BrainMediatedClassifier(ClassifierMixin, _Mediated):  # type: ignore[misc]
     Parameters
     ----------
     brains : transformer or sequence of transformers, optional
-        Fitted: see `fit_brains`. None: no brain, the readout is of the features.
+        As in `BrainMediatedRegressor`.
     combine : {"mean", "stacked"}
-        Average decision values (probabilities) of the brains, or one readout of all.
+        Average decision values or probabilities of the brains, or one readout of all.
     readout : {"ridge", "logistic"}
         Kind of readout.
     penalties : sequence of float
         Relative to the mean squared norm of the regressors.
     cv : int, splitter or iterable, or "loo" (ridge), optional
-        How the penalty is chosen; default: exact leave-one-out for ridge, at most 5 stratified folds
-        for logistic.
+        How the penalty is chosen; default: exact leave-one-out for ridge, at most 5 stratified
+        folds for logistic.
 
     Attributes
     ----------
@@ -581,7 +574,7 @@ class BrainMediatedClassifier(ClassifierMixin, _Mediated):  # type: ignore[misc]
         return self
 
     def decision_function(self, X: Any) -> Array:
-        """Return decision values, averaged over brains: (n, classes), or (n,) for two classes, above 0 for the second."""
+        """Return decision values, averaged over brains: (n, classes), or (n,) for two classes."""
         check_is_fitted(self)
         if self._fitted_readout == "ridge":
             values = self._each(X).mean(axis=0)

@@ -1,9 +1,11 @@
-r"""Neural regularisation (Li et al. 2019, NeurIPS, arXiv 1911.05072): a network finds two images as similar as a brain does.
+r"""Neural regularisation (Li et al. 2019, NeurIPS, arXiv 1911.05072).
 
-    L = CE(network(x), y) + alpha mean over pairs ( F(s_ij) - F(S_ij) )^2                          (1)
-    s_ij  = sum_k gamma_k cos(f_i^k - mu^k, f_j^k - mu^k),   gamma = softmax(free)                 (2)
-    F(s)  = atanh(s) = 0.5 [log(1 + s + e) - log(1 - s + e)],   e = 1e-5                           (3)
-    mu^k  <- beta mu^k + (1 - beta) mean of f^k over images and space, per channel                 (4)
+A network learns its task, and is asked to find two images as similar as a brain finds them.
+
+    L = CE(network(x), y) + alpha mean over pairs ( F(s_ij) - F(S_ij) )^2                       (1)
+    s_ij  = sum_k gamma_k cos(f_i^k - mu^k, f_j^k - mu^k),   gamma = softmax(free)              (2)
+    F(s)  = atanh(s) = 0.5 [log(1 + s + e) - log(1 - s + e)],   e = 1e-5                        (3)
+    mu^k  <- beta mu^k + (1 - beta) mean of f^k over images and space, per channel              (4)
 
 S is the brain's similarity of the images (`b2m_fast.teachers.similarity`), f^k are the taps of the
 student. The target holds a row of numbers for each image, S_ij is the product of two rows, and the
@@ -16,9 +18,9 @@ The loss, the five layers, their learned mixture, SGD and alpha = 20 are reporte
 batches of 64, the checkpoint of lowest validation loss, and batch normalisation shared by task and
 neural images are those of code released by a later work that builds on theirs (Attias et al.
 2024). That code writes F without the 0.5, so its loss is 4 times (1); alpha here is that of (1).
-All pairs of a batch (``pairs="all"``) is ours: the 32 images that the paper's 16 pairs need have 496
-pairs. So are the width, one cycle of phases instead of two, and ``batchnorm="task"``, which keeps
-neural images out of the running statistics.
+All pairs of a batch (``pairs="all"``) is ours: the 32 images that the paper's 16 pairs need have
+496 pairs. So are the width, one cycle of phases instead of two, and ``batchnorm="task"``, which
+keeps neural images out of the running statistics.
 """
 
 from __future__ import annotations
@@ -67,7 +69,7 @@ def _images(images: NDArray[np.float32], rows: NDArray[np.int64] | slice = slice
 
 
 def augment(x: Tensor, crop: int, flip: bool, rng: np.random.Generator) -> Tensor:
-    """Crop images (n, channels, h, w) at random after reflecting `crop` pixels at the border; mirror half of them if `flip`."""
+    """Return images (n, channels, h, w) moved by up to `crop` pixels; `flip`: half mirrored."""
     n, channels, height, width = x.shape
     padded = functional.pad(x, (crop, crop, crop, crop), mode="reflect")
     top, left = (torch.from_numpy(rng.integers(0, 2 * crop + 1, n)).to(x.device) for _ in range(2))
@@ -213,8 +215,8 @@ class RegularizationObjective(Resumable):
         self.penalty = RSAPenalty("atanh", layers=len(channels), **centered, **kind)
         self.modules = nn.ModuleDict({"student": student, "penalty": self.penalty})
 
-    def step(self, fabric: Fabric, progress: float) -> tuple[Tensor, dict[str, Tensor]]:  # noqa: ARG002
-        """Return equation (1) for the next batches, and its parts: ``loss`` of the task, ``penalty`` (NaN without a target)."""
+    def step(self, fabric: Fabric, _: float) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return equation (1) for the next batches; ``loss`` of the task, ``penalty`` (or NaN)."""
         chosen = next(self.order)
         x = augment(
             _images(self.task.train_x, chosen), self.task.crop, self.task.flip, self.streams.numpy

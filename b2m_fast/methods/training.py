@@ -83,7 +83,7 @@ class RandomStreams:
 
 @contextmanager
 def seeded(seed: int, stream: int = Stream.STUDENT) -> Iterator[None]:
-    """Start modules that are built inside from a stream; PyTorch's own generator stays as it was."""
+    """Start modules built inside from a stream; PyTorch's own generator stays as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(_torch_seed(seed, stream))
         yield
@@ -131,7 +131,7 @@ class ShuffledIndices:
 
 
 class Resumable:
-    """Stores and restores the parts that `resumed` names, each of which can do so, is a list of such, or None."""
+    """Stores and restores the parts that `resumed` names; one may be a list of parts, or None."""
 
     resumed: ClassVar[tuple[str, ...]]
 
