@@ -24,7 +24,7 @@ from b2m_fast.experiments.brain2model import (
     arm,
 )
 from b2m_fast.experiments.contract import Context
-from b2m_fast.experiments.settings import choose
+from b2m_fast.experiments.settings import choose, given_settings
 from b2m_fast.students import student
 from b2m_fast.teachers.latents import LatentTeacher
 from device_mode import pretend_cuda
@@ -304,6 +304,7 @@ def test_less_data_is_less_for_the_teacher_too(tmp_path: Path) -> None:
     ready = prepared(settings, arms, tmp_path)
     scenes = ready.of("brain").task
     learning = data.student_task(settings, scenes, 3, 0.25)
+    assert isinstance(learning, data.SceneTask)
     assert len(learning.frames) == len(scenes.train) / 4
     for name in arms:
         teacher = ready.of(name).teacher_of(arm.get(name), 3, 0.25)
@@ -462,7 +463,7 @@ def test_whole_experiment(method: str, tmp_path: Path, capsys: Any) -> None:
         report.load(tmp_path).settings
         == choose(
             COMMANDS[method],
-            engine.given_settings(
+            given_settings(
                 COMMANDS[method], engine.parser(COMMANDS[method]).parse_args(command.split())
             ),
         ).settings
@@ -501,7 +502,7 @@ def trials():
     condition = np.repeat(np.arange(4), 8)
     rates = rng.gamma(2, 2, (4, 12, 10))[condition]
     time = TimeAxis(100.0, {"delay": (0.0, 1000.0)})
-    return Brain("mine", [Recording(rng.poisson(rates), np.array(NAMES)[condition], "one", time=time)], conditions=NAMES)
+    return Brain("mine", [Recording(rng.poisson(rates), np.array(NAMES)[condition], "one", time=time)], conditions=NAMES, remarks=["Drawn at random."])
 
 @dataset("my-images", "forty images", kind="images")
 def images():
@@ -557,6 +558,7 @@ def test_what_a_stranger_wrote_works(method: str, files: dict[str, str], tmp_pat
     assert engine.main(COMMANDS[method], f"{command} {short} {arms}".split() + out) == engine.OK
     full = json.loads((tmp_path / "trials" / "results.json").read_text())
     assert {run["arm"] for run in full["runs"]} == {"none", "brain", "half"}
+    assert full["words"][0] == "Drawn at random."
     losses = {run["arm"]: run["history"]["validation_loss"] for run in full["runs"]}
     assert losses["half"] != losses["brain"] != losses["none"]
     command = f"--brain {files['brain']}:images --task {BARS} --stimuli images --components 3 {arms} --units 4 --steps 4 --every 2"

@@ -197,7 +197,7 @@ def test_bad_input_is_named() -> None:
 def test_v4_is_predicted(session: str, least: float) -> None:
     """Held-out mean r over neurons of a macaque V4 session with repeats, and one without; the ceiling where it is known."""
     pytest.importorskip("efficientnet_lite_pytorch")
-    brain = cowley_v4(real("cowley_v4"), sessions=[session])
+    brain = cowley_v4(real("cowley_v4"), sessions=(session,))
     (recording,) = brain.recordings
     layers = NetworkFeatures()(np.asarray(brain.stimuli_of(recording).images))
     trials = recording.repeats() if recording.repeated else None

@@ -162,7 +162,9 @@ def test_network_and_pixels_have_at_most_the_brains_size() -> None:
 
 def test_one_label_has_no_control() -> None:
     """Nothing can be dealt out among one condition."""
-    one = ResponseTeacher(None, RNG(0).normal(size=(5, 2)).astype(np.float32), np.zeros(5, np.int64))
+    one = ResponseTeacher(
+        None, RNG(0).normal(size=(5, 2)).astype(np.float32), np.zeros(5, np.int64)
+    )
     with pytest.raises(DataError, match="two images or conditions"):
         response_controls.relabelled(one, RNG(0))
 

@@ -224,7 +224,7 @@ def test_bad_arguments() -> None:
 
 def test_real_v4_predicts_held_out_images() -> None:
     """A model of real V4 neurons at the scenes' resolution predicts images it never saw."""
-    found = cowley_v4(real("cowley_v4"), sessions=["210325"])
+    found = cowley_v4(real("cowley_v4"), sessions=("210325",))
     fitted = fit_sensory_model(found, 48)
     assert fitted.report["held_out_r_mean"] > 0.35
     assert fitted.report["units"] > 40

@@ -67,10 +67,11 @@ def test_a_batch_of_rows_gives_the_penalty_of_the_matrix() -> None:
     t = target(unit_rows(x))
     stored = torch.from_numpy(matrix(x)[np.ix_(batch, batch)].astype(np.float32))
     found = []
-    for given in (
+    ways: tuple[dict[str, Any], ...] = (
         {"target": torch.from_numpy(t.rows[batch]), "target_metric": "dot"},
         {"target": stored, "target_kind": "similarity"},
-    ):
+    )
+    for given in ways:
         features = torch.randn(32, 64, generator=torch.Generator().manual_seed(0))
         features.requires_grad_()
         penalty = rsa_penalty(features, **given)
@@ -238,7 +239,7 @@ def small_brain(**shown: str) -> Brain:
     """Recordings (by session) of six units that were shown images "a" to "h"."""
     images = RNG(0).integers(0, 255, (8, 20, 20, 1)).astype(np.uint8)
     recordings = [
-        Recording(RNG(k).poisson(5, (len(ids), 6)), list(ids), session)
+        Recording(RNG(k).poisson(5, (len(ids), 6)), np.array(list(ids)), session)
         for k, (session, ids) in enumerate(shown.items())
     ]
     return Brain("small", recordings, [Stimuli(tuple("abcdefgh"), images, "letters")])
@@ -285,7 +286,7 @@ def test_memory_grows_with_images_not_with_pairs() -> None:
     n, d = 50_000, 8
     ids = [str(k) for k in range(n)]
     x = RNG(0).normal(size=(2, n, d))
-    recordings = [Recording(x[k], ids, f"{k}", kind="trace") for k in range(2)]
+    recordings = [Recording(x[k], np.array(ids), f"{k}", kind="trace") for k in range(2)]
     images = np.zeros((n, 8, 8, 1), np.uint8)
     brain = Brain("many", recordings, [Stimuli(tuple(ids), images)])
     tracemalloc.start()

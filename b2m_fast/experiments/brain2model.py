@@ -212,7 +212,7 @@ class Evaluation:
     test : int
         Test trials of a recurrent student.
     delays_ms : tuple of float, optional
-        Other delays that a recurrent student is tested on; none: half as long again and twice as long.
+        Other delays that a recurrent student is tested on; none: 1.5 and 2 times as long.
     shares : tuple of float
         Shares of the training data on which students are trained again.
     pool : int
@@ -260,7 +260,7 @@ class Settings(contract.Settings):
     task_options.directions : int
         Directions of a task that has them; a recorded brain has those it was recorded with.
     task_options.delay_ms : float
-        Delay of a decision task, in milliseconds; with a recorded brain, as it was recorded.
+        Delay of a decision task, in milliseconds; with a recorded brain, as it was recorded (hippocampus: 3000).
     units : int
         Hidden units, or latents of an autoencoder.
     width : int
@@ -444,14 +444,12 @@ class Brain2Model(contract.Experiment[Settings]):
     # ------------------------------------------------------------------------------------------ how it is called
     def title(self, settings: Settings) -> str:
         """Return student, task, method and brain."""
-        listing = dataset.listings().get(settings.brain)
-        remark = ""
-        if listing is not None and listing.about.get("synthetic"):
-            remark = " (SYNTHETIC, simulated neurons)"
-        elif settings.frames and settings.teacher.stimuli == "scenes":
-            remark = " (a STAND-IN: models of its neurons)"
-        method = settings.transfer.method
-        return f"{settings.student} learns {settings.task}, {method} transfer from {settings.brain}{remark}"
+        known = settings.brain in dataset.listings()
+        simulated = known and dataset.about(settings.brain).get("synthetic")
+        stand_in = settings.frames and settings.teacher.stimuli == "scenes"
+        remark = " (SYNTHETIC)" if simulated else " (a STAND-IN)" if stand_in else ""
+        how = f"{settings.transfer.method} transfer from {settings.brain}{remark}"
+        return f"{settings.student} learns {settings.task}, {how}"
 
     def folder(self, settings: Settings) -> str:
         """Return method, student, brain and task."""

@@ -34,14 +34,10 @@ if TYPE_CHECKING:
     from b2m_fast.experiments.brain2model import Settings
     from b2m_fast.experiments.contract import Context
     from b2m_fast.methods.config import TrainConfig
-    from b2m_fast.teachers.responses import ResponseTeacher
-
-    Teacher = LatentTeacher | ResponseTeacher
 
 CONTROLS, TEST, NETWORK, FRAMES = 5, 6, 7, 8  # streams, beside `b2m_fast.methods.training.Stream`
 # of the network behind the synthetic brain, of the arm network; far from any seed that a user takes
 TRUTH_SEED, NETWORK_SEED = 2**40, 2**40 + 1
-SEEDS = {"truth": TRUTH_SEED, "network": NETWORK_SEED}
 NETWORK_TRIALS = 50  # of each condition, whose mean states a network's latents are of
 RHO = 0.01  # of the ridge regression that probes latents
 
@@ -54,18 +50,14 @@ def check_choices(settings: Settings, given: set[str]) -> None:
     about, made = dataset.get(settings.brain).about, task.get(settings.task)
     kind, learns = made.about.get("kind"), student.about(settings.student).get("kind")
     can = [task.name_of(match.task) for match in about.get("tasks", ())]
+    shown = about.get("kind", kind) == ("images" if kind == "frames" else kind)
+    teaches = f"--brain {settings.brain} can teach {', '.join(can) or 'other tasks'}"
     if kind is None:
-        raise ValueError(
-            f"--task {settings.task} does not say its kind: @task(NAME, HELP, kind=...)"
-        )
-    shown = "images" if kind == "frames" else kind
-    fits = observer(settings) or about.get("kind", shown) == shown
-    if made.name not in can if can else not fits:
-        which = f"can teach {', '.join(can)}, not" if can else "cannot teach"
-        raise ValueError(f"--brain {settings.brain} {which} --task {settings.task}")
+        raise ValueError(f"--task {settings.task} must say its kind: @task(NAME, HELP, kind=...)")
+    if made.name not in can if can else not (shown or observer(settings)):
+        raise ValueError(f"{teaches}, not --task {settings.task}")
     if learns not in {None, kind}:
         if can and "task" not in given:
-            teaches = f"--brain {settings.brain} can teach {', '.join(can)}"
             raise ValueError(f"{teaches}, which a {settings.student} cannot learn")
         fitting = f"--student {settings.student} can learn {', '.join(task.listings(kind=learns))}"
         raise ValueError(f"{fitting}, not --task {settings.task}")
@@ -318,7 +310,7 @@ def _trial_teacher(
     settings: Settings, context: Context, made: DecisionTask, report: dict[str, Any]
 ) -> Material:
     """Return latents of the task's conditions, or responses to trials of them."""
-    teaching, match, entry = settings.teacher, match_of(settings), dataset.get(settings.brain)
+    teaching, match = settings.teacher, match_of(settings)
     if observe := observer(settings):
         rnn = student.name_of(LeakyRNN)
         truth = _trained(settings, context, made, "truth", report, rnn, teaching.network_units)
@@ -332,7 +324,8 @@ def _trial_teacher(
             rate=teaching.rate,
         )
     else:
-        brain = entry.build(root=context.data)
+        brain = dataset.get(settings.brain).build(root=context.data)
+    report["remarks"] = [*brain.remarks]
     context.log(f"latents or responses of {brain.units} units")
     trials, names = match.minimum_trials, match.names(made)
     population = make_population(brain, smooth_ms=teaching.smooth_ms, minimum_trials=trials)
@@ -363,6 +356,7 @@ def _frame_teacher(
         )
         return Material(scenes, teacher, labels=scenes.train_labels)
     brain = entry.build(root=context.data)
+    report["remarks"] = [*brain.remarks]
     if teaching.stimuli == "scenes":
         context.log("models of units, fitted on the images that these were shown")
         model = responses.fit_sensory_model(brain, min(scenes.shape[1:]))
@@ -399,7 +393,8 @@ def _trained(
     units: int = 0,
 ) -> Any:
     """Return a student that was trained without a teacher, so that it can be one; it is kept for the next time, and reported."""
-    kind, steps, seed = name or settings.student, settings.teacher.network_steps, SEEDS[what]
+    kind, steps = name or settings.student, settings.teacher.network_steps
+    seed = {"truth": TRUTH_SEED, "network": NETWORK_SEED}[what]
     context.log(f"a network that teaches ({kind}): {steps} steps")
     training = replace(
         on_device(settings.training, context),
@@ -429,7 +424,7 @@ def _trained(
 
 def _words(report: dict[str, Any]) -> list[str]:
     """Return what a reader of the results should know of the teachers."""
-    brain, out = report["brain"], []
+    brain, out = report["brain"], [*report.get("remarks", ())]
     if brain.get("synthetic"):
         out.append(
             "The brain is SYNTHETIC: this shows what the method can do, not what a brain does."

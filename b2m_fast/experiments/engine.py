@@ -13,7 +13,7 @@ import pickle
 import shutil
 import sys
 import tempfile
-from dataclasses import asdict, dataclass, replace
+from dataclasses import MISSING, asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +21,10 @@ from b2m_fast._registry import has
 from b2m_fast.data.files import DataError, data_root, digest, fingerprint, write_atomically
 from b2m_fast.experiments.runs import Job, RunStore, machine, perform, versions
 from b2m_fast.experiments.settings import (
+    Field,
     add_options,
     choose,
+    defaults_text,
     given_names,
     given_settings,
     make,
@@ -86,11 +88,12 @@ def parser(experiment: Experiment[Any]) -> argparse.ArgumentParser:
     )
     which = made.add_argument_group("which runs")
     which.add_argument("--data", metavar="DIR", help="your recordings (default: $B2M_DATA)")
-    which.add_argument(
-        "--arms", nargs="+", metavar="ARM", help="see below (default: as the preset says, or all)"
+    arms, seeds = (
+        defaults_text(experiment, Field(name, Any, MISSING, ""), f"default: {otherwise}")
+        for name, otherwise in (("arms", "all"), ("seeds", experiment.seeds_text))
     )
-    text = f"(default: as the preset says, or {experiment.seeds_text})"
-    which.add_argument("--seeds", nargs="+", type=int, metavar="N", help=text)
+    which.add_argument("--arms", nargs="+", metavar="ARM", help=f"see below ({arms})")
+    which.add_argument("--seeds", nargs="+", type=int, metavar="N", help=f"({seeds})")
     which.add_argument("--out", metavar="DIR", help="(default: below b2m-results/)")
     add_options(made, experiment)
     group = made.add_argument_group("machine")

@@ -186,7 +186,8 @@ class MediatedSettings(contract.Settings):
     rank_share : float
         Share of the predicted responses' variance whose components direct-rank keeps.
     session : str, optional
-        Session whose images carry the labels, where labels are of a brain's own images.
+        Session whose images carry the labels, where labels are of a brain's own images; none: 201025 of cowley-v4, or
+        the one that the brain's data set names.
     """
 
     method_version: ClassVar[int] = 4

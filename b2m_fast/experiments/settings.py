@@ -42,10 +42,12 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Chosen",
+    "Field",
     "add_options",
     "by_name",
     "choose",
     "command_line",
+    "defaults_text",
     "given_settings",
     "make",
     "plain",
@@ -250,7 +252,7 @@ def add_options(parser: argparse.ArgumentParser, experiment: Experiment[Any]) ->
         group = parser.add_argument_group(title)
         for flag, name in flags.items():
             item = rest.pop(name, None) or _entry(experiment, known, name)
-            text = f"{item.help.rstrip('.')} ({_defaults(experiment, item)})".replace("%", "%%")
+            text = f"{item.help.rstrip('.')} ({defaults_text(experiment, item)})".replace("%", "%%")
             group.add_argument(
                 flag, dest=name, default=argparse.SUPPRESS, help=text, **_argument(item, flag)
             )
@@ -258,7 +260,7 @@ def add_options(parser: argparse.ArgumentParser, experiment: Experiment[Any]) ->
         "any setting",
         "Settings without an option of their own, with their defaults: "
         + ", ".join(
-            f"{name} ({_defaults(experiment, item)})" for name, item in rest.items()
+            f"{name} ({defaults_text(experiment, item)})" for name, item in rest.items()
         ).replace("%", "%%"),
     )
     group.add_argument(
@@ -279,7 +281,7 @@ def _entry(experiment: Experiment[Any], known: Mapping[str, Field], name: str) -
     return Field(name, Any, dataclasses.MISSING, about)
 
 
-def _defaults(experiment: Experiment[Any], item: Field) -> str:
+def defaults_text(experiment: Experiment[Any], item: Field, otherwise: str = "no default") -> str:
     """Return the default of a setting, and what presets make of it, in words."""
     file = presets(experiment.presets)
 
@@ -303,7 +305,7 @@ def _defaults(experiment: Experiment[Any], item: Field) -> str:
                 when.append(f"{which} {_shown(wanted)}")
         if here is not dataclasses.MISSING and here != base and not others:
             parts.append(f"{', '.join(when) or experiment.command}: {_shown(here)}")
-    return "; ".join(parts) or "no default"
+    return "; ".join(parts) or otherwise
 
 
 def _shown(value: Any) -> str:
