@@ -316,20 +316,15 @@ class Experiment(ABC, Generic[S]):
             if ignored and not used:
                 raise ValueError(f"{', '.join(ignored)}: only for {what}")
 
-    def chosen(self, settings: S) -> list[str | None]:
-        """Return the names of what is registered and chosen, in the order of `choices`."""
-        return [attrgetter(name)(settings) for name in self.choices]
+    def chosen(self, settings: S) -> list[tuple[Registry[Any], str]]:
+        """Return everything registered that settings name: its registry and its name."""
+        named = [(reg, attrgetter(n)(settings)) for n, (reg, _) in self.choices.items()]
+        return [(registry, name) for registry, name in named if name is not None]
 
     def reads(self, settings: S, arms: Sequence[str], context: Context) -> Inputs:
         """Return what will be read, by default the files of all that is chosen; raise if it cannot work."""
         del arms
-        about = [
-            registry.get(name).about
-            for name, (registry, _) in zip(
-                self.chosen(settings), self.choices.values(), strict=True
-            )
-            if name is not None
-        ]
+        about = [registry.get(name).about for registry, name in self.chosen(settings)]
         return Inputs([path for facts in about for path in files_of(facts, context.data)])
 
     def usual_seeds(self, settings: S) -> Sequence[int]:
@@ -359,7 +354,8 @@ class Experiment(ABC, Generic[S]):
 
     def folder(self, settings: S) -> str:
         """Return the name of the default output folder below b2m-results/: the command, and what was chosen."""
-        return "-".join([*self.command.split(), *map(str, self.chosen(settings))])
+        names = [registry.get(name).name for registry, name in self.chosen(settings)]
+        return "-".join([*self.command.split(), *names])
 
     def ticks(self, settings: S) -> int:
         """Return how often a run calls `Context.tick`."""

@@ -23,6 +23,7 @@ from b2m_fast.experiments.runs import Job, RunStore, machine, perform, versions
 from b2m_fast.experiments.settings import (
     Field,
     add_options,
+    by_name,
     choose,
     defaults_text,
     given_names,
@@ -257,24 +258,22 @@ def _registries(experiment: Experiment[Any]) -> dict[str, Registry[Any]]:
 def _sources(experiment: Experiment[Any], settings: Settings) -> dict[str, dict[str, str]]:
     """Return the hash or version of everything that settings name and that is not built in, by registry."""
     found: dict[str, dict[str, str]] = {}
-    chosen = zip(experiment.choices.values(), experiment.chosen(settings), strict=True)
-    for (registry, _), value in chosen:
-        if value is not None and (source := registry.source(value)):
+    for registry, name in experiment.chosen(settings):
+        if source := registry.source(name):
             found.setdefault(registry.decorator, {}).update(source)
     return found
 
 
 def _check_kinds(experiment: Experiment[Any], settings: Settings) -> None:
     """Raise ValueError where settings name a data set, task or student of another kind than the experiment needs."""
-    chosen = zip(experiment.choices.items(), experiment.chosen(settings), strict=True)
-    for (name, (registry, facts)), value in chosen:
-        about = {} if value is None else registry.about(value)
+    for setting, (registry, facts) in experiment.choices.items():
+        name = by_name(settings)[setting]
+        about = {} if name is None else registry.about(name)
         if not has(about, facts):
             its, needed = (_either(facts_["kind"]) for facts_ in (about, facts))
             there = ", ".join(registry.listings(**facts))
-            raise ValueError(
-                f"{experiment.option(name)} {value} is of the kind {its}; this needs {needed}: {there}, or one of your own"
-            )
+            given = f"{experiment.option(setting)} {name} is of the kind {its}"
+            raise ValueError(f"{given}; this needs {needed}: {there}, or one of your own")
 
 
 def _either(kinds: str | tuple[str, ...]) -> str:

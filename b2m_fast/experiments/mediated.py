@@ -243,7 +243,7 @@ ours."""
     workers = 1  # a run takes seconds: a process of its own would take longer to start
     unit = "run"
     trains = False
-    seeds_text = "as many as folds: every image is tested once"
+    seeds_text = "0 to 9, as many as folds: every image is tested once"
     differences_text = (
         "Differences between arms on the same samples, with 95 % Student intervals over seeds; * marks an interval that excludes 0 "
         "(not corrected for the number of cells). As many seeds as folds test each image once, seeds beyond them the same images "
