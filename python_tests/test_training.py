@@ -58,6 +58,7 @@ def interrupted(folder: Path, count: int, config: TrainConfig = CONFIG) -> Path:
 # --------------------------------------------------------------------------------------------------
 # Resume
 # --------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
     """Half, SIGKILL, a new process, the other half: weights, history and best step are those of a
     run that nobody disturbed."""
@@ -366,6 +367,7 @@ def test_without_fabric_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_
         write_checkpoint(tmp_path / "state", {})
 
 
+@pytest.mark.slow
 def test_the_loop_is_imported_without_its_packages() -> None:
     """Importing the methods does not import Lightning Fabric, an extra that is slow to load; their
     settings, which `--help` shows, are read without PyTorch."""
