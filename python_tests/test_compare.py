@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -71,10 +71,10 @@ def test_chosen_arms(tmp_path: Path) -> None:
         assert compare.main([folders[0], "--out", str(out)]) == 0
 
 
-def test_measures_that_only_one_folder_has_are_left_out(
+def test_runs_are_measured_as_their_own_folder_does(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each run is measured as its own folder does."""
+    """Values that only one folder has are missing in the others, as the two strategies of Brain2Model have one each."""
     folders = [Path(store(tmp_path / n, MadeUpSettings(weight=w))) for n, w in (("a", 1), ("b", 2))]
 
     def measures(self: MadeUp, settings: MadeUpSettings, runs: object) -> list[Measure]:
@@ -83,8 +83,10 @@ def test_measures_that_only_one_folder_has_are_left_out(
 
     monkeypatch.setattr(MadeUp, "measures", measures)
     of = compare.together(folders)
-    assert [m.label for m in of.measures] == ["weight"]
+    assert [m.label for m in of.measures] == ["only 1", "weight", "only 2"]
     means = report.summarise(of)["means"]
+    assert means["a/none"]["only 1"]["mean"] == 0
+    assert means["b/none"]["only 1"] is None
     assert means["a/none"]["weight"]["mean"] == 1
     assert means["b/none"]["weight"]["mean"] == 2
 
@@ -113,16 +115,20 @@ def test_what_cannot_be_compared_is_refused(
     assert not (tmp_path / "out").exists()
 
 
+@dataclass(frozen=True, kw_only=True)
+class OtherSettings(MadeUpSettings):
+    """Other settings."""
+
+
 class Other(MadeUp):
     """Another command."""
 
     command = "other"
+    settings = OtherSettings
 
 
-def test_other_commands_cannot_be_compared(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Results of two commands have no measures in common."""
+def test_other_kinds_cannot_be_compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Results of commands with other settings have no measures in common."""
     report.write(results(none=(60, 0.8)), tmp_path / "a")
 
     of = results(none=(60, 0.8))

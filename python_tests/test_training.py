@@ -58,6 +58,7 @@ def interrupted(folder: Path, count: int, config: TrainConfig = CONFIG) -> Path:
 # --------------------------------------------------------------------------------------------------
 # Resume
 # --------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_a_killed_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
     """Half, SIGKILL, a new process, the other half: weights, history and best step are those of a
     run that nobody disturbed."""
@@ -154,10 +155,8 @@ def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "state"
     write_checkpoint(path, state)
     assert_same(read_checkpoint(path), state)
-    with pytest.raises(TypeError, match="JSON serializable"):
+    with pytest.raises(TypeError, match="cannot hold a object"):
         write_checkpoint(path, {"object": object()})
-    with pytest.raises(TypeError, match="keys"):
-        write_checkpoint(path, {"bad": {1: 2}})
     assert_same(read_checkpoint(path), state)
     assert [p.name for p in tmp_path.iterdir()] == ["state"]
 
@@ -368,6 +367,7 @@ def test_without_fabric_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_
         write_checkpoint(tmp_path / "state", {})
 
 
+@pytest.mark.slow
 def test_the_loop_is_imported_without_its_packages() -> None:
     """Importing the methods does not import Lightning Fabric, an extra that is slow to load; their
     settings, which `--help` shows, are read without PyTorch."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -18,10 +19,10 @@ from b2m_fast.experiments.settings import by_name, plain
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from b2m_fast.experiments.contract import Measure
+    from b2m_fast.experiments.contract import Measure, Run
 
 HELP = """\
-Draw arms of several finished experiments of one command together: the same tables and figure as each has alone, and words on
+Draw arms of several finished experiments of one kind together: the same tables and figure as each has alone, and words on
 every comparison, over all of them. Arms are named FOLDER/ARM; every arm is compared with the baseline of its own folder, and with
 the arm of the same name in the first folder.
 
@@ -42,21 +43,31 @@ class Together(Results):
 
     @cached_property
     def measures(self) -> list[Measure]:
-        """The measures that all folders have, each taken of a run as its own folder takes it."""
+        """The measures of the folders, each taken of a run as its own folder takes it; of curves and times those that all have."""
         known = {name: {m.label: m for m in one.measures} for name, one in self.found.items()}
+        every_label = dict.fromkeys(label for measures in known.values() for label in measures)
 
         def joined(label: str) -> Measure:
-            every = [measures[label] for measures in known.values()]
+            every = [measures[label] for measures in known.values() if label in measures]
+
+            def of(run: Run) -> Any:
+                measures = known[run["folder"]]
+                return measures[label].of(run) if label in measures else math.nan
+
             return replace(
                 every[0],
-                of=lambda run: known[run["folder"]][label].of(run),
+                of=of,
                 note=" / ".join(dict.fromkeys(m.note for m in every)),
                 correlation=max(m.correlation for m in every),
                 decides=False,
             )
 
-        first, *others = known.values()
-        return [joined(label) for label in first if all(label in other for other in others)]
+        made = {label: joined(label) for label in every_label}
+        return [
+            m
+            for m in made.values()
+            if m.kind == "value" or all(m.label in k for k in known.values())
+        ]
 
     @cached_property
     def pairs(self) -> list[tuple[str, str]]:
@@ -112,8 +123,9 @@ def together(folders: Sequence[Path], arms: Sequence[str] | None = None) -> Toge
         raise ValueError(f"folders must have different names, got {names}")
     found = dict(zip(names, map(load, folders), strict=True))
     experiment = found[names[0]].experiment
-    commands = {name: one.experiment.command for name, one in found.items()}
-    different = _different({name: {"command": command} for name, command in commands.items()})
+    different = {}
+    if len({one.experiment.settings for one in found.values()}) > 1:
+        different = {"command": {name: one.experiment.command for name, one in found.items()}}
     different = different or _different({n: by_name(one.settings) for n, one in found.items()})
     for key, values in different.items():
         if any(f"{key}.".startswith(f"{same}.") for same in ("command", *experiment.same)):

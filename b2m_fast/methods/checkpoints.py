@@ -14,55 +14,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from b2m_fast.data.files import write_atomically
+from b2m_fast.data.files import optional, write_atomically
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 FORMAT = "b2m_fast checkpoint 1"
 TENSOR = "__tensor__"
+NEEDED = "checkpoints need safetensors"
 
 
 class CheckpointError(ValueError):
     """A file is not a whole checkpoint."""
 
 
-def _safetensors() -> Any:
-    try:
-        import safetensors.torch  # noqa: PLC0415
-    except ImportError as error:
-        raise ImportError(
-            "checkpoints need safetensors: pip install 'b2m-fast[experiments]'"
-        ) from error
-    return safetensors
-
-
-def _pack(tree: Any, tensors: dict[str, Tensor]) -> Any:
-    """The tree with its tensors moved to `tensors`, a name in the place of each."""
-    if isinstance(tree, Tensor):
-        name = str(len(tensors))
-        tensors[name] = tree.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-        return {TENSOR: name}
-    if isinstance(tree, dict):
-        if not all(isinstance(key, str) for key in tree):
-            raise TypeError(f"keys of a state must be strings, got {list(tree)}")
-        return {key: _pack(value, tensors) for key, value in tree.items()}
-    if isinstance(tree, list | tuple):
-        return [_pack(value, tensors) for value in tree]
-    return tree
-
-
-def _unpack(tree: Any, tensors: dict[str, Tensor]) -> Any:
-    """The inverse of `_pack`."""
-    if isinstance(tree, dict):
-        if set(tree) == {TENSOR}:
-            return tensors[tree[TENSOR]]
-        return {key: _unpack(value, tensors) for key, value in tree.items()}
-    return [_unpack(value, tensors) for value in tree] if isinstance(tree, list) else tree
-
-
 def _digest(tree: str, tensors: dict[str, Tensor]) -> str:
-    """SHA-256 of everything a checkpoint says."""
+    """Return the SHA-256 of everything that a checkpoint holds."""
     sha = hashlib.sha256(tree.encode())
     for name in sorted(tensors):
         x = tensors[name]
@@ -88,9 +55,17 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
         If the tree holds something else.
     """
     tensors: dict[str, Tensor] = {}
-    tree = json.dumps(_pack(state, tensors))
+
+    def stored(x: object) -> dict[str, str]:
+        if not isinstance(x, Tensor):
+            raise TypeError(f"a checkpoint cannot hold a {type(x).__name__}")
+        name = str(len(tensors))
+        tensors[name] = x.detach().cpu().clone(memory_format=torch.contiguous_format)
+        return {TENSOR: name}
+
+    tree = json.dumps(state, default=stored)
     header = {"format": FORMAT, "state": tree, "sha256": _digest(tree, tensors)}
-    write_atomically(path, _safetensors().torch.save(tensors, header))
+    write_atomically(path, optional("safetensors.torch", NEEDED).save(tensors, header))
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -113,7 +88,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     CheckpointError
         If the file was cut off or changed, or is no checkpoint.
     """
-    st = _safetensors()
+    st = optional("safetensors", NEEDED)
     try:
         with st.safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
@@ -128,5 +103,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     tree = header.get("state", "")
     if _digest(tree, tensors) != header.get("sha256"):
         raise CheckpointError(f"{path} is damaged: its contents do not fit their checksum")
-    state: dict[str, Any] = _unpack(json.loads(tree), tensors)
+    state: dict[str, Any] = json.loads(
+        tree, object_hook=lambda d: tensors[d[TENSOR]] if set(d) == {TENSOR} else d
+    )
     return state

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from b2m_fast.data.files import digest
+from b2m_fast.data.files import digest, optional
 from b2m_fast.methods.checkpoints import CheckpointError, read_checkpoint, write_checkpoint
 
 if TYPE_CHECKING:
@@ -257,17 +257,12 @@ def train(
 
 
 def _fabric(config: TrainConfig) -> Fabric:
-    try:
-        from lightning_fabric import Fabric  # noqa: PLC0415
-    except ImportError as error:
-        raise ImportError(
-            "training needs Lightning Fabric: pip install 'b2m-fast[experiments]'"
-        ) from error
     if config.accelerator == "cuda" and not torch.cuda.is_available():
         raise ValueError("accelerator is 'cuda', but PyTorch finds no CUDA device")
-    return Fabric(
+    fabric: Fabric = optional("lightning_fabric", "training needs Lightning Fabric").Fabric(
         accelerator=config.accelerator, devices=config.devices, precision=config.precision
     )
+    return fabric
 
 
 def _optimizer(parameters: Sequence[nn.Parameter], config: TrainConfig) -> torch.optim.Optimizer:
