@@ -64,6 +64,11 @@ class ResNet(nn.Module):
         Standard deviation in pixels of a Gaussian blur of the input (a control: Li et al. 2023
         report that blurring is a defence of its own). 0 is no blur.
 
+    Raises
+    ------
+    ValueError
+        If `width` or `blocks` is below 1.
+
     Examples
     --------
     >>> model = ResNet(10, width=8)
@@ -83,6 +88,8 @@ class ResNet(nn.Module):
         blur: float = 0.0,
     ) -> None:
         super().__init__()
+        if min(width, blocks) < 1:
+            raise ValueError(f"width and blocks must be at least 1, got {width}, {blocks}")
         self.register_buffer("blur_kernel", _gaussian_kernel(blur) if blur > 0 else torch.ones(1))
         stem = nn.Conv2d(channels, width, 7, 1, 3, bias=False)
         sections: list[nn.Module] = [nn.Sequential(stem, nn.BatchNorm2d(width), nn.ReLU())]
