@@ -291,7 +291,7 @@ class Experiment(ABC, Generic[S]):
         settings : Settings
             As they will be run.
         arms : sequence of str
-            As they will be run.
+            As they were asked for, before `expand`.
         given : set of str
             Dotted names of the settings that the user has set, and ``"data"`` where a data folder was named.
         """

@@ -210,8 +210,9 @@ def plan(experiment: Experiment[Any], argv: Sequence[str]) -> Plan:
         devices=options.devices,
         log=(lambda _: None) if options.quiet else (lambda text: print(f"  {text}", flush=True)),
     )
-    arms = experiment.expand(chosen.settings, [_label(experiment, arm) for arm in arms], context)
+    arms = [_label(experiment, arm) for arm in arms]
     experiment.refuse(chosen.settings, arms, names)
+    arms = experiment.expand(chosen.settings, arms, context)
     inputs = experiment.reads(chosen.settings, arms, context)
     if options.data and not inputs.files and not sources:
         raise ValueError(
