@@ -451,10 +451,6 @@ class Brain2Model(contract.Experiment[Settings]):
         how = f"{settings.transfer.method} transfer from {settings.brain}{remark}"
         return f"{settings.student} learns {settings.task}, {how}"
 
-    def folder(self, settings: Settings) -> str:
-        """Return method, student, brain and task."""
-        return f"{settings.transfer.method}-{settings.student}-{settings.brain}-{settings.task}"
-
     def ticks(self, settings: Settings) -> int:
         """Return the number of validations."""
         training = settings.training

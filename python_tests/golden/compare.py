@@ -51,6 +51,11 @@ class Command:
     data: bool = False
     slow: bool = False
 
+    @property
+    def simulated(self) -> bool:
+        """Whether the brain is a network seen through simulated neurons."""
+        return self.line.startswith("transfer") and "--brain" not in self.line
+
     def arguments(self, out: Path) -> list[str]:
         """All arguments, with those that every command has."""
         always = "--seeds 0 --workers 1 --threads 1 --quiet"
@@ -176,6 +181,11 @@ def b2m(arguments: Sequence[str]) -> int:
         return int(str(stop.code or 0))
 
 
+# Settings that do not matter to the command and are none now, or stand in another place; and what
+# nobody read.
+GONE = re.compile(
+    r"/settings/(width|blocks|beta|session|teacher/session|evaluation/delays_ms/.*)$|/teacher/(image_sets/|brain/trials_used_again)"
+)
 IGNORED = {"seconds", "seconds_training", "seconds_evaluation", "versions", "machine", "words"}
 
 
@@ -193,9 +203,25 @@ def read(out: Path) -> dict[str, Any]:
     """What a command found: its settings, its teacher's report, each run by arm and seed."""
     full = json.loads((out / "results.json").read_text())
     stored = [json.loads(path.read_text())["result"] for path in sorted(out.glob("runs/*.json"))]
-    runs = {f"{run['arm']} seed {run['seed']}": numbers(run) for run in stored}
+    runs = {f"{run['arm']} seed {run['seed']}": numbers(as_formerly(run)) for run in stored}
+    settings = as_formerly(full["experiment" if "experiment" in full else "settings"])
     teacher = numbers(full["teacher"])
-    return {"settings": full["experiment"], "teacher": teacher, "runs": dict(sorted(runs.items()))}
+    return {"settings": settings, "teacher": teacher, "runs": dict(sorted(runs.items()))}
+
+
+def as_formerly(found: dict[str, Any]) -> dict[str, Any]:
+    """Settings or a run under the names of 6129af9."""
+    former = {"time_to_criterion": "arrival"} | (
+        {"training": "loop"} if "transfer" in found else {}
+    )
+    found = {former.get(key, key): value for key, value in found.items()}
+    if isinstance(found.get("delays"), dict):
+        found["delays"] = list(found["delays"].values())[1:]
+    if isinstance(shares := found.pop("shares", None), dict):
+        found["efficiency"] = [
+            as_formerly({"share": float(share), **run}) for share, run in shares.items()
+        ]
+    return found
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -214,14 +240,15 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 # --------------------------------------------------------------------------------------------------
 # Comparing
 # --------------------------------------------------------------------------------------------------
-# A last bit changes everything after some steps: spikes of the simulated neurons are drawn from rates
-# that a network computes, so that one of them comes or stays away, and early steps of SGD double an
-# error many times over. Numbers are compared closely where a machine computes as the one did on which
-# they were frozen, which `arithmetic` tells. Elsewhere the limit is a multiple of what other
-# instruction sets made of them on that machine, with room for some samples on the other side of a
-# decision.
+# A last bit can change everything: spikes of simulated neurons are drawn from rates that a network
+# computes, so that one of them comes or stays away, and early steps of SGD double an error many times
+# over. Numbers are compared closely where a machine computes as the one did on which they were frozen,
+# which `arithmetic` tells. Elsewhere arms that simulated neurons have a part in are left out, and the
+# limit is a multiple of what other instruction sets made of the rest on that machine, with room for
+# some samples on the other side of a decision.
 CLOSE = {"relative": 1e-4, "absolute": 1e-7}
 ELSEWHERE = {"relative": 1e-3, "absolute": 1e-6, "times": 10}
+BRAINLESS = ("none", "label")
 COUNTED = {  # shares of samples, and medians over few of them
     "accuracy": 0.02, "validation_accuracy": 0.02, "noise": 0.02, "delays": 0.02, "area": 0.02,
     "retrieval": 0.1, "retrieval_reverse": 0.1, "pgd_linf": 0.1, "pgd_l2": 0.1,
@@ -241,6 +268,8 @@ def arithmetic() -> dict[str, str]:
     import numpy as np
     import torch
 
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as every command here; more of them sum in another order
     draw = torch.Generator().manual_seed(0)
     image = torch.randn(16, 4, 16, 16, generator=draw)
     weight = torch.randn(8, 4, 3, 3, generator=draw, requires_grad=True)
@@ -249,6 +278,7 @@ def arithmetic() -> dict[str, str]:
     (slope,) = torch.autograd.grad(loss, weight)
     x = a.double().numpy()
     found = [loss.detach().numpy(), slope.numpy(), x.T @ x, np.linalg.svd(x)[1], np.exp(x)]
+    torch.set_num_threads(threads)
     digest = hashlib.sha256(b"".join(np.ascontiguousarray(f).tobytes() for f in found))
     with contextlib.redirect_stdout(io.StringIO()) as said:
         b2m(["info"])
@@ -271,7 +301,8 @@ def pairs(old: Any, new: Any) -> Iterator[tuple[str, Any, Any]]:
     """Ends of the old tree with those of the new one, or "missing"; no penalty is counted as 0."""
     there = dict(leaves(new))
     for path, value in leaves(old):
-        yield path, value, there.get(path, 0 if "/penalties/" in path else "missing")
+        if not GONE.match(path):
+            yield path, value, there.get(path, 0 if "/penalties/" in path else "missing")
 
 
 def kind(path: str) -> str:
@@ -280,28 +311,41 @@ def kind(path: str) -> str:
     return "/".join(parts[2:] if parts[0] == "runs" else parts)
 
 
-def spread(old: Any, others: Sequence[Any]) -> dict[str, float]:
+def steady(command: Command, found: dict[str, Any]) -> dict[str, Any]:
+    """The part of a result that is to be found on other kinds of machines, too."""
+    if not command.simulated:
+        return found
+    runs = {name: run for name, run in found["runs"].items() if name.split()[0] in BRAINLESS}
+    return {"settings": found["settings"], "runs": runs}
+
+
+def spread(command: Command, old: dict[str, Any], others: Sequence[Any]) -> dict[str, float]:
     """Largest differences from what other instruction sets made of a command, by kind of number."""
     found: dict[str, float] = {}
     for other in others:
-        for path, a, b in pairs(old, other):
+        for path, a, b in pairs(steady(command, old), other):
             found[kind(path)] = max(found.get(kind(path), 0.0), distance(a, b))
     return {key: far for key, far in found.items() if far > 0}
 
 
-def unlike(old: dict[str, Any], new: dict[str, Any], *, close: bool) -> dict[str, tuple[Any, Any]]:
+def unlike(
+    command: Command, old: dict[str, Any], new: dict[str, Any], *, close: bool
+) -> dict[str, tuple[Any, Any]]:
     """Where a result is further from the frozen one than it may be: path -> frozen, found.
 
     Parameters
     ----------
+    command : Command
+        The command.
     old, new : dict
         As `read` returns it; the frozen one with its ``spread``.
     close : bool
         Whether this machine computes as the one on which it was frozen.
     """
     limits = CLOSE if close else ELSEWHERE
+    wanted = {key: part for key, part in old.items() if key != "spread"}
     found = {}
-    for path, a, b in pairs({k: v for k, v in old.items() if k != "spread"}, new):
+    for path, a, b in pairs(wanted if close else steady(command, wanted), new):
         far = distance(a, b)
         limit = 0.0
         if path.startswith("/settings"):
@@ -429,7 +473,9 @@ def freeze(names: Sequence[str]) -> int:
         for name in names:
             found = results(out, name)
             if name in quick:
-                found["spread"] = spread(found, [results(other, name) for other in others])
+                found["spread"] = spread(
+                    COMMANDS[name], found, [results(other, name) for other in others]
+                )
                 found["spread"] = rounded(found["spread"], 2)
             commands[name] = rounded(found, 9)
     ordered = {name: commands[name] for name in COMMANDS if name in commands}
@@ -443,7 +489,7 @@ def main() -> int:
     parser.add_argument("--old", type=Path, help="Python, or folder that holds b2m_fast")
     parser.add_argument("--new", type=Path, help="likewise")
     parser.add_argument("--freeze", action="store_true", help="write histories.json")
-    parser.add_argument("--only", nargs="+", choices=COMMANDS, help="default: all that can run")
+    parser.add_argument("--only", nargs="+", choices=COMMANDS, metavar="NAME", help="default: all")
     parser.add_argument("--into", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     can = [n for n, c in COMMANDS.items() if not c.data or "B2M_DATA" in os.environ]
