@@ -188,19 +188,20 @@ def test_a_device_outside_the_mode() -> None:
     assert made.responses.device.type == "cpu"
 
 
-def drawn_outside(draw: Any) -> Any:
-    """Trials are made of NumPy's numbers on the CPU, outside the mode."""
+def outside(function: Any) -> Any:
+    """Return a function of NumPy's numbers on the CPU that runs outside the mode."""
 
-    def outside(*arguments: Any, **options: Any) -> Any:
+    def run(*arguments: Any, **options: Any) -> Any:
         with unset_fake_temporarily():
-            return draw(*arguments, **options)
+            return function(*arguments, **options)
 
-    return outside
+    return run
 
 
 if __name__ == "__main__":
     where = fake_device()
-    EpochTask.draw = drawn_outside(EpochTask.draw)  # type: ignore[method-assign]
+    EpochTask.draw = outside(EpochTask.draw)  # type: ignore[method-assign]
+    torch.Tensor.numpy = outside(torch.Tensor.numpy)  # type: ignore[method-assign]
     for method in METHODS:
         fake_step(method, where)
         print(method)
