@@ -1,7 +1,7 @@
 """``b2m bench``: a minute of timing, to see what this machine makes of the ops.
 
 The op, everybody's torch code for the same loss, and the reference of the op are timed in turns, so
-that whatever else the machine does hits all of them alike.
+that whatever else the machine does hits all of them alike. PyTorch is loaded when something is timed, and not for ``--help``.
 """
 
 from __future__ import annotations
@@ -13,11 +13,6 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING
 
-import torch
-import torch.nn.functional as F
-
-from b2m_fast import _info, ops
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
@@ -28,6 +23,8 @@ if TYPE_CHECKING:
 
 def machine() -> dict[str, str]:
     """Return what a table of times must say: processor, level, threads, versions. No name of the machine."""
+    from b2m_fast import _info
+
     info = _info.collect()
     kept = {name: info["cpu"][name] for name in ("processor", "processors", "threads")}
     return {**kept, "level": info["cpu"]["level chosen"], **info["versions"]}
@@ -81,13 +78,19 @@ def interleave(calls: Mapping[str, Callable[[], object]], seconds: float) -> dic
 
 
 def _eager_info_nce(query: Tensor, key: Tensor) -> Tensor:
-    logits = F.normalize(query) @ F.normalize(key).T / 0.07
+    import torch
+    from torch.nn.functional import cross_entropy, normalize
+
+    logits = normalize(query) @ normalize(key).T / 0.07
     labels = torch.arange(len(query))
-    return (F.cross_entropy(logits, labels) + F.cross_entropy(logits.T, labels)) / 2
+    return (cross_entropy(logits, labels) + cross_entropy(logits.T, labels)) / 2
 
 
 def _eager_rsa_penalty(features: Tensor, target: Tensor) -> Tensor:
-    x, y = F.normalize(features), F.normalize(target)
+    import torch
+    from torch.nn.functional import normalize
+
+    x, y = normalize(features), normalize(target)
     i, j = torch.triu_indices(len(x), len(x), offset=1)
     c, t = (x @ x.T)[i, j], (y @ y.T)[i, j]
     e = 1e-5
@@ -108,6 +111,10 @@ def _step(loss: Loss, x: Tensor, y: Tensor) -> Tensor:
 
 def _line(name: str, n: int, d: int, seconds: float) -> str:
     """Time one op at one size and lay out the medians."""
+    import torch
+
+    from b2m_fast import ops
+
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(n, d, generator=generator)
     y = x + torch.randn(n, d, generator=generator)

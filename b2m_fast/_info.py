@@ -10,15 +10,11 @@ import platform
 import re
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from b2m_fast import _C
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _DRIVER = Path("/proc/driver/nvidia")
 
@@ -102,9 +98,3 @@ def _cuda_devices(root: Path = _DRIVER) -> list[str]:
     """Return the names of the machine's NVIDIA devices, from the kernel."""
     pages = sorted(root.glob("gpus/*/information"))
     return [_found(page, r"^Model:\s*(.+?)\s*$") for page in pages]
-
-
-def main(_: Sequence[str] = ()) -> int:
-    """Print the facts (``b2m info``) and return 0."""
-    print(render(collect()))
-    return 0

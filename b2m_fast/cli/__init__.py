@@ -23,7 +23,7 @@ TOOLS = {
         "b2m_fast.experiments.compare",
     ),
     "report": ("write the report of finished runs again", "b2m_fast.experiments.report"),
-    "info": ("version, build, processor: what a bug report needs", "b2m_fast._info"),
+    "info": ("version, build, processor: what a bug report needs", "b2m_fast.cli.info"),
     "bench": ("time the ops on this machine", "b2m_fast._bench"),
 }
 ALIASES = {"transfer": "brain2model"}
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for words in (2, 1):
             name = " ".join(arguments[:words])
             if name in experiment.listings():
-                from b2m_fast.experiments import engine  # noqa: PLC0415
+                from b2m_fast.experiments import engine
 
                 return engine.main(experiment.get(name).make(), arguments[words:])
         if arguments and arguments[0] in TOOLS:

@@ -8,10 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
-from b2m_fast import _bench, info_nce, ops
-from b2m_fast.experiments import engine, experiment
+from b2m_fast import _bench
+from b2m_fast.experiments import experiment
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,6 +40,10 @@ def _peak_mib(step: Callable[[], object]) -> float | None:
 
 def _memory(n: int = 8192, d: int = 64) -> str:
     """Return a line on the memory of a step of info_nce, ours and the reference's."""
+    import torch
+
+    from b2m_fast import info_nce, ops
+
     x, y = (torch.randn(n, d, requires_grad=True) for _ in range(2))
     found = [
         _peak_mib(lambda op=op: op(x, y).backward())  # type: ignore[misc]
@@ -56,6 +58,8 @@ def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="b2m demo", description=__doc__)
     parser.add_argument("--out", default="b2m-results/demo", help="(default: %(default)s)")
     options = parser.parse_args(list(argv))
+    from b2m_fast.experiments import engine
+
     print("1. The ops on this machine, against plain torch (make bench: all of it)\n")
     if code := _bench.main(["--n", "1024", "4096", "--seconds", "2.5"]):
         return code
