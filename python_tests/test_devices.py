@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,3 +54,68 @@ def test_evaluation_makes_no_tensor_elsewhere() -> None:
         large = x.repeat(1, 1, 2, 2)
         assert reconstruction.structural_similarity(large, large).numpy() == pytest.approx(1)
         assert reconstruction.mean_squared_error(large, large).sum() == 0
+
+
+# --------------------------------------------------------------------------------------------------
+# No device is named but where it must be
+# --------------------------------------------------------------------------------------------------
+PACKAGE = Path(encoding.__file__ or "").parents[1]
+# Files in which "cpu" stands otherwise than as the default of an argument or setting, how often at most, and why.
+NAMED = {
+    "_bench.py": (2, "a section of what `b2m info` says"),
+    "_info.py": (1, "that section"),
+    "experiments/brain2model.py": (
+        1,
+        "the default of the machine's options, which are no settings",
+    ),
+    "experiments/engine.py": (3, "choices and default of --accelerator, and what auto becomes"),
+    "experiments/report.py": (1, "that key of reports"),
+    "experiments/runs.py": (2, "that section; a key of reports: the processor's name"),
+    "ops/_checks.py": (4, "tells the devices apart"),
+    "ops/_comparison.py": (1, "tells the devices apart"),
+    "ops/_ranks.py": (1, "inversions are counted on the CPU"),
+    "ops/_types.py": (1, "tells the devices apart"),
+    "ops/engines/cpu.py": (4, "the engine of the CPU"),
+    "ops/engines/select.py": (2, "names of the engines"),
+}
+
+
+def named(tree: ast.Module) -> int:
+    """Count the strings "cpu" that are no default of an argument or a field, and no part of a type."""
+    counted = 0
+    free: set[int] = set()
+    for node in ast.walk(tree):
+        found: list[Any] = []
+        if isinstance(node, ast.arguments):
+            found = [*node.defaults, *node.kw_defaults]
+        elif isinstance(node, ast.AnnAssign):
+            found = [*ast.walk(node.annotation), node.value]
+        elif isinstance(node, ast.Expr):
+            found = [node.value]
+        free |= {id(part) for part in found if isinstance(part, ast.Constant)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and node.value == "cpu":
+            counted += id(node) not in free
+    return counted
+
+
+def test_the_cpu_is_named_nowhere_else() -> None:
+    """Tensors are made on, or moved to, the device given: every other place is listed with its reason."""
+    found = {
+        str(path.relative_to(PACKAGE)): named(ast.parse(path.read_text(encoding="utf-8")))
+        for path in PACKAGE.rglob("*.py")
+    }
+    there = {name: count for name, count in found.items() if count}
+    assert set(there) == set(NAMED)
+    assert not {name: count for name, count in there.items() if count > NAMED[name][0]}
+
+
+def test_a_named_cpu_is_found() -> None:
+    """In a call, a comparison or a dictionary; not as a default, in a type or in a docstring."""
+    source = '''
+def f(x, device: str = "cpu", *, where="cpu"):
+    """cpu"""
+    kind: Literal["cpu", "cuda"] = "cpu"
+    return x.to("cpu") if x.device.type != "cpu" else {"cpu": device}
+'''
+    assert named(ast.parse(source)) == 3
