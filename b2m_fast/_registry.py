@@ -135,6 +135,9 @@ class Registry(Generic[T]):
         self.decorator, self.kind, self.packages, self.facts = decorator, kind, packages, facts
         self.group = group or f"b2m_fast.{decorator}"
         self._entries: dict[str, Entry[T]] = {}
+        self._every: list[
+            Entry[T]
+        ] = []  # those of files that have changed since, too: they may change back
 
     def __call__(self, name: str, help: str = "", /, **about: Any) -> Callable[[Made], Made]:  # noqa: A002
         """Register what is decorated under a name, with a help line and facts.
@@ -157,6 +160,7 @@ class Registry(Generic[T]):
             if taken or (known is not None and _origin(known.make) != _origin(made)):
                 raise ValueError(f"another {self.kind} is called {name!r}: choose another name")
             self._entries[name] = Entry(name, help, about, made)
+            self._every.append(self._entries[name])
             return made
 
         return register
@@ -233,8 +237,9 @@ class Registry(Generic[T]):
         if name in self._entries:
             return self._entries[name]
         made = _load(name) if ":" in name else self._installed(name).load()
-        for entry in self._entries.values():
+        for entry in self._every:
             if entry.make is made:
+                self._entries[entry.name] = entry
                 return entry
         return Entry(name, (made.__doc__ or "").strip().partition("\n")[0], {}, made)
 

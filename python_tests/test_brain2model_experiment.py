@@ -1,4 +1,4 @@
-"""`b2m brain2model`: settings, refusals, arms, runs, shares of the data, going on after a kill, a stranger's things, old results."""
+"""`b2m brain2model`: settings, refusals, arms, runs, shares of the data, going on after a kill, old results."""
 
 from __future__ import annotations
 
@@ -478,92 +478,6 @@ def test_a_diverged_arm_is_named(tmp_path: Path, capsys: Any) -> None:
     assert "brain-seed0 FAILED: FloatingPointError: the loss or its gradient" in printed.err
     assert "Traceback" not in printed.err
     assert "MISSING: brain, seed 0" in (tmp_path / "results.md").read_text()
-
-
-OWN_ARM = """
-from dataclasses import replace
-from b2m_fast.experiments.brain2model import arm
-
-@arm("half", "half of the brain's features")
-def half(teacher, rng):
-    name = "latents" if hasattr(teacher, "latents") else "responses"
-    values = getattr(teacher, name)
-    return replace(teacher, **{name: values * (rng.random(values.shape[-1]) < 0.5).astype("f4")})
-"""
-OWN_BRAIN = """
-import numpy as np
-from b2m_fast.data import Brain, Recording, Stimuli, TimeAxis, dataset
-
-NAMES = ("match 1", "match 2", "non-match 1", "non-match 2")
-
-@dataset("my-trials", "four conditions", kind="trials")
-def trials():
-    rng = np.random.default_rng(0)
-    condition = np.repeat(np.arange(4), 8)
-    rates = rng.gamma(2, 2, (4, 12, 10))[condition]
-    time = TimeAxis(100.0, {"delay": (0.0, 1000.0)})
-    return Brain("mine", [Recording(rng.poisson(rates), np.array(NAMES)[condition], "one", time=time)], conditions=NAMES, remarks=["Drawn at random."])
-
-@dataset("my-images", "forty images", kind="images")
-def images():
-    rng = np.random.default_rng(0)
-    shown = rng.integers(0, 255, (40, 32, 32, 3), dtype=np.uint8)
-    ids = [f"image {k}" for k in range(40)]
-    drive = shown.reshape(40, -1) @ rng.normal(size=(3072, 10)) / 3000
-    return Brain("mine", [Recording(np.exp(drive.clip(-2, 2)), ids, "one")], [Stimuli(tuple(ids), shown)])
-"""
-OWN_STUDENT = """
-import torch
-from b2m_fast.students import student
-
-@student("elman", "simple recurrent units", kind="trials")
-class Elman(torch.nn.Module):
-    def __init__(self, channels, classes, units, *, bias: bool = True):
-        super().__init__()
-        self.channels, self.classes, self.units = channels, classes, units
-        self.recurrent, self.output = torch.nn.RNN(channels, units, bias=bias), torch.nn.Linear(units, classes)
-
-    def forward(self, inputs, *, generator=None):
-        hidden, _ = self.recurrent(inputs)
-        return self.output(hidden), hidden
-"""
-OWN_TASK = """
-import numpy as np
-from b2m_fast.data import task
-from b2m_fast.data.tasks import delay_match_sample
-
-@task("my-task", "a short delay-match-sample", kind="trials")
-def mine(*, delay_ms: float = 500.0):
-    return delay_match_sample(directions=2, delay_ms=delay_ms)
-"""
-
-
-@pytest.fixture(scope="module")
-def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A stranger's files."""
-    folder = tmp_path_factory.mktemp("mine")
-    names = {"arm": OWN_ARM, "brain": OWN_BRAIN, "student": OWN_STUDENT, "task": OWN_TASK}
-    for name, text in names.items():
-        (folder / f"my_{name}.py").write_text(text)
-    return {name: f"{folder}/my_{name}.py" for name in names}
-
-
-@pytest.mark.parametrize("method", COMMANDS)
-def test_what_a_stranger_wrote_works(method: str, files: dict[str, str], tmp_path: Path) -> None:
-    """A control, a data set, a student and a task of one file each, in one command; an autoencoder with images of one's own too."""
-    command = f"--brain {files['brain']}:trials --student {files['student']}:Elman --task {files['task']}:mine --delay 1000"
-    short = "--units 8 --batch 8 --steps 8 --every 4 --workers 1 --quiet --seeds 0 --set student_options.bias=false"
-    arms = f"--arms none brain {files['arm']}:half"
-    out = ["--out", str(tmp_path / "trials")]
-    assert engine.main(COMMANDS[method], f"{command} {short} {arms}".split() + out) == engine.OK
-    full = json.loads((tmp_path / "trials" / "results.json").read_text())
-    assert {run["arm"] for run in full["runs"]} == {"none", "brain", "half"}
-    assert full["words"][0] == "Drawn at random."
-    losses = {run["arm"]: run["history"]["validation_loss"] for run in full["runs"]}
-    assert losses["half"] != losses["brain"] != losses["none"]
-    command = f"--brain {files['brain']}:images --task {BARS} --stimuli images --components 3 {arms} --units 4 --steps 4 --every 2"
-    out = ["--out", str(tmp_path / "frames"), "--workers", "1", "--quiet", "--seeds", "0"]
-    assert engine.main(COMMANDS[method], command.split() + out) == engine.OK
 
 
 # --------------------------------------------------------------------------------------------------

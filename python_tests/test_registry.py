@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from b2m_fast._registry import Entry, Registry
+from b2m_fast.students import student
 
 MINE = '''
 from __future__ import annotations
@@ -236,6 +237,19 @@ def in_a_child(name: str, data: bytes) -> int:
     made = pickle.loads(data)
     assert isinstance(made, entry.make)
     return int(made.value)
+
+
+def test_a_file_that_changes_back_is_known_by_its_name(tmp_path: Path) -> None:
+    """Each content of a file has its own object; the name is that of the decorator every time."""
+    file = tmp_path / "changing.py"
+    found = []
+    for value in (1, 2, 1, 2):
+        file.write_text(
+            MINE.replace("value = 1", f"value = {value}").replace('"mine"', '"changing"')
+        )
+        entry: Any = student.get(f"{file}:Mine")
+        found.append((entry.name, entry.make.value, student.get("changing").make is entry.make))
+    assert found == [("changing", value, True) for value in (1, 2, 1, 2)]
 
 
 def test_objects_of_a_users_file_go_to_other_processes(mine: Path) -> None:

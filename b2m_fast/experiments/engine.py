@@ -247,8 +247,13 @@ def _accelerator(wanted: str) -> Any:
 
 
 def _label(experiment: Experiment[Any], arm: str) -> str:
-    """Return an arm's name in results: a user's own by the name it registered, any other as it is."""
-    return experiment.arms.get(arm).name if ":" in arm else arm
+    """Return an arm's name in results: a user's own, which is a control, by the name it registered, any other as it is."""
+    if ":" not in arm:
+        return arm
+    entry = experiment.arms.get(arm)
+    if (role := entry.about.get("role", "control")) != "control":
+        raise ValueError(f"--arms {arm}: an arm of one's own is a control, not role={role!r}")
+    return entry.name
 
 
 def _registries(experiment: Experiment[Any]) -> dict[str, Registry[Any]]:
