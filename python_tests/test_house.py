@@ -22,7 +22,7 @@ SILENT = (
 )
 # Raised only with a line in CHANGELOG.md that says for what. Outside the ops the aim is 8500, which
 # is not reached: this is where the rebuilding stands, and what it must not fall back from.
-MOST_OUTSIDE, MOST_INSIDE = 10000, 4900
+MOST_OUTSIDE, MOST_INSIDE = 10100, 4900
 
 
 def code_lines(source: str) -> int:

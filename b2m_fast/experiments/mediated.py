@@ -1,4 +1,4 @@
-"""Labels by way of brains (Nishida et al. 2020): whether they help when labels are few, and whether it is the brains.
+"""Labels estimated from predicted brain responses (Nishida et al. 2020): whether they help when labels are few, and whether it is the brains.
 
 The method is `b2m_fast.methods.mediated`. Here are the arms, the settings, and how a run goes; labelled images, brains and readouts are
 in `b2m_fast.experiments.mediated_data`, tables and words of this experiment alone in `b2m_fast.experiments.mediated_report`.
@@ -210,14 +210,14 @@ class MediatedSettings(contract.Settings):
 # --------------------------------------------------------------------------------------------------
 # The experiment
 # --------------------------------------------------------------------------------------------------
-@experiment("mediated", "labels by way of brains' predicted responses (Nishida et al. 2020)")
+@experiment("mediated", "labels estimated from predicted brain responses (Nishida et al. 2020)")
 class Mediated(MediatedReport):
-    """Labels by way of brains."""
+    """Labels estimated from predicted brain responses."""
 
     command = "mediated"
     presets = "mediated"
     purpose = """\
-Estimate labels of images by way of brains: features of a network become the responses that brains would give, and these become
+Estimate labels of images from predicted brain responses: features of a network become the responses that brains would give, and these become
 labels (brain-mediated transfer; Nishida et al. 2020):
 
   W = ridge from features of stimuli to the brain's responses       R = F W

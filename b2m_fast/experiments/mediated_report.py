@@ -115,7 +115,7 @@ class MediatedReport(contract.Experiment["MediatedSettings"]):
 
     def title(self, settings: MediatedSettings) -> str:
         """Return the labels and the brains."""
-        return f"{settings.labels} by way of {settings.brain}"
+        return f"{settings.labels} from predicted responses of {settings.brain}"
 
     def brief(self, run: Run) -> float | None:
         """Return the score with all samples."""

@@ -5,7 +5,7 @@
     regularization  as similar as in a brain    `train_regularized`
     alignment       students beside brains      `TrialTask`, `FrameTask`
     brain2model     activity as in a brain      `brain2model_objective`
-    mediated        labels by way of responses  `BrainMediatedRegressor`, `BrainMediatedClassifier`
+    mediated        labels from predicted responses  `BrainMediatedRegressor`, `BrainMediatedClassifier`
 
 Names are loaded when they are first used, torch with them.
 """
