@@ -23,7 +23,7 @@ from b2m_fast.evaluate.variability import correlation_distance
 from b2m_fast.experiments import engine, report
 from b2m_fast.experiments import mediated_data as data
 from b2m_fast.experiments.contract import Context, Run
-from b2m_fast.experiments.mediated import Mediated, MediatedSettings, arm
+from b2m_fast.experiments.mediated import Mediated, Settings, arm
 from b2m_fast.experiments.settings import choose
 from b2m_fast.methods.mediated import fit_readout
 from device_mode import pretend_cuda
@@ -624,7 +624,7 @@ def test_encoders_and_readouts_are_fitted_on_the_accelerator(tmp_path: Path) -> 
     """Where "cuda" is the CPU, fits ask for it, no tensor is made elsewhere, and the numbers are those of the CPU."""
     experiment = Mediated()
     tree = {"features": {"components": 10}, "cortex": {"observers": 3, "units": 5}, "sizes": [20]}
-    settings: MediatedSettings = choose(experiment, tree | {"draws": 1}).settings
+    settings: Settings = choose(experiment, tree | {"draws": 1}).settings
 
     def numbers(accelerator: Any) -> Any:
         context = Context(None, tmp_path, accelerator=accelerator)

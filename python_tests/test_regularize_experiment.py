@@ -15,7 +15,7 @@ from b2m_fast.data import task
 from b2m_fast.data.images import ImageTask
 from b2m_fast.experiments import engine, regularize, report
 from b2m_fast.experiments.contract import Context
-from b2m_fast.experiments.regularize import Regularize, RegularizeSettings, arm
+from b2m_fast.experiments.regularize import Regularize, Settings, arm
 from b2m_fast.experiments.report import Results
 from b2m_fast.experiments.settings import choose, given_settings
 from b2m_fast.methods import regularization
@@ -55,11 +55,11 @@ def results(out: Path) -> dict[str, Any]:
     return found
 
 
-def small(*arguments: str) -> RegularizeSettings:
+def small(*arguments: str) -> Settings:
     """Settings of a command."""
     experiment = Regularize()
     options = engine.parser(experiment).parse_args([*SMALL, *arguments])
-    settings: RegularizeSettings = choose(experiment, given_settings(experiment, options)).settings
+    settings: Settings = choose(experiment, given_settings(experiment, options)).settings
     return settings
 
 
@@ -317,9 +317,7 @@ def made_up(robustness: float, seed: int, name: str) -> dict[str, Any]:
 
 def made_up_results(**robustness: float) -> Results:
     evaluation = regularize.Evaluation(noise=(0.0, 0.05, 0.1), linf=(0.01, 0.02), l2=(0.1, 0.2))
-    settings = RegularizeSettings(
-        brain="synthetic", task="digits", student="resnet", evaluation=evaluation
-    )
+    settings = Settings(brain="synthetic", task="digits", student="resnet", evaluation=evaluation)
     runs = {name: {s: made_up(r, s, name) for s in range(6)} for name, r in robustness.items()}
     return Results(Regularize(), settings, runs)
 

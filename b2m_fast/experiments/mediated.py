@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from b2m_fast.experiments.contract import Context, Run
     from b2m_fast.experiments.mediated_data import Material, Views
 
-__all__ = ["CortexSettings", "FeatureSettings", "Mediated", "MediatedSettings", "arm"]
+__all__ = ["CortexSettings", "FeatureSettings", "Mediated", "Settings", "arm"]
 
 SHUFFLE, RANDOM = 31, 32  # streams of a seed
 SCORES = ("scores", "labels", "penalties", "between")  # of a run, by number of labelled samples
@@ -166,7 +166,7 @@ class CortexSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MediatedSettings(contract.Settings):
+class Settings(contract.Settings):
     """Everything the results depend on, but for the arm and the seed.
 
     Parameters
@@ -226,7 +226,7 @@ labels (brain-mediated transfer; Nishida et al. 2020):
 That is ridge on the features with a prior of covariance W W': nothing is created, a prior is added. Does it help when labels are
 few, and is it the brain's? Controls are arms like any other. The idea is the paper's; sizes, penalties, statistics and controls are
 ours."""
-    settings = MediatedSettings
+    settings = Settings
     arms = arm
     options = {
         "what": flags("brain labels session"),
@@ -253,27 +253,25 @@ ours."""
     _brain: Brain | None = None
 
     # ------------------------------------------------------------------------------------------ arms
-    def usual_seeds(self, settings: MediatedSettings) -> Sequence[int]:
+    def usual_seeds(self, settings: Settings) -> Sequence[int]:
         """Return as many seeds as there are folds."""
         return range(settings.folds)
 
-    def recorded(self, settings: MediatedSettings, context: Context) -> Brain:
+    def recorded(self, settings: Settings, context: Context) -> Brain:
         """Return the recorded brain, read once a command."""
         if self._brain is None:
             self._brain = dataset.get(settings.brain).build(root=context.data)
         return self._brain
 
-    def possible_arms(self, settings: MediatedSettings) -> list[str]:
+    def possible_arms(self, settings: Settings) -> list[str]:
         """Return all arms, measured responses only where there are any."""
         return [n for n in arm.listings() if not _lacks(arm.about(n), settings)]
 
-    def registered(self, settings: MediatedSettings, arms: Sequence[str]) -> list[str]:
+    def registered(self, settings: Settings, arms: Sequence[str]) -> list[str]:
         """Return the arms that are not of a single brain."""
         return [name for name in arms if not single(name)]
 
-    def expand(
-        self, settings: MediatedSettings, arms: Sequence[str], context: Context
-    ) -> list[str]:
+    def expand(self, settings: Settings, arms: Sequence[str], context: Context) -> list[str]:
         """Return the arms, the one that stands for each brain as one arm for each."""
         each = {
             n for n in self.registered(settings, arms) if _entry(n).about.get("combine") == "each"
@@ -290,7 +288,7 @@ ours."""
         found = [one for name in arms for one in (several if name in each else [name])]
         return list(dict.fromkeys(found))
 
-    def refuse(self, settings: MediatedSettings, arms: Sequence[str], given: set[str]) -> None:
+    def refuse(self, settings: Settings, arms: Sequence[str], given: set[str]) -> None:
         """Raise ValueError for labels that do not go with the brain, and for settings without effect."""
         about, known = labels.about(settings.labels), simulated(settings)
         kind, count = about.get("kind"), about.get("classes", 0)
@@ -334,9 +332,7 @@ ours."""
         return stored | {"settings": old | ({"session": None} if old["session"] == usual else {})}
 
     # ------------------------------------------------------------------------------------------ what is made and run
-    def prepare(
-        self, settings: MediatedSettings, arms: Sequence[str], context: Context
-    ) -> Prepared:
+    def prepare(self, settings: Settings, arms: Sequence[str], context: Context) -> Prepared:
         """Load images and recordings, compute features, fit the encoders."""
         from b2m_fast.experiments import mediated_data as data
 
@@ -352,7 +348,7 @@ ours."""
         return Prepared(of, {"encoders": [b.quality for b in material.brains], "words": words})
 
     def run(
-        self, settings: MediatedSettings, prepared: Material, arm: str, seed: int, context: Context
+        self, settings: Settings, prepared: Material, arm: str, seed: int, context: Context
     ) -> Run:
         """Fit the readout of an arm at every number of labelled samples, and score it."""
         from b2m_fast.experiments.mediated_data import rounded, score, split
@@ -398,12 +394,12 @@ def _entry(name: str) -> Entry[Any]:
     return arm.get(each if single(name) else name)
 
 
-def _lacks(about: Mapping[str, Any], settings: MediatedSettings) -> bool:
+def _lacks(about: Mapping[str, Any], settings: Settings) -> bool:
     """Return whether an arm with these facts needs responses to the labelled images, and there are none."""
     shown = simulated(settings) or labels.about(settings.labels).get("kind") == "stimuli"
     return about.get("needs") == "measured" and not shown
 
 
-def simulated(settings: MediatedSettings) -> bool:
+def simulated(settings: Settings) -> bool:
     """Return whether brains are simulated once features are known."""
     return "observers" in dataset.get(settings.brain).about

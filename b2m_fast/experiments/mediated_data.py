@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from b2m_fast.data import Brain, LabelledImages, Recording, Stimuli
     from b2m_fast.encoding.ridge import Ridge
     from b2m_fast.experiments.contract import Context, Run
-    from b2m_fast.experiments.mediated import MediatedSettings
+    from b2m_fast.experiments.mediated import Settings
 
 Array = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -73,7 +73,7 @@ class Material:
 
     Parameters
     ----------
-    settings : MediatedSettings
+    settings : Settings
         Settings of the experiment.
     device : str
         Where encoders and readouts are fitted.
@@ -101,7 +101,7 @@ class Material:
         Of the run.
     """
 
-    settings: MediatedSettings
+    settings: Settings
     device: str
     brains: tuple[MediatingBrain, ...]
     features: Array
@@ -186,7 +186,7 @@ def random_map_like(weights: NDArray[np.floating], rng: np.random.Generator) -> 
 # Labelled images and brains
 # --------------------------------------------------------------------------------------------------
 def _layers(
-    sets: Sequence[Any], settings: MediatedSettings, context: Context
+    sets: Sequence[Any], settings: Settings, context: Context
 ) -> list[list[NDArray[np.float32]]]:
     """Return activations at each tap of several sets of images, from the cache or computed now."""
     f, device = settings.features, context.accelerator
@@ -223,7 +223,7 @@ def _brain(
     return MediatingBrain(name, stimuli, r, weights, shown)
 
 
-def simulated(settings: MediatedSettings, context: Context) -> tuple[Material, list[str]]:
+def simulated(settings: Settings, context: Context) -> tuple[Material, list[str]]:
     """Return simulated brains that were shown half of some images, and the other half, labelled; and words on them."""
     entry, cortex, device = labels.get(settings.labels), settings.cortex, context.accelerator
     rated = entry.about["kind"] == "observers"
@@ -278,9 +278,7 @@ def simulated(settings: MediatedSettings, context: Context) -> tuple[Material, l
     return _checked(material, [f"{SYNTHETIC} {planted}"])
 
 
-def recorded(
-    settings: MediatedSettings, brain: Brain, context: Context
-) -> tuple[Material, list[str]]:
+def recorded(settings: Settings, brain: Brain, context: Context) -> tuple[Material, list[str]]:
     """Return recorded brains; labelled are other images, or those that one of them was shown; and words on them."""
     entry, about = labels.get(settings.labels), dataset.get(settings.brain).about
     own, device = entry.about.get("kind") == "stimuli", context.accelerator
@@ -343,7 +341,7 @@ def _quality(
     recording: Recording,
     features: Array,
     layers: list[NDArray[np.float32]],
-    settings: MediatedSettings,
+    settings: Settings,
     device: str,
 ) -> EncoderQuality:
     """Return how well responses to held-out stimuli are predicted; of averages over images, in the data's folds."""

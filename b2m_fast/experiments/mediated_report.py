@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from b2m_fast.evaluate.variability import MantelTest
     from b2m_fast.experiments.contract import Run, Runs
-    from b2m_fast.experiments.mediated import MediatedSettings
+    from b2m_fast.experiments.mediated import Settings
 
 ALL = "all"  # the largest number of labelled samples
 LEVEL = 0.05
@@ -83,16 +83,16 @@ def _mantel(runs: Runs) -> dict[str, dict[str, MantelTest]]:
 # --------------------------------------------------------------------------------------------------
 # Reports
 # --------------------------------------------------------------------------------------------------
-class MediatedReport(contract.Experiment["MediatedSettings"]):
+class MediatedReport(contract.Experiment["Settings"]):
     """What is measured, compared and said."""
 
-    def role(self, settings: MediatedSettings, arm: str) -> str:
+    def role(self, settings: Settings, arm: str) -> str:
         """Return the role of an arm: tested is the way of combining brains that the settings name, a single brain is no control."""
         if arm == SINGLE + settings.combine:
             return "tested"
         return "other" if single(arm) else super().role(settings, arm)
 
-    def contrasts(self, settings: MediatedSettings, arms: Sequence[str]) -> list[tuple[str, str]]:
+    def contrasts(self, settings: Settings, arms: Sequence[str]) -> list[tuple[str, str]]:
         """Return those by roles, and the tested arm with the other combination and with what was measured."""
         main, pairs = SINGLE + settings.combine, super().contrasts(settings, arms)
         brain = dataset.listings().get(settings.brain)
@@ -106,14 +106,12 @@ class MediatedReport(contract.Experiment["MediatedSettings"]):
             pairs += [(like, name)] if {like, name} <= set(arms) else []
         return pairs
 
-    def told(
-        self, settings: MediatedSettings, pairs: Sequence[tuple[str, str]]
-    ) -> list[tuple[str, str]]:
+    def told(self, settings: Settings, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
         """Return all pairs but those of single brains with no brain, which are counted instead."""
         role = partial(self.role, settings)
         return [(a, b) for a, b in pairs if not (single(a) and role(b) == "baseline")]
 
-    def title(self, settings: MediatedSettings) -> str:
+    def title(self, settings: Settings) -> str:
         """Return the labels and the brains."""
         return f"{settings.labels} from predicted responses of {settings.brain}"
 
@@ -121,7 +119,7 @@ class MediatedReport(contract.Experiment["MediatedSettings"]):
         """Return the score with all samples."""
         return run["scores"][ALL]  # type: ignore[no-any-return]
 
-    def measures(self, settings: MediatedSettings, runs: Runs) -> list[Measure]:
+    def measures(self, settings: Settings, runs: Runs) -> list[Measure]:
         """Return the score at each number of labelled samples."""
         one = _any(runs)
         again = len({seed // settings.folds for seeds in runs.values() for seed in seeds}) > 1
@@ -144,7 +142,7 @@ class MediatedReport(contract.Experiment["MediatedSettings"]):
             )
         return out
 
-    def notes(self, settings: MediatedSettings, runs: Runs) -> list[str]:
+    def notes(self, settings: Settings, runs: Runs) -> list[str]:
         """Return what the scores are."""
         what = "Correlation of estimated and true labels, mean over labels, on images"
         if _any(runs)["classes"]:
@@ -153,16 +151,16 @@ class MediatedReport(contract.Experiment["MediatedSettings"]):
             f"{what} without a part in anything that was fitted to labels; by number of labelled samples n."
         ]
 
-    def tables(self, settings: MediatedSettings, runs: Runs) -> list[Table]:
+    def tables(self, settings: Settings, runs: Runs) -> list[Table]:
         """Return the encoders' quality, the labels one by one, and the tests of variability between brains."""
         found = [_encoder_table(runs), self._label_table(settings, runs), _mantel_table(runs)]
         return [table for table in found if table.rows]
 
-    def words(self, settings: MediatedSettings, runs: Runs) -> list[str]:
+    def words(self, settings: Settings, runs: Runs) -> list[str]:
         """Return sentences on penalties, single brains, and variability between brains."""
         return [*_penalty_words(runs), *self._single_words(settings, runs), *_mantel_words(runs)]
 
-    def extra_summary(self, settings: MediatedSettings, runs: Runs) -> dict[str, Any]:
+    def extra_summary(self, settings: Settings, runs: Runs) -> dict[str, Any]:
         """Return the encoders' quality and the Mantel tests."""
         tests = {
             name: {size: asdict(t) | {"r": finite(t.r)} for size, t in found.items()}
@@ -170,7 +168,7 @@ class MediatedReport(contract.Experiment["MediatedSettings"]):
         }
         return {"encoders": _encoders(runs), "variability": tests}
 
-    def panels(self, settings: MediatedSettings, runs: Runs) -> list[Panel]:
+    def panels(self, settings: Settings, runs: Runs) -> list[Panel]:
         """Return the encoders, and the distances between estimates against those between brains."""
         drawn: list[tuple[Any, Any]] = [
             (_encoders(runs), _draw_encoders),
@@ -178,7 +176,7 @@ class MediatedReport(contract.Experiment["MediatedSettings"]):
         ]
         return [Panel(partial(draw, found)) for found, draw in drawn if found]
 
-    def _label_table(self, settings: MediatedSettings, runs: Runs) -> Table:
+    def _label_table(self, settings: Settings, runs: Runs) -> Table:
         """Return scores with half of the sizes and with all, where labels are numbers and there are arms to compare."""
         from b2m_fast.experiments.report import cell, difference, mean
 
@@ -202,7 +200,7 @@ class MediatedReport(contract.Experiment["MediatedSettings"]):
         text = f"Label by label: r with n = {few}, and with all. Differences {tested} - {base} as above."
         return Table(text, ["label", *head], rows)
 
-    def _single_words(self, settings: MediatedSettings, runs: Runs) -> list[str]:
+    def _single_words(self, settings: Settings, runs: Runs) -> list[str]:
         """Return how many of the single brains are better, or worse, than no brain."""
         from b2m_fast.experiments.report import favours
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from b2m_fast.experiments.contract import Context, Run, Runs
     from b2m_fast.teachers.similarity import SimilarityTarget, SimilarityTeacher
 
-__all__ = ["Evaluation", "Regularize", "RegularizeSettings", "arm"]
+__all__ = ["Evaluation", "Regularize", "Settings", "arm"]
 
 Levels = Annotated[tuple[contract.NotNegative, ...], Meta(min_length=1)]
 TEACHING = "training.alpha training.pairs training.center training.beta training.neural_batch training.batchnorm"
@@ -136,7 +136,7 @@ class Evaluation:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RegularizeSettings(contract.Settings):
+class Settings(contract.Settings):
     """Everything the results depend on, but for the arm and the seed.
 
     Parameters
@@ -191,7 +191,7 @@ class _Material:
 
 
 @experiment("regularize", "a brain regularises a network (Li et al. 2019)")
-class Regularize(contract.Experiment[RegularizeSettings]):
+class Regularize(contract.Experiment[Settings]):
     """A brain regularises an image classifier."""
 
     command = "regularize"
@@ -205,7 +205,7 @@ The student learns its task and, at the same time, to find two images as similar
   loss = cross entropy + alpha * mean over pairs (atanh s_student - atanh S_brain)^2
 
 Controls are arms like any other, because a gain over no teacher alone proves nothing about brains."""
-    settings = RegularizeSettings
+    settings = Settings
     arms = arm
     options = {
         "what": flags("brain task student"),
@@ -228,7 +228,7 @@ Controls are arms like any other, because a gain over no teacher alone proves no
     )
 
     # ------------------------------------------------------------------------------------------ what is measured
-    def measures(self, settings: RegularizeSettings, runs: Runs) -> list[Measure]:
+    def measures(self, settings: Settings, runs: Runs) -> list[Measure]:
         """Return accuracy, and how hard the student is to fool."""
         e = settings.evaluation
         half, top = (
@@ -236,52 +236,43 @@ Controls are arms like any other, because a gain over no teacher alone proves no
             for wanted in (max(e.noise) / 2, max(e.noise))
         )
         a, b = len(e.linf) // 2, len(e.l2) // 2
-        robust: dict[str, Any] = {"decides": True}
+        values: dict[str, Callable[[Run], float]] = {
+            "clean": lambda r: r["accuracy"],
+            f"noise {e.noise[half]:g}": lambda r: r["noise"][half],
+            f"noise {e.noise[top]:g}": lambda r: r["noise"][top],
+            f"PGD Linf {e.linf[a] * 255:.3g}/255": lambda r: r["pgd_linf"][a],
+            f"PGD L2 {e.l2[b]:g}": lambda r: r["pgd_l2"][b],
+        }
 
         def smallest(norm: str, key: str, digits: int) -> Measure:
             axes = ("", f"smallest perturbation that changes the class, {norm}")
-            return Measure(
-                f"median {norm}",
-                lambda r: or_nan(r[key]),
-                digits=digits,
-                drawn=True,
-                axes=axes,
-                decides=True,
-            )
+            common: dict[str, Any] = {"digits": digits, "drawn": True, "axes": axes}
+            return Measure(f"median {norm}", lambda r: or_nan(r[key]), decides=True, **common)
 
+        def curve(
+            name: str, x: str, y: str, of: Callable[[Run], Any], drawn: Any = True
+        ) -> Measure:
+            return Measure(name, of, kind="curve", drawn=bool(drawn), axes=(x, y))
+
+        def mixture(run: Run) -> tuple[Sequence[int], Sequence[float]]:
+            weights = run["gamma"] or ()
+            return range(1, len(weights) + 1), weights
+
+        taught = [r for seeds in runs.values() for r in seeds.values() if r["gamma"]]
+        noise, accuracy = "noise, standard deviation", "accuracy, test images"
         return [
-            Measure(
-                "accuracy under noise",
-                lambda r: (e.noise, r["noise"]),
-                kind="curve",
-                drawn=True,
-                axes=("noise, standard deviation", "accuracy, test images"),
-            ),
-            Measure("clean", lambda r: float(r["accuracy"])),
-            Measure(f"noise {e.noise[half]:g}", lambda r: float(r["noise"][half]), **robust),
-            Measure(f"noise {e.noise[top]:g}", lambda r: float(r["noise"][top]), **robust),
-            Measure(
-                f"PGD Linf {e.linf[a] * 255:.3g}/255", lambda r: float(r["pgd_linf"][a]), **robust
-            ),
-            Measure(f"PGD L2 {e.l2[b]:g}", lambda r: float(r["pgd_l2"][b]), **robust),
+            curve("accuracy under noise", noise, accuracy, lambda r: (e.noise, r["noise"])),
+            *(Measure(name, of, decides=name != "clean") for name, of in values.items()),
             smallest("Linf", "minimal_linf", 4),
             smallest("L2", "minimal_l2", 3),
-            Measure(
-                "mixture of layers",
-                lambda r: (range(1, len(r["gamma"] or ()) + 1), r["gamma"] or ()),
-                kind="curve",
-                drawn=any(r["gamma"] for seeds in runs.values() for r in seeds.values()),
-                axes=("layer", "learned weight gamma"),
-            ),
+            curve("mixture of layers", "layer", "learned weight gamma", mixture, taught),
         ]
 
-    def told(
-        self, settings: RegularizeSettings, pairs: Sequence[tuple[str, str]]
-    ) -> list[tuple[str, str]]:
+    def told(self, settings: Settings, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
         """Return the pairs of the arm under test: those of controls with no teacher are in the table."""
         return [(a, b) for a, b in pairs if self.role(settings, a) == "tested"]
 
-    def tables(self, settings: RegularizeSettings, runs: Runs) -> list[Table]:
+    def tables(self, settings: Settings, runs: Runs) -> list[Table]:
         """Return what the penalty did to the students."""
         import numpy as np
 
@@ -316,7 +307,7 @@ Controls are arms like any other, because a gain over no teacher alone proves no
         }
 
     # ------------------------------------------------------------------------------------------ how it is called
-    def refuse(self, settings: RegularizeSettings, arms: Sequence[str], given: set[str]) -> None:
+    def refuse(self, settings: Settings, arms: Sequence[str], given: set[str]) -> None:
         """Raise ValueError for options that brain, task or student does not have, and for settings that these arms do not use."""
         dataset.get(settings.brain).options(settings.brain_options)
         task.get(settings.task).options(settings.task_options)
@@ -332,11 +323,11 @@ Controls are arms like any other, because a gain over no teacher alone proves no
             ],
         )
 
-    def title(self, settings: RegularizeSettings) -> str:
+    def title(self, settings: Settings) -> str:
         """Return the task and the brain."""
         return f"{settings.task} taught by {settings.brain}"
 
-    def ticks(self, settings: RegularizeSettings) -> int:
+    def ticks(self, settings: Settings) -> int:
         """Return the number of epochs."""
         return settings.training.epochs
 
@@ -345,9 +336,7 @@ Controls are arms like any other, because a gain over no teacher alone proves no
         return float(run["accuracy"])
 
     # ------------------------------------------------------------------------------------------ what is read, made and run
-    def prepare(
-        self, settings: RegularizeSettings, arms: Sequence[str], context: Context
-    ) -> Prepared:
+    def prepare(self, settings: Settings, arms: Sequence[str], context: Context) -> Prepared:
         """Load task and brain, and make the targets of these arms."""
         import numpy as np
 
@@ -379,12 +368,7 @@ Controls are arms like any other, because a gain over no teacher alone proves no
         return Prepared(lambda name: _Material(images, targets[name], probes), report)
 
     def run(
-        self,
-        settings: RegularizeSettings,
-        prepared: _Material,
-        arm: str,
-        seed: int,
-        context: Context,
+        self, settings: Settings, prepared: _Material, arm: str, seed: int, context: Context
     ) -> Run:
         """Train a student and evaluate it."""
         import torch
@@ -426,13 +410,13 @@ Controls are arms like any other, because a gain over no teacher alone proves no
 # --------------------------------------------------------------------------------------------------
 # Students
 # --------------------------------------------------------------------------------------------------
-def _student_options(settings: RegularizeSettings, name: str) -> contract.Options:
+def _student_options(settings: Settings, name: str) -> contract.Options:
     """Return the options of an arm's student."""
     blurred = arm.get(name).about.get("uses") == "blur"
     return settings.student_options | ({"blur": settings.blur} if blurred else {})
 
 
-def _student(settings: RegularizeSettings, name: str, images: ImageTask) -> Any:
+def _student(settings: Settings, name: str, images: ImageTask) -> Any:
     """Return an arm's student, untrained."""
     options = _student_options(settings, name)
     return student.get(settings.student).build(
