@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
@@ -10,11 +11,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 
-from b2m_fast.experiments import engine
+from b2m_fast.experiments import engine, report, runs
 from b2m_fast.experiments.settings import choose, make, plain
 from toy_experiment import Toy, ToySettings
 
@@ -201,6 +203,67 @@ def test_a_changed_line_of_an_own_arm_makes_its_runs_again(tmp_path: Path, worke
     assert heights[0] == heights[1]
     assert heights[2][0] > heights[1][0]
     assert heights[2][1] == heights[1][1] + 1  # no other arm's
+
+
+def test_a_folder_that_cannot_be_written_to_is_refused_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hours of training must not end in a folder that takes no results, named or not; nor is one begun for a refused command."""
+    monkeypatch.setattr(Toy, "prepare", lambda *_: pytest.fail("too late"))
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    more = ["/proc", "/proc/new/folder"] if Path("/proc").exists() else []
+    for out in ("file", "file/below", *more):
+        assert engine.main(Toy(), ["--out", out]) == engine.USAGE
+        assert f"{out} cannot be written to: " in capsys.readouterr().err
+    assert engine.main(Toy(), ["--out", "new", "--steps", "0"]) == engine.USAGE
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file"]
+    Path("b2m-results").touch()
+    assert engine.main(Toy(), []) == engine.USAGE
+    assert "b2m-results/toy-line cannot be written to" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("module", "which"), [(runs, "runs/"), (report, "results.json"), (engine, "teachers/")]
+)
+def test_a_full_disk_is_one_line(
+    module: ModuleType,
+    which: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What cannot be stored ends the command with code 2, not with a traceback."""
+    real = module.write_atomically
+
+    def full(path: Path, content: str | bytes) -> None:
+        if which in str(path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(path, content)
+
+    monkeypatch.setattr(module, "write_atomically", full)
+    assert run(tmp_path, "--arms", "none", "--seeds", "0") == engine.USAGE
+    error = capsys.readouterr().err
+    assert error.endswith("b2m toy: [Errno 28] No space left on device\n")
+    assert "Traceback" not in error
+
+
+@pytest.mark.slow
+def test_a_killed_command_goes_on(tmp_path: Path) -> None:
+    """Killed after the first runs, without a farewell: whole files stay, and the same command does the rest."""
+    command = ["--arms", "none", "--seeds", *map(str, range(12)), "--set", "note=pause"]
+    wanted = [*command, "--workers", "1", "--quiet", "--out", str(tmp_path)]
+    process = subprocess.Popen([*COMMAND, *wanted], cwd=HERE)
+    while not list(tmp_path.glob("runs/*.json")) and process.poll() is None:
+        time.sleep(0.02)
+    process.kill()
+    process.wait(timeout=60)
+    done = {p: p.stat().st_mtime_ns for p in tmp_path.glob("runs/*.json")}
+    assert 1 <= len(done) < 12
+    assert all(json.loads(path.read_text())["result"] for path in done)
+    assert engine.main(Toy(), wanted) == engine.OK
+    assert {p: p.stat().st_mtime_ns for p in done} == done
+    assert len(results(tmp_path)["runs"]) == 12
 
 
 @pytest.mark.slow

@@ -281,6 +281,15 @@ def test_what_is_of_another_kind_is_refused(mine: dict[str, Path], capsys: Any) 
     )
 
 
+def test_a_session_that_makes_no_difference_is_refused(
+    mine: dict[str, Path], tmp_path: Path, capsys: Any
+) -> None:
+    """Where all recordings are of the same images, the labelled ones are these."""
+    command = f"mediated --brain {mine['photographs']}:photographs --labels attributes --session monday --quiet"
+    assert cli.main([*command.split(), "--out", str(tmp_path / "out")]) == engine.USAGE
+    assert "--session: all of two mice saw the same images" in capsys.readouterr().err
+
+
 def test_an_arm_of_ones_own_is_a_control(tmp_path: Path, capsys: Any) -> None:
     """Another role would be lost in a report that is written without the file: it is refused."""
     file = tmp_path / "mine.py"

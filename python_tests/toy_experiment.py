@@ -139,8 +139,7 @@ class Toy(Experiment[ToySettings]):
             os._exit(7)
         if settings.note == "fail":
             raise FloatingPointError("the toy diverged")
-        if settings.note == "wait":
-            time.sleep(30)
+        time.sleep({"wait": 30, "pause": 0.2}.get(settings.note or "", 0))
         grow = self.choices["student"][0].get(settings.student).make
         steps = list(range(settings.training.steps + 1))
         heights = [grow(s, prepared) * (1 + 0.01 * (seed % 3)) for s in steps]
