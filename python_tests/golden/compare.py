@@ -184,7 +184,7 @@ def b2m(arguments: Sequence[str]) -> int:
 # Settings that do not matter to the command and are none now, or stand in another place; and what
 # nobody read.
 GONE = re.compile(
-    r"/settings/(width|blocks|beta|session|teacher/session|evaluation/delays_ms/.*)$|/teacher/(image_sets/|brain/trials_used_again)"
+    r"/settings/(width|blocks|beta|session|teacher/session|task_options/.*|evaluation/delays_ms/.*)$|/teacher/(image_sets/|brain/trials_used_again)"
 )
 IGNORED = {"seconds", "seconds_training", "seconds_evaluation", "versions", "machine", "words"}
 
