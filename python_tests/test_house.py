@@ -101,7 +101,7 @@ print(*sorted(entered), sep="\\n", file=sys.stderr)
 COMMANDS = {
     "regularize --arms neural --epochs 1 --attack-images 2 --set minimal_steps=1 --set pgd_steps=1": 39,
     "brain2model latent --arms brain --steps 5 --network-steps 5": 31,
-    "mediated --arms brain-stacked --sizes 10 --draws 1 --observers 2 --components 16": 26,
+    "mediated --arms brain-stacked --sizes 10 --draws 1 --observers 2 --components 16": 27,
 }
 
 
