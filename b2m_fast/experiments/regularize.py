@@ -246,8 +246,14 @@ Controls are arms like any other, because a gain over no teacher alone proves no
 
         def smallest(norm: str, key: str, digits: int) -> Measure:
             axes = ("", f"smallest perturbation that changes the class, {norm}")
-            common: dict[str, Any] = {"digits": digits, "drawn": True, "axes": axes}
-            return Measure(f"median {norm}", lambda r: or_nan(r[key]), decides=True, **common)
+            return Measure(
+                f"median {norm}",
+                lambda r: or_nan(r[key]),
+                decides=True,
+                drawn=True,
+                digits=digits,
+                axes=axes,
+            )
 
         def curve(
             name: str, x: str, y: str, of: Callable[[Run], Any], drawn: Any = True
