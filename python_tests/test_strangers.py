@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -270,6 +272,28 @@ def test_reports_need_no_files_of_the_stranger(mine: dict[str, Path], tmp_path: 
         for file in mine.values():
             file.with_suffix(".gone").rename(file)
     assert (tmp_path / "results.md").read_text() == before
+
+
+def test_the_examples_of_contributing_work(mine: dict[str, Path], tmp_path: Path) -> None:
+    """The data set and the arm that CONTRIBUTING.md shows, with what the example leaves open filled in."""
+    text = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+    blocks = [
+        textwrap.dedent(block) for block in re.findall(r"(?:^(?:    .*)?\n)+", text, re.MULTILINE)
+    ]
+    brain, arm = (next(b for b in blocks if b.lstrip().startswith(s)) for s in ("from b2m", "@arm"))
+    data = "np.random.rand(40, 5), [str(k) for k in range(40)], np.random.randint(0, 255, (40, 32, 32, 3), np.uint8)"
+    filled = brain.replace("= ...", f"= {data}").replace("all_ids", "tuple(ids)")
+    (tmp_path / "brain.py").write_text(f"import numpy as np\n{filled}")
+    imports = (
+        "import numpy as np\nfrom dataclasses import replace\nfrom b2m_fast.experiments.regularize import arm\n"
+        "from b2m_fast.teachers.similarity import unit_rows\n"
+    )
+    (tmp_path / "arm.py").write_text(imports + arm)
+    files = mine | {"photographs": tmp_path / "brain.py", "reversed": tmp_path / "arm.py"}
+    command = REGULARIZE.replace(":photographs", ":two_mice").replace("reversed_", "noise")
+    command = command.replace("--set brain_options.units=5 ", "")
+    found = b2m(command, tmp_path / "out", **files)
+    assert {run["arm"] for run in found["runs"]} == {"none", "neural", "noise"}
 
 
 def test_what_is_of_another_kind_is_refused(mine: dict[str, Path], capsys: Any) -> None:

@@ -217,8 +217,8 @@ class Mediated(MediatedReport):
     command = "mediated"
     presets = "mediated"
     purpose = """\
-Estimate labels of images from predicted brain responses: features of a network become the responses that brains would give, and these become
-labels (brain-mediated transfer; Nishida et al. 2020):
+Estimate labels of images from predicted brain responses: features of a network become the responses that brains would give, and
+these become labels (brain-mediated transfer; Nishida et al. 2020):
 
   W = ridge from features of stimuli to the brain's responses       R = F W
   V = ridge from predicted responses to labels                      labels = F W V
@@ -368,10 +368,8 @@ ours."""
         }
         context.tick()
         through = "combine" in entry.about
-        return {
-            **{
-                key: {size: one[key] for size, one in found.items() if key in one} for key in SCORES
-            },
+        by_size = {k: {n: one[k] for n, one in found.items() if k in one} for k in SCORES}
+        return by_size | {
             "names": list(material.names),
             "classes": 0 if material.classes is None else len(material.names),
             "labelled": sizes,

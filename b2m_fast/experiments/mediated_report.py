@@ -99,9 +99,8 @@ class MediatedReport(contract.Experiment["Settings"]):
         session = settings.session or (brain.about.get("labelled") if brain else None)
         for name, item in self.arms.listings().items():
             like = main if item.about.get("combine") and name != main else ""
-            if (
-                item.about.get("needs") == "measured"
-            ):  # like with like: the brains that were measured
+            if item.about.get("needs") == "measured":
+                # like with like: the brains that were measured
                 like = SINGLE + session if session else main
             pairs += [(like, name)] if {like, name} <= set(arms) else []
         return pairs
