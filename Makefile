@@ -28,7 +28,7 @@ help:  ## list the targets
 demo: $(DEMO)/.installed  ## install into .venv, and show what the package does (under 3 minutes)
 	@$(DEMO)/bin/b2m demo
 
-quick: $(TEST)/.installed  ## the Python tests for every change: those marked slow left out (under 200 CPU seconds)
+quick: $(TEST)/.installed  ## the Python tests for every change: those marked slow left out (aim: 200 CPU seconds, not reached yet)
 	@$(call pytest,-m "not slow and not large and not nightly" -n $(JOBS) $(PYTEST_ARGS))
 
 test: test-cpp test-python test-emulated  ## C++ tests, Python tests, and the CUDA kernels on the host (under 1,000 CPU seconds)

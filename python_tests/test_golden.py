@@ -37,10 +37,14 @@ def said_by(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, s
 # --------------------------------------------------------------------------------------------------
 # Histories
 # --------------------------------------------------------------------------------------------------
+QUICK = ("latent fixed", "contrastive vae", "mediated mean")  # for every change: one of each kind
+
+
 def marked(name: str) -> Any:
     """A command with the marks it needs."""
     command = compare.COMMANDS[name]
-    marks = [pytest.mark.slow, pytest.mark.nightly] if command.slow else []
+    marks = [] if name in QUICK else [pytest.mark.slow]
+    marks += [pytest.mark.nightly] if command.slow else []
     if command.data:
         reason = "needs recordings: B2M_DATA names their folder"
         marks.append(pytest.mark.skipif("B2M_DATA" not in os.environ, reason=reason))
