@@ -43,6 +43,7 @@ LEVELS = {
     "drop_in": 1,
     "ops": 0,
     "_info": 0,
+    "_lazy": -1,
     "_registry": -1,
     "_C": -1,
 }

@@ -90,7 +90,7 @@ def parser(experiment: Experiment[Any]) -> argparse.ArgumentParser:
     which = made.add_argument_group("which runs")
     which.add_argument("--data", metavar="DIR", help="your recordings (default: $B2M_DATA)")
     arms, seeds = (
-        defaults_text(experiment, Field(name, Any, MISSING, ""), f"default: {otherwise}")
+        defaults_text(experiment, Field(name, Any, MISSING, ""), otherwise)
         for name, otherwise in (("arms", "all"), ("seeds", experiment.seeds_text))
     )
     which.add_argument("--arms", nargs="+", metavar="ARM", help=f"see below ({arms})")

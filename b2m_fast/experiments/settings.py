@@ -281,7 +281,7 @@ def _entry(experiment: Experiment[Any], known: Mapping[str, Field], name: str) -
     return Field(name, Any, dataclasses.MISSING, about)
 
 
-def defaults_text(experiment: Experiment[Any], item: Field, otherwise: str = "no default") -> str:
+def defaults_text(experiment: Experiment[Any], item: Field, otherwise: str = "") -> str:
     """Return the default of a setting, and what presets make of it, in words."""
     file = presets(experiment.presets)
 
@@ -293,7 +293,8 @@ def defaults_text(experiment: Experiment[Any], item: Field, otherwise: str = "no
 
     first = value(file)
     base = item.default if first is dataclasses.MISSING else first
-    parts = [] if base is dataclasses.MISSING else [f"default: {_shown(base)}"]
+    shown = otherwise if base is dataclasses.MISSING else _shown(base)
+    parts = [f"default: {shown}"] if shown else []
     for preset in file.get("preset", ()):
         here, when, others = value(preset), [], False
         for name, wanted in preset["when"].items():
@@ -305,7 +306,7 @@ def defaults_text(experiment: Experiment[Any], item: Field, otherwise: str = "no
                 when.append(f"{which} {_shown(wanted)}")
         if here is not dataclasses.MISSING and here != base and not others:
             parts.append(f"{', '.join(when) or experiment.command}: {_shown(here)}")
-    return "; ".join(parts) or otherwise
+    return "; ".join(parts) or "no default"
 
 
 def _shown(value: Any) -> str:

@@ -12,22 +12,21 @@ Names are loaded when they are first used, torch with them.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import Any
+from b2m_fast._lazy import lazy
 
-_MODULES = {
-    "alignment": ("FrameTask", "TrialTask"),
-    "brain2model": ("ContrastiveLoss", "LatentLoss", "brain2model_objective"),
-    "config": ("Brain2ModelConfig", "BrainWeight", "Regularization", "TrainConfig"),
-    "mediated": ("BrainEncoder", "BrainMediatedClassifier", "BrainMediatedRegressor", "fit_brains"),
-    "regularization": ("RegularizationObjective", "Regularized", "train_regularized"),
-    "training": ("History", "Objective", "RandomStreams", "seeded", "train"),
-}
-__all__ = sorted(name for names in _MODULES.values() for name in names)  # noqa: PLE0605
-
-
-def __getattr__(name: str) -> Any:
-    for module, names in _MODULES.items():
-        if name in names:
-            return getattr(import_module(f"{__name__}.{module}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__all__, __getattr__ = lazy(
+    __name__,
+    {
+        "alignment": ("FrameTask", "TrialTask"),
+        "brain2model": ("ContrastiveLoss", "LatentLoss", "brain2model_objective"),
+        "config": ("Brain2ModelConfig", "BrainWeight", "Regularization", "TrainConfig"),
+        "mediated": (
+            "BrainEncoder",
+            "BrainMediatedClassifier",
+            "BrainMediatedRegressor",
+            "fit_brains",
+        ),
+        "regularization": ("RegularizationObjective", "Regularized", "train_regularized"),
+        "training": ("History", "Objective", "RandomStreams", "seeded", "train"),
+    },
+)
