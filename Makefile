@@ -25,7 +25,7 @@ say = @printf '\n==> %s\n'
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
 
-demo: $(DEMO)/.installed  ## install into .venv, and show what the package does (under 3 minutes)
+demo: $(DEMO)/.installed  ## install into .venv, and show what the package does (some minutes)
 	@$(DEMO)/bin/b2m demo
 
 quick: $(TEST)/.installed  ## the Python tests for every change: those marked slow left out (aim: 200 CPU seconds, not reached yet)
